@@ -1,0 +1,3 @@
+//! The API socket.
+
+pub mod types;

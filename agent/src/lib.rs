@@ -1,0 +1,17 @@
+//! The host agent: images, networks, volumes, logs and the engine that ties them to tasks.
+//!
+//! Decisions live in [`engine`], pure; everything else stands at the edges.
+
+pub mod api;
+pub mod cgroup;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod host;
+pub mod image;
+pub mod layout;
+pub mod logs;
+pub mod monitor;
+pub mod network;
+pub mod store;
+pub mod volume;
