@@ -1,1 +1,5 @@
-//! process
+//! How a container's process is set up: tables and conversions.
+
+pub mod caps;
+pub mod hooks;
+pub mod rlimit;

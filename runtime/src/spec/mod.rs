@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 mod convert;
+mod resources;
 
 pub use convert::{Error, plan, process};
 
@@ -166,6 +167,20 @@ pub struct Hooks {
     pub poststart: Vec<Hook>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub poststop: Vec<Hook>,
+}
+
+impl Hooks {
+    /// Every list with its key, in the order in which they run.
+    pub fn lists(&self) -> [(&'static str, &[Hook]); 6] {
+        [
+            ("prestart", &self.prestart),
+            ("createRuntime", &self.create_runtime),
+            ("createContainer", &self.create_container),
+            ("startContainer", &self.start_container),
+            ("poststart", &self.poststart),
+            ("poststop", &self.poststop),
+        ]
+    }
 }
 
 /// One hook; `timeout` in seconds.
