@@ -15,7 +15,6 @@ pub struct Plan {
     pub oci_version: String,
     pub annotations: BTreeMap<String, String>,
     pub root: Root,
-    /// Absent only in a bundle that cannot be started.
     pub process: Process,
     pub hostname: Option<CString>,
     pub domainname: Option<CString>,
@@ -114,8 +113,8 @@ pub struct Process {
     pub gid: u32,
     pub additional_gids: Vec<u32>,
     pub umask: Option<u32>,
-    /// `None` leaves the sets as the caller has them.
-    pub capabilities: Option<CapSets>,
+    /// Empty without `capabilities`, as in runc.
+    pub capabilities: CapSets,
     pub rlimits: Vec<Rlimit>,
     pub no_new_privileges: bool,
     pub apparmor_profile: Option<CString>,

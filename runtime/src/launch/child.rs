@@ -98,7 +98,7 @@ pub fn first(prepared: &Prepared) -> i32 {
 
 fn container(prepared: &Prepared) -> i32 {
     match set_up(prepared) {
-        Ok(()) => run(prepared),
+        Ok(found) => run(prepared, found),
         Err(failure) => report(prepared, &failure),
     }
 }
@@ -135,7 +135,8 @@ fn join(prepared: &Prepared) -> Result<()> {
     Ok(())
 }
 
-fn set_up(prepared: &Prepared) -> Result<()> {
+/// Everything but the program; returns which candidate it is.
+fn set_up(prepared: &Prepared) -> Result<usize> {
     wait_for_parent(prepared)?; // 3
     let program = &prepared.program;
     if !prepared.intermediate {
@@ -178,19 +179,18 @@ fn set_up(prepared: &Prepared) -> Result<()> {
     process::reset_signals().at(Stage::Signals)?;
     tell(prepared, Message::Ready, terminal.as_ref().map(|(master, _)| master.as_fd()))?; // 17
     wait_for_parent(prepared)?;
-    prepared.found.set(found);
-    Ok(())
+    Ok(found)
 }
 
 /// 17 and 18: from here on `create` is over, and failures go to the program's own stderr too.
-fn run(prepared: &Prepared) -> i32 {
+fn run(prepared: &Prepared, found: usize) -> i32 {
     let program = &prepared.program;
     let outcome = wait_for_start(prepared).and_then(|()| {
         if program.no_new_privileges {
             sys::set_no_new_privs().at(Stage::NoNewPrivileges)?;
             seccomp(program)?;
         }
-        let path = program.candidates.get(prepared.found.get()).map_or(c"", |path| path.as_c_str());
+        let path = program.candidates.get(found).map_or(c"", |path| path.as_c_str());
         Err(process::execve(path, &program.args, &program.env)).at(Stage::Exec)
     });
     let Err(failure) = outcome else { return FAILED };
@@ -565,14 +565,12 @@ fn seccomp(program: &Program) -> Result<()> {
 }
 
 fn identity(program: &Program) -> Result<()> {
-    if program.capabilities.is_some() {
-        for number in 0..64 {
-            if program.dropped & 1 << number != 0 {
-                cred::drop_bounding(number).at_index(Stage::BoundingSet, number as usize)?;
-            }
+    for number in 0..64 {
+        if program.dropped & 1 << number != 0 {
+            cred::drop_bounding(number).at_index(Stage::BoundingSet, number as usize)?;
         }
-        sys::set_keepcaps(true).at(Stage::Capabilities)?;
     }
+    sys::set_keepcaps(true).at(Stage::Capabilities)?;
     match cred::setgroups(&program.groups) {
         Ok(()) => {}
         // Given up with the gid map of an unprivileged parent; none is then what there is.
@@ -582,17 +580,15 @@ fn identity(program: &Program) -> Result<()> {
     cred::setresgid(program.gid).at(Stage::User)?;
     cred::setresuid(program.uid).at(Stage::User)?;
     sys::umask(Mode::from_bits_truncate(program.umask));
-    if let Some(sets) = &program.capabilities {
-        cred::capset(sets).at(Stage::Capabilities)?;
-        cred::clear_ambient().at(Stage::Capabilities)?;
-        for number in 0..64 {
-            if sets.ambient & 1 << number != 0 {
-                cred::raise_ambient(number).at_index(Stage::Capabilities, number as usize)?;
-            }
+    let sets = &program.capabilities;
+    cred::capset(sets).at(Stage::Capabilities)?;
+    cred::clear_ambient().at(Stage::Capabilities)?;
+    for number in 0..64 {
+        if sets.ambient & 1 << number != 0 {
+            cred::raise_ambient(number).at_index(Stage::Capabilities, number as usize)?;
         }
-        sys::set_keepcaps(false).at(Stage::Capabilities)?;
     }
-    Ok(())
+    sys::set_keepcaps(false).at(Stage::Capabilities)
 }
 
 fn working_directory(program: &Program) -> Result<()> {

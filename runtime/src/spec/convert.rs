@@ -259,7 +259,7 @@ pub fn process(at: &str, raw: &Process) -> Result<plan::Process> {
         gid: raw.user.gid,
         additional_gids: raw.user.additional_gids.clone(),
         umask: raw.user.umask,
-        capabilities: raw.capabilities.as_ref().map(caps::sets),
+        capabilities: raw.capabilities.as_ref().map(caps::sets).unwrap_or_default(),
         rlimits,
         no_new_privileges: raw.no_new_privileges,
         apparmor_profile: label("apparmorProfile", &raw.apparmor_profile)?,

@@ -4,12 +4,14 @@
 //! the child after a clone may call it: strings are C strings that the caller prepared, results are
 //! numbers or owned descriptors, failures are an [`Errno`].
 
+pub mod bpf;
 pub mod clone;
 pub mod cred;
 pub mod fd;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod seccomp;
 pub mod tty;
 
 pub use nix::errno::Errno;
