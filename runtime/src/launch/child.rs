@@ -185,7 +185,7 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
 /// 17 and 18: from here on `create` is over, and failures go to the program's own stderr too.
 fn run(prepared: &Prepared, found: usize) -> i32 {
     let program = &prepared.program;
-    let outcome = wait_for_start(prepared).and_then(|()| {
+    let outcome: Result<()> = wait_for_start(prepared).and_then(|()| {
         if program.no_new_privileges {
             sys::set_no_new_privs().at(Stage::NoNewPrivileges)?;
             seccomp(program)?;
@@ -213,7 +213,7 @@ fn wait_for_start(prepared: &Prepared) -> Result<()> {
 }
 
 fn complain(program: &Program, errno: Errno) {
-    let stderr = program.stderr.as_fd();
+    let [_, _, stderr] = sys::fd::standard();
     let name = program.args.strings().first().map_or(b"".as_slice(), |name| name.to_bytes());
     for part in [b"exec ", name, b": ", errno.desc().as_bytes(), b"\n"] {
         // There is nothing left to tell a failure to.
@@ -530,11 +530,11 @@ fn streams(program: &Program, peer: Option<&OwnedFd>) -> Result<()> {
                 sys::fd::onto_standard(fd.as_fd(), number).at(Stage::Stdio)?;
             }
         }
-        (Streams::Inherited, None) => {}
+        (Streams::Inherited | Streams::Terminal, None) => {}
     }
     // Otherwise /dev/stdout could not be opened by a program that is not root.
     if program.own_streams {
-        for stream in [&program.stdin, &program.stdout, &program.stderr] {
+        for stream in sys::fd::standard() {
             let Ok(info) = sys::fstat(stream) else { continue };
             let null = info.st_mode & libc::S_IFMT == libc::S_IFCHR && info.st_rdev == program.null;
             if info.st_uid == program.uid || null {

@@ -73,7 +73,7 @@ pub fn plan(spec: Spec) -> Result<Plan> {
             return invalid(path, path, "is not for this platform, which is linux");
         }
     }
-    let linux = spec.linux.unwrap_or_default();
+    let mut linux = spec.linux.unwrap_or_default();
     for (path, present) in [
         ("linux.intelRdt", linux.intel_rdt.is_some()),
         ("linux.timeOffsets", linux.time_offsets.is_some()),
@@ -143,7 +143,7 @@ pub fn plan(spec: Spec) -> Result<Plan> {
             }
         }
     }
-    let seccomp = match linux.seccomp {
+    let seccomp = match linux.seccomp.take() {
         Some(profile) => Some(profile),
         None => match spec.annotations.get(SECCOMP_ANNOTATION).map(String::as_str) {
             None => None,
@@ -174,8 +174,8 @@ pub fn plan(spec: Spec) -> Result<Plan> {
         masked_paths,
         readonly_paths,
         sysctl: sysctl(&linux, &namespaces)?,
-        cgroups_path: linux.cgroups_path.filter(|path| !path.is_empty()),
-        resources: super::resources::resources(linux.resources.unwrap_or_default())?,
+        cgroups_path: linux.cgroups_path.take().filter(|path| !path.is_empty()),
+        resources: super::resources::resources(linux.resources.take().unwrap_or_default())?,
         seccomp,
         personality: linux.personality.as_ref().map(personality).transpose()?,
         uid_map: linux.uid_mappings,

@@ -15,6 +15,9 @@ mod resources;
 
 pub use convert::{Error, plan, process};
 
+/// Version of the specification that this runtime implements.
+pub const VERSION: &str = "1.2.0";
+
 /// A value whose presence is all that matters: the key is known, acting on it is not.
 pub type Unsupported = Option<serde::de::IgnoredAny>;
 

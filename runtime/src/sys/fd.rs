@@ -1,7 +1,7 @@
 //! Descriptors: closing in bulk, passing, and paths that name one.
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use super::{Errno, Result};
 
@@ -49,6 +49,18 @@ pub fn onto_standard(fd: BorrowedFd<'_>, target: RawFd) -> Result<()> {
     Errno::result(rc).map(drop)
 }
 
+/// Standard input, output and error.
+pub const fn standard() -> [BorrowedFd<'static>; 3] {
+    // SAFETY: the number is not −1, and Rust's start-up opens the standard streams if they are
+    // closed; nothing in this crate closes them.
+    let stdin = unsafe { BorrowedFd::borrow_raw(0) };
+    // SAFETY: as above.
+    let stdout = unsafe { BorrowedFd::borrow_raw(1) };
+    // SAFETY: as above.
+    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+    [stdin, stdout, stderr]
+}
+
 /// `/proc/self/fd/<number>` without the heap.
 #[derive(Debug)]
 pub struct FdPath {
@@ -82,6 +94,34 @@ impl FdPath {
     pub fn as_c_str(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"/proc/self/fd/")
     }
+}
+
+/// Receives one message and the descriptor beside it, if there is one. For the parent: allocates.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut vectors = [std::io::IoSliceMut::new(buffer)];
+    let received = loop {
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(socket.as_raw_fd(), &mut vectors, Some(&mut space), flags) {
+            Err(Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
+    let mut descriptor = None;
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = message {
+            for number in numbers {
+                // SAFETY: the kernel made the descriptor for this message, and nobody else has seen
+                // its number.
+                descriptor = Some(unsafe { OwnedFd::from_raw_fd(number) });
+            }
+        }
+    }
+    Ok((received.bytes, descriptor))
 }
 
 /// Sends one message with at most one descriptor beside it.

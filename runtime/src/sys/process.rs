@@ -214,3 +214,14 @@ pub fn set_uts_name(domain: bool, name: &CStr) -> Result<()> {
     };
     Errno::result(rc).map(drop)
 }
+
+/// The `CLONE_NEW*` flag of a namespace's descriptor.
+///
+/// # Errors
+/// Those of `NS_GET_NSTYPE`, ioctl_ns(2); `ENOTTY` for a descriptor of anything else.
+pub fn namespace_kind(fd: BorrowedFd<'_>) -> Result<i32> {
+    const NS_GET_NSTYPE: u32 = 0xb703;
+    // SAFETY: takes no argument.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) };
+    Errno::result(rc)
+}
