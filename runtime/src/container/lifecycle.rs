@@ -145,8 +145,7 @@ impl Container {
             let path = path.to_owned();
             move |source| Error::File { operation, path, source }
         };
-        let bundle =
-            fs::canonicalize(create.bundle).map_err(file("find bundle", create.bundle))?;
+        let bundle = fs::canonicalize(create.bundle).map_err(file("find bundle", create.bundle))?;
         let path = bundle.join("config.json");
         let bytes = fs::read(&path).map_err(file("read", &path))?;
         let raw: spec::Spec = serde_json::from_slice(&bytes)
@@ -158,10 +157,7 @@ impl Container {
         builder.mode(0o700);
         match builder.create(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                builder
-                    .recursive(true)
-                    .create(create.root)
-                    .map_err(file("create", create.root))?;
+                builder.recursive(true).create(create.root).map_err(file("create", create.root))?;
                 builder.recursive(false).create(&directory)
             }
             other => other,
@@ -209,9 +205,8 @@ impl Container {
             state::start_time(launched.pid).ok_or(Error::Gone { pid: launched.pid })?;
         record.init = Some(ProcessRecord { pid: launched.pid, start_time });
         record.store(&directory).map_err(file("write", &state_path))?;
-        let (pid, pidfd, terminal) = launched
-            .confirm()
-            .map_err(|source| Error::Launch { id: record.id.clone(), source })?;
+        let (pid, pidfd, terminal) =
+            launched.confirm().map_err(|source| Error::Launch { id: record.id.clone(), source })?;
         undo.armed = false;
         Ok((Self { directory: directory.clone(), record }, Created { pid, pidfd, terminal }))
     }
@@ -228,11 +223,8 @@ impl Container {
         let launch_failed = |source| Error::Launch { id: id(), source };
         let fifo = make_fifo(directory)?;
         let groups = cgroup.record();
-        let place = prepare::Place {
-            bundle: &record.bundle,
-            groups: &groups,
-            no_pivot: create.no_pivot,
-        };
+        let place =
+            prepare::Place { bundle: &record.bundle, groups: &groups, no_pivot: create.no_pivot };
         let setup = prepare::setup(plan, &place).map_err(failed)?;
         let (join, intermediate) = prepare::joined(plan).map_err(failed)?;
         let user_namespace = record.namespaces & Kind::User.flag() != 0;
@@ -240,10 +232,9 @@ impl Container {
         let root = match &setup.tree {
             Some(tree) => tree.as_fd(),
             None => {
-                opened = mount::open(&setup.root, libc::O_PATH | libc::O_DIRECTORY)
-                    .map_err(|source| {
-                        failed(prepare::Error::Root { path: record.rootfs.clone(), source })
-                    })?;
+                opened = mount::open(&setup.root, libc::O_PATH | libc::O_DIRECTORY).map_err(
+                    |source| failed(prepare::Error::Root { path: record.rootfs.clone(), source }),
+                )?;
                 opened.as_fd()
             }
         };
@@ -268,15 +259,12 @@ impl Container {
             setup: Some(setup),
             program,
         };
-        let attendance = Attendance {
-            cgroup,
-            plan: Some(plan),
-            oom_score_adj: plan.process.oom_score_adj,
-        };
+        let attendance =
+            Attendance { cgroup, plan: Some(plan), oom_score_adj: plan.process.oom_score_adj };
         let namespaces = i32::try_from(record.namespaces).unwrap_or(0);
         let mut run_hooks = |pid: i32, pidfd: &OwnedFd| {
-            let state = serde_json::to_vec(&document(record, Status::Creating, pid))
-                .unwrap_or_default();
+            let state =
+                serde_json::to_vec(&document(record, Status::Creating, pid)).unwrap_or_default();
             hooks::run(&plan.hooks.prestart, &state, None)?;
             hooks::run(&plan.hooks.create_runtime, &state, None)?;
             hooks::run(&plan.hooks.create_container, &state, Some((pidfd.as_fd(), namespaces)))
@@ -344,11 +332,8 @@ impl Container {
     /// If the container is not in the status *created*, or a hook fails.
     pub fn start(&mut self) -> Result<(), Error> {
         let _lock = self.lock()?;
-        let wrong = |status| Error::WrongStatus {
-            operation: "start",
-            id: self.record.id.clone(),
-            status,
-        };
+        let wrong =
+            |status| Error::WrongStatus { operation: "start", id: self.record.id.clone(), status };
         let status = self.status();
         if status != Status::Created {
             return Err(wrong(status));
@@ -404,9 +389,7 @@ impl Container {
         let _lock = self.lock_only()?;
         if all {
             let cgroup = self.cgroup()?;
-            return cgroup
-                .kill_all(signal)
-                .map_err(|source| Error::Cgroup { id: id(), source });
+            return cgroup.kill_all(signal).map_err(|source| Error::Cgroup { id: id(), source });
         }
         let stopped =
             || Error::WrongStatus { operation: "kill", id: id(), status: Status::Stopped };
@@ -424,11 +407,11 @@ impl Container {
     pub fn delete(mut self, force: bool) -> Result<(), Error> {
         let _lock = self.lock()?;
         let id = || self.record.id.clone();
-        let status = self.status();
+        // Under the lock nobody is creating it: that create was killed, and its child died with it.
+        let unfinished = self.record.status == Status::Creating;
+        let status = if unfinished { Status::Stopped } else { self.status() };
         if status != Status::Stopped {
-            // Under the lock it is not being created; a killed create may have left a live child
-            // only in its cgroup.
-            if !force && self.record.status != Status::Creating {
+            if !force {
                 return Err(Error::WrongStatus { operation: "delete", id: id(), status });
             }
             if let Some(init) = self.init_pidfd() {
@@ -539,27 +522,23 @@ impl Container {
             .cgroup
             .as_ref()
             .ok_or_else(|| Error::NoCgroup { id: self.record.id.clone() })?;
-        Cgroup::open(record)
-            .map_err(|source| Error::Cgroup { id: self.record.id.clone(), source })
+        Cgroup::open(record).map_err(|source| Error::Cgroup { id: self.record.id.clone(), source })
     }
 
     /// Locks the container and reads its record again: another command may have changed it.
-    fn lock(&mut self) -> Result<File, Error> {
+    fn lock(&mut self) -> Result<Lock, Error> {
         let lock = self.lock_only()?;
         self.record = read(&self.directory, &self.record.id)?;
         Ok(lock)
     }
 
-    fn lock_only(&self) -> Result<File, Error> {
+    fn lock_only(&self) -> Result<Lock, Error> {
         lock(&self.directory, &self.record.id)
     }
 
     fn document_bytes(&self, status: Status) -> Vec<u8> {
-        let pid = if status == Status::Stopped {
-            0
-        } else {
-            self.record.init.map_or(0, |init| init.pid)
-        };
+        let pid =
+            if status == Status::Stopped { 0 } else { self.record.init.map_or(0, |init| init.pid) };
         // Strings and numbers only: there is nothing JSON could refuse.
         serde_json::to_vec(&document(&self.record, status, pid)).unwrap_or_default()
     }
@@ -578,8 +557,21 @@ fn document(record: &Record, status: Status, pid: i32) -> State {
     }
 }
 
+/// A held lock. Released explicitly: a clone of this process has the same lock, and closing our
+/// descriptor would leave it there.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            log::warn!("unlock a container: {error}");
+        }
+    }
+}
+
 /// Waits for the lock of a container's directory.
-fn lock(directory: &Path, id: &str) -> Result<File, Error> {
+fn lock(directory: &Path, id: &str) -> Result<Lock, Error> {
     let failed = |operation| {
         let path = directory.to_owned();
         move |source: io::Error| match source.kind() {
@@ -589,17 +581,14 @@ fn lock(directory: &Path, id: &str) -> Result<File, Error> {
     };
     let file = File::open(directory).map_err(failed("open"))?;
     file.lock().map_err(failed("lock"))?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 /// Reads a record; a directory without one is what a create left that was killed at its very
 /// beginning.
 fn read(directory: &Path, id: &str) -> Result<Record, Error> {
-    let failed = |source| Error::File {
-        operation: "read the state in",
-        path: directory.to_owned(),
-        source,
-    };
+    let failed =
+        |source| Error::File { operation: "read the state in", path: directory.to_owned(), source };
     if let Some(record) = Record::load(directory).map_err(failed)? {
         return Ok(record);
     }

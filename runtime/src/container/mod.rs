@@ -29,7 +29,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use lifecycle::{Container, Error};
-pub use state::{ProcessRecord, Record};
+pub use state::{ProcessRecord, Record, timestamp};
 
 /// How to create a container.
 #[derive(Debug)]

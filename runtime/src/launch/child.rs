@@ -21,8 +21,10 @@
 //! 13. Bounding set, groups, user, capabilities, ambient set: each needs the one before.
 //! 14. The working directory, as the user; it must lie below the root (CVE-2024-21626).
 //! 15. The program is looked up, as the user, so that `create` can say that it is missing.
-//! 16. Every descriptor is marked to be closed (CVE-2024-21626, CVE-2016-9962).
-//! 17. Ready. The parent writes the state. Then the FIFO, until `start` writes to it.
+//! 16. Every descriptor is marked to be closed by the exec (CVE-2024-21626).
+//! 17. Ready. The parent writes the state. All descriptors but FIFO and socket are closed: other
+//!     processes of the container may look at us now (CVE-2016-9962). Then the FIFO is read, until
+//!     `start` writes to it.
 //! 18. seccomp, as late as possible, and exec.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -85,7 +87,8 @@ pub fn first(prepared: &Prepared) -> i32 {
     }
     let made = join(prepared).and_then(|()| {
         let flags = prepared.clone_flags | libc::CLONE_PARENT as u64;
-        clone::spawn(Clone { flags, cgroup: None }, prepared, container).at(Stage::Clone)
+        clone::spawn(Clone { flags, cgroup: None, withheld: None }, prepared, container)
+            .at(Stage::Clone)
     });
     match made {
         Ok((pid, _pidfd)) => {
@@ -203,6 +206,8 @@ fn run(prepared: &Prepared, found: usize) -> i32 {
 
 fn wait_for_start(prepared: &Prepared) -> Result<()> {
     let Some(start) = &prepared.start else { return Ok(()) };
+    let kept = [start.as_fd(), prepared.socket.as_fd()];
+    sys::fd::close_from(prepared.program.first_closed, kept).at(Stage::Descriptors)?;
     let mut byte = [0];
     loop {
         match sys::read(start, &mut byte) {
@@ -512,8 +517,8 @@ fn limits(program: &Program) -> Result<()> {
 /// Opened before the root changes: below the host's `/proc`, for this process only.
 fn open_label(program: &Program) -> Result<Option<(OwnedFd, &[u8])>> {
     let Some(label) = &program.label else { return Ok(None) };
-    let file = mount::openat2(label.proc.as_fd(), label.file, libc::O_WRONLY, 0)
-        .at(Stage::Label)?;
+    let file =
+        mount::openat2(label.proc.as_fd(), label.file, libc::O_WRONLY, 0).at(Stage::Label)?;
     Ok(Some((file, label.text.to_bytes())))
 }
 
@@ -540,13 +545,8 @@ fn streams(program: &Program, peer: Option<&OwnedFd>) -> Result<()> {
             if info.st_uid == program.uid || null {
                 continue;
             }
-            match sys::fchownat(
-                stream,
-                c"",
-                Some(program.uid.into()),
-                None,
-                AtFlags::AT_EMPTY_PATH,
-            ) {
+            match sys::fchownat(stream, c"", Some(program.uid.into()), None, AtFlags::AT_EMPTY_PATH)
+            {
                 // Files outside the user namespace or on file systems that cannot: they stay.
                 Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
                 Err(errno) => return Err(errno).at(Stage::Stdio),

@@ -140,11 +140,12 @@ pub fn launch(
     let unified = if record.v1.is_empty() { attendance.cgroup.v2_dir() } else { None };
     let flags = if prepared.intermediate { 0 } else { prepared.clone_flags };
     let mut in_cgroup = unified.is_some();
-    let cloned = match spawn(Clone { flags, cgroup: unified }, &prepared, child::first) {
+    let clone = Clone { flags, cgroup: unified, withheld: Some(socket.as_fd()) };
+    let cloned = match spawn(clone, &prepared, child::first) {
         // Not into this cgroup: it is threaded, or delegated to somebody else. Moving may still do.
         Err(_) if in_cgroup => {
             in_cgroup = false;
-            spawn(Clone { flags, cgroup: None }, &prepared, child::first)
+            spawn(Clone { cgroup: None, ..clone }, &prepared, child::first)
         }
         other => other,
     };

@@ -274,8 +274,8 @@ pub fn joined(plan: &Plan) -> Result<(Vec<(OwnedFd, i32)>, bool), Error> {
     let mut join = Vec::with_capacity(plan.namespaces.joined.len());
     for (kind, path) in &plan.namespaces.joined {
         let failed = |source| Error::Namespace { path: path.clone(), source };
-        let fd = open(&CString::new(path.as_os_str().as_bytes())?, libc::O_RDONLY)
-            .map_err(failed)?;
+        let fd =
+            open(&CString::new(path.as_os_str().as_bytes())?, libc::O_RDONLY).map_err(failed)?;
         let flag = i32::try_from(kind.flag()).unwrap_or(0);
         if crate::sys::process::namespace_kind(fd.as_fd()) != Ok(flag) {
             return Err(Error::NamespaceKind { path: path.clone(), kind: kind.name() });
@@ -317,10 +317,8 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
         if kind != libc::S_IFDIR {
             return Err(Error::RootKind { path });
         }
-        let change = Attributes {
-            propagation: old_propagation & !libc::MS_REC,
-            ..Attributes::default()
-        };
+        let change =
+            Attributes { propagation: old_propagation & !libc::MS_REC, ..Attributes::default() };
         match mount_setattr(clone.as_fd(), true, &change) {
             Ok(()) => {}
             Err(Errno::ENOSYS) => root_later.push(old_propagation),
@@ -329,9 +327,8 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
         tree = Some(clone);
     }
     let mut steps = mount::steps::steps(plan, place.bundle, place.groups)?;
-    let is_late = |step: &Step| {
-        matches!(step.action, Action::ReadOnly) && step.target.as_c_str() == c"/dev"
-    };
+    let is_late =
+        |step: &Step| matches!(step.action, Action::ReadOnly) && step.target.as_c_str() == c"/dev";
     let late_steps = steps.extract_if(.., |step| is_late(step)).collect();
     let standard_devices = private_mounts && mount::steps::makes_devices(plan);
     let user_namespace =

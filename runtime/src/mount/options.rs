@@ -140,8 +140,7 @@ impl MountOptions {
                 *from &= !flag;
             } else if let Some(&(_, flags)) = PROPAGATION.iter().find(|row| row.0 == name) {
                 parsed.propagation.push(flags);
-            } else if let Some(&(_, attribute, clear)) =
-                RECURSIVE.iter().find(|row| row.0 == name)
+            } else if let Some(&(_, attribute, clear)) = RECURSIVE.iter().find(|row| row.0 == name)
             {
                 parsed.recursive_attribute(attribute, clear);
             } else {
@@ -158,10 +157,9 @@ impl MountOptions {
         }
         if !data.is_empty() {
             let joined = data.join(",");
-            parsed.data =
-                Some(CString::new(joined).map_err(|error| NulByte {
-                    option: String::from_utf8_lossy(&error.into_vec()).into_owned(),
-                })?);
+            parsed.data = Some(CString::new(joined).map_err(|error| NulByte {
+                option: String::from_utf8_lossy(&error.into_vec()).into_owned(),
+            })?);
         }
         Ok(parsed)
     }

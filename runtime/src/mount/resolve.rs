@@ -253,30 +253,18 @@ mod tests {
         let (directory, root) = root();
         let at = directory.path();
         symlink("loop", at.join("loop")).unwrap();
-        assert_eq!(
-            ensure(root.as_fd(), c"/loop/x", Want::Directory).unwrap_err(),
-            Errno::ELOOP
-        );
+        assert_eq!(ensure(root.as_fd(), c"/loop/x", Want::Directory).unwrap_err(), Errno::ELOOP);
         std::fs::create_dir(at.join("real")).unwrap();
         symlink("real", at.join("proc")).unwrap();
-        assert_eq!(
-            ensure(root.as_fd(), c"/proc", Want::PlainDirectory).unwrap_err(),
-            Errno::ELOOP
-        );
+        assert_eq!(ensure(root.as_fd(), c"/proc", Want::PlainDirectory).unwrap_err(), Errno::ELOOP);
         symlink("missing", at.join("sys")).unwrap();
-        assert_eq!(
-            ensure(root.as_fd(), c"/sys", Want::PlainDirectory).unwrap_err(),
-            Errno::ELOOP
-        );
+        assert_eq!(ensure(root.as_fd(), c"/sys", Want::PlainDirectory).unwrap_err(), Errno::ELOOP);
     }
 
     #[test]
     fn long_paths_are_refused() {
         let (_directory, root) = root();
         let path = std::ffi::CString::new("/a".repeat(3000)).unwrap();
-        assert_eq!(
-            ensure(root.as_fd(), &path, Want::Directory).unwrap_err(),
-            Errno::ENAMETOOLONG
-        );
+        assert_eq!(ensure(root.as_fd(), &path, Want::Directory).unwrap_err(), Errno::ENAMETOOLONG);
     }
 }

@@ -98,8 +98,7 @@ pub fn steps(plan: &Plan, bundle: &Path, groups: &cgroup::Record) -> Result<Vec<
                         flags,
                         data: one.options.data.clone(),
                         propagation: one.options.propagation.clone(),
-                        recursive: (one.options.recursive != none)
-                            .then_some(one.options.recursive),
+                        recursive: (one.options.recursive != none).then_some(one.options.recursive),
                     },
                 });
             }
@@ -112,11 +111,8 @@ pub fn steps(plan: &Plan, bundle: &Path, groups: &cgroup::Record) -> Result<Vec<
 
 fn bind(plan: &Plan, one: &Mount, source: &Path, recursive: bool) -> Result<Action, Error> {
     let path = CString::new(source.as_os_str().as_bytes())?;
-    let failed = |errno| Error::Source {
-        index: one.index,
-        source_path: source.to_owned(),
-        source: errno,
-    };
+    let failed =
+        |errno| Error::Source { index: one.index, source_path: source.to_owned(), source: errno };
     let tree = mount::open_tree(None, &path, true, recursive).map_err(failed)?;
     if one.destination.as_c_str() == c"/proc" {
         const PROC_SUPER_MAGIC: i64 = 0x9fa0;
@@ -144,8 +140,7 @@ fn attach(plan: &Plan, one: &Mount, tree: OwnedFd, source: &Path) -> Result<Acti
     let mut later = Vec::new();
     let mut settable = true;
     for flags in propagation {
-        let change =
-            Attributes { propagation: flags & !libc::MS_REC, ..Attributes::default() };
+        let change = Attributes { propagation: flags & !libc::MS_REC, ..Attributes::default() };
         let recursive = flags & libc::MS_REC != 0;
         match mount::mount_setattr(tree.as_fd(), recursive, &change) {
             Ok(()) => {}
@@ -198,16 +193,15 @@ fn control_groups(
     steps: &mut Vec<Step>,
 ) -> Result<(), Error> {
     let step = |target: CString, action| Step { index: one.index, target, action };
-    let open = |recorded: &cgroup::RecordedDir| {
-        let source = recorded.mount.join(&groups.path);
-        let path = CString::new(source.as_os_str().as_bytes())?;
-        let tree = mount::open_tree(None, &path, true, false).map_err(|errno| Error::Source {
-            index: one.index,
-            source_path: source.clone(),
-            source: errno,
-        })?;
-        attach(plan, one, tree, &source)
-    };
+    let open =
+        |recorded: &cgroup::RecordedDir| {
+            let source = recorded.mount.join(&groups.path);
+            let path = CString::new(source.as_os_str().as_bytes())?;
+            let tree = mount::open_tree(None, &path, true, false).map_err(|errno| {
+                Error::Source { index: one.index, source_path: source.clone(), source: errno }
+            })?;
+            attach(plan, one, tree, &source)
+        };
     if let (true, Some(unified)) = (groups.v1.is_empty(), &groups.v2) {
         steps.push(step(one.destination.clone(), open(unified)?));
         return Ok(());
@@ -252,7 +246,8 @@ fn c_path(path: PathBuf) -> Result<CString, std::ffi::NulError> {
 /// bound.
 pub fn makes_devices(plan: &Plan) -> bool {
     let dev: &CStr = c"/dev";
-    !plan.mounts.iter().any(|one| {
-        one.destination.as_c_str() == dev && matches!(one.kind, MountKind::Bind { .. })
-    })
+    !plan
+        .mounts
+        .iter()
+        .any(|one| one.destination.as_c_str() == dev && matches!(one.kind, MountKind::Bind { .. }))
 }

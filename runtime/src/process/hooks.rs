@@ -83,7 +83,7 @@ fn one(hook: &Hook, state: &[u8], join: Option<(BorrowedFd<'_>, i32)>) -> Result
         output: output.into(),
         join,
     };
-    let (_, pidfd) = spawn(Clone { flags: 0, cgroup: None }, &prepared, child)
+    let (_, pidfd) = spawn(Clone { flags: 0, cgroup: None, withheld: None }, &prepared, child)
         .map_err(|errno| failed(errno.into()))?;
     let wait_failed = |source| Error::Wait { path: path(), source };
     let ended = wait_until(pidfd.as_fd(), hook.timeout).map_err(wait_failed)?;
@@ -91,8 +91,7 @@ fn one(hook: &Hook, state: &[u8], join: Option<(BorrowedFd<'_>, i32)>) -> Result
         // It may have ended just now; then there is nothing to kill.
         let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     }
-    let status =
-        waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED).map_err(wait_failed)?;
+    let status = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED).map_err(wait_failed)?;
     if !ended {
         return Err(Error::Timeout { path: path(), seconds: hook.timeout.unwrap_or(0) });
     }

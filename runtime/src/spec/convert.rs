@@ -458,10 +458,7 @@ fn sysctl(linux: &Linux, namespaces: &plan::Namespaces) -> Result<Vec<(CString, 
         if !own(needs) {
             return invalid(at, key, format!("needs a {} namespace", needs.name()));
         }
-        files.push((
-            c_string(&at, format!("/proc/sys/{file}"))?,
-            c_string(&at, value.as_str())?,
-        ));
+        files.push((c_string(&at, format!("/proc/sys/{file}"))?, c_string(&at, value.as_str())?));
     }
     Ok(files)
 }

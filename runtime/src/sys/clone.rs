@@ -14,6 +14,9 @@ pub struct Clone<'a> {
     pub flags: u64,
     /// Directory of the cgroup v2 group in which it begins.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// A descriptor that it does not get: our end of a conversation, whose closing tells that we
+    /// are gone.
+    pub withheld: Option<BorrowedFd<'a>>,
 }
 
 /// Clones this process and runs `child` with `context` in the copy, which ends with the returned
@@ -40,11 +43,17 @@ pub fn spawn<T>(clone: Clone<'_>, context: &T, child: fn(&T) -> i32) -> Result<(
     }
     // SAFETY: `args` outlives the call and its size is passed; without CLONE_VM the child has its
     // own copy of the memory and of this stack, so it may go on with the same frame.
-    let pid = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>())
-    };
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     match Errno::result(pid)? {
-        0 => super::process::exit(child(context)),
+        0 => {
+            if let Some(fd) = clone.withheld {
+                // SAFETY: takes a number; the owner is in the parent's memory, of which this copy
+                // drops nothing, because it never returns from here.
+                unsafe { libc::close(fd.as_raw_fd()) };
+            }
+            super::process::exit(child(context))
+        }
         pid => {
             // SAFETY: the kernel has just stored a new descriptor there, which nobody else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };

@@ -78,7 +78,8 @@ pub fn capset(sets: &CapSets) -> Result<()> {
 /// Those of prctl(2) `PR_CAPBSET_DROP`.
 pub fn drop_bounding(capability: u32) -> Result<()> {
     // SAFETY: takes numbers only.
-    let rc = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+    let rc =
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
     Errno::result(rc).map(drop)
 }
 

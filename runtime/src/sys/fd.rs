@@ -12,9 +12,8 @@ use super::{Errno, Result};
 /// descriptors are marked one by one up to the soft limit.
 pub fn cloexec_from(first: u32) -> Result<()> {
     // SAFETY: takes numbers only; marking a descriptor does not invalidate it.
-    let rc = unsafe {
-        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    };
+    let rc =
+        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     match Errno::result(rc) {
         Ok(_) => Ok(()),
         Err(Errno::EINVAL | Errno::ENOSYS) => {
@@ -31,6 +30,29 @@ pub fn cloexec_from(first: u32) -> Result<()> {
         }
         Err(errno) => Err(errno),
     }
+}
+
+/// Closes every descriptor from `first` on but two. For a cloned child that never drops what the
+/// parent owned.
+///
+/// # Errors
+/// Those of close_range(2).
+pub fn close_from(first: u32, kept: [BorrowedFd<'_>; 2]) -> Result<()> {
+    let [one, other] = kept.map(|fd| fd.as_raw_fd().unsigned_abs());
+    let (low, high) = (one.min(other), one.max(other));
+    for (from, to) in [
+        (first, low.saturating_sub(1)),
+        (first.max(low + 1), high.saturating_sub(1)),
+        (first.max(high + 1), u32::MAX),
+    ] {
+        if from > to {
+            continue;
+        }
+        // SAFETY: takes numbers only; by this function's contract no owner of them acts any more.
+        let rc = unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+        Errno::result(rc)?;
+    }
+    Ok(())
 }
 
 /// Makes `target` another number of `fd`, kept over exec. Nothing may own `target` in Rust's sense:
@@ -132,10 +154,8 @@ pub fn send(socket: BorrowedFd<'_>, message: &[u8], fd: Option<BorrowedFd<'_>>) 
     #[repr(C, align(8))]
     struct Control([u8; 32]);
     let mut control = Control([0; 32]);
-    let mut vector = libc::iovec {
-        iov_base: message.as_ptr().cast_mut().cast(),
-        iov_len: message.len(),
-    };
+    let mut vector =
+        libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
     // SAFETY: an all-zero `msghdr` is valid.
     let mut header: libc::msghdr = unsafe { core::mem::zeroed() };
     header.msg_iov = &raw mut vector;

@@ -202,12 +202,7 @@ pub fn mount_flags(fd: BorrowedFd<'_>) -> Result<u64> {
 pub fn read_link<'a>(link: BorrowedFd<'_>, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
     // SAFETY: the path is a C string and the kernel writes at most the buffer's length.
     let length = unsafe {
-        libc::readlinkat(
-            link.as_raw_fd(),
-            c"".as_ptr(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-        )
+        libc::readlinkat(link.as_raw_fd(), c"".as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
     };
     let length = usize::try_from(Errno::result(length)?).unwrap_or(0);
     buffer.get(..length).ok_or(Errno::ENAMETOOLONG)

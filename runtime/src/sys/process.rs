@@ -33,11 +33,7 @@ pub fn execve(program: &CStr, arguments: &CStrings, environment: &CStrings) -> E
     // SAFETY: the program is a C string; the arrays end with null and point to C strings which
     // `CStrings` owns.
     unsafe {
-        libc::execve(
-            program.as_ptr(),
-            arguments.pointers.as_ptr(),
-            environment.pointers.as_ptr(),
-        )
+        libc::execve(program.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr())
     };
     Errno::last()
 }

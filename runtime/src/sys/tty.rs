@@ -67,7 +67,6 @@ pub fn clear_onlcr(terminal: BorrowedFd<'_>) -> Result<()> {
     Errno::result(rc)?;
     settings.c_oflag &= !libc::ONLCR;
     // SAFETY: reads one `termios`.
-    let rc =
-        unsafe { libc::tcsetattr(terminal.as_raw_fd(), libc::TCSANOW, &raw const settings) };
+    let rc = unsafe { libc::tcsetattr(terminal.as_raw_fd(), libc::TCSANOW, &raw const settings) };
     Errno::result(rc).map(drop)
 }
