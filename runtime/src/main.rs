@@ -1,1 +1,2 @@
+//! `lighter-runtime`.
 fn main() {}

@@ -1,0 +1,2 @@
+//! Control groups of a container.
+#[derive(Debug)] pub struct Cgroup;

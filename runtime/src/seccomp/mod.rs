@@ -1,0 +1,2 @@
+//! Compiler for seccomp profiles.
+#[derive(Debug, Clone, serde::Deserialize)] pub struct Profile {}
