@@ -262,8 +262,7 @@ fn namespaces(options: &Options, boot_id: &str) -> Result<(), Error> {
             .map_err(step("enter the network namespace of a living container")),
         None => {
             unshare(CloneFlags::CLONE_NEWNET).map_err(step("unshare the network namespace"))?;
-            sys::loopback_up()
-                .map_err(|source| Error::Setup { step: "bring loopback up", source })
+            sys::loopback_up().map_err(|source| Error::Setup { step: "bring loopback up", source })
         }
     }
 }
@@ -288,11 +287,8 @@ pub(super) fn block_signals() -> Result<SignalFd, Error> {
 fn streams(run: &Path) -> Result<(), Error> {
     let failed = |path: &Path, source| Error::Directory { path: path.to_owned(), source };
     let null = Path::new("/dev/null");
-    let nothing = File::options()
-        .read(true)
-        .write(true)
-        .open(null)
-        .map_err(|source| failed(null, source))?;
+    let nothing =
+        File::options().read(true).write(true).open(null).map_err(|source| failed(null, source))?;
     let path = run.join("monitor.log");
     let begin_anew = fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LOG);
     let log = OpenOptions::new()

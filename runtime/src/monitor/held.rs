@@ -17,13 +17,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use protocol::monitor::{
     ContainerFacts, Create, Exec, Exit, Failure, FailureKind, ProcessId, Status, Stream,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -141,7 +142,13 @@ fn failed(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failur
 
 /// The runtime's failure in the wire's terms.
 fn refused(what: &str, error: &container::Error) -> Failure {
-    Failure { kind: error.kind(), message: format!("{what}: {}", chain(error)) }
+    Failure { kind: kind(error), message: format!("{what}: {}", chain(error)) }
+}
+
+fn kind(error: &container::Error) -> FailureKind {
+    match error {
+        container::Error::NotFound { .. } => FailureKind::NotFound,
+    }
 }
 
 /// The parts of `config.json` that decide on stdio.
@@ -342,10 +349,15 @@ impl Held {
             // Killed between record and reap.
             around.guardian.say(&Word::Reap { pid: init.pid }, None);
         }
-        let mut take = |what: &str| store.remove(&format!("{name}/{what}")).and_then(|k| k.descriptor);
+        let mut take =
+            |what: &str| store.remove(&format!("{name}/{what}")).and_then(|k| k.descriptor);
         let terminal = take("pty");
         let fifo = |kept: Option<OwnedFd>, stream: &str| {
-            if terminal.is_some() { None } else { kept.or_else(|| open_read(&directory.join(stream)).ok()) }
+            if terminal.is_some() {
+                None
+            } else {
+                kept.or_else(|| open_read(&directory.join(stream)).ok())
+            }
         };
         let (stdout, stderr) = (take("stdout"), take("stderr"));
         let (stdout, stderr) = (fifo(stdout, "stdout"), fifo(stderr, "stderr"));
@@ -424,6 +436,11 @@ impl Held {
             .map_err(|error| refused(&format!("{doing} container {}", self.name()), &error))
     }
 
+    /// The init has ended and nobody has looked yet.
+    pub(super) fn has_unseen_end(&self) -> bool {
+        self.end.is_none() && self.orphaned.is_none() && self.pidfd.as_ref().is_some_and(ended)
+    }
+
     /// Runs the user's program; `false` if it was started before.
     pub(super) fn start(&mut self, around: &Surroundings<'_>) -> Result<bool, Failure> {
         if self.end.is_some() || self.record.started_at.is_some() {
@@ -458,7 +475,7 @@ impl Held {
         match self.runtime(around, "signal")?.kill(signal, all) {
             Ok(()) => Ok(()),
             // It ended while we looked.
-            Err(_) if self.pidfd.as_ref().is_none_or(|pidfd| ended(pidfd)) => Ok(()),
+            Err(_) if self.pidfd.as_ref().is_none_or(ended) => Ok(()),
             Err(error) => {
                 Err(refused(&format!("send signal {signal} to container {}", self.name()), &error))
             }
@@ -583,7 +600,7 @@ impl Held {
         match Container::load(&around.paths.state(), &self.record.create.id) {
             Ok(container) => container.delete(true).map_err(|error| refused(&what, &error))?,
             // An earlier worker came this far.
-            Err(error) if error.kind() == FailureKind::NotFound => {}
+            Err(error) if kind(&error) == FailureKind::NotFound => {}
             Err(error) => return Err(refused(&what, &error)),
         }
         failpoint::hit("delete-runtime");
@@ -623,8 +640,8 @@ impl Record {
 
     fn configuration(&self) -> Result<Configuration, Failure> {
         let path = self.create.bundle.join("config.json");
-        let bytes = fs::read(&path)
-            .map_err(|error| failed(format!("read {}", path.display()), &error))?;
+        let bytes =
+            fs::read(&path).map_err(|error| failed(format!("read {}", path.display()), &error))?;
         serde_json::from_slice(&bytes)
             .map_err(|error| invalid(format!("parse {}: {error}", path.display())))
     }
@@ -666,7 +683,7 @@ fn roll_back(create: &Create, directory: &Path, around: &Surroundings<'_>) {
                 journal::failure(&what, &error);
             }
         }
-        Err(error) if error.kind() == FailureKind::NotFound => {}
+        Err(error) if kind(&error) == FailureKind::NotFound => {}
         Err(error) => journal::failure(&what, &error),
     }
     if create.overlay.is_some()
@@ -723,9 +740,13 @@ fn nonblocking(terminal: &OwnedFd) -> Result<(), Failure> {
 
 /// Whether a process has ended, reaped or not.
 pub(super) fn ended(pidfd: &OwnedFd) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
-    matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1))
+    wait_end(pidfd, Duration::ZERO)
+}
+
+/// Waits for the end of a process, `most` at most; whether it has ended.
+pub(super) fn wait_end(pidfd: &OwnedFd, most: Duration) -> bool {
+    let most = Timespec::try_from(most).unwrap_or_default();
+    matches!(poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&most)), Ok(1))
 }
 
 #[cfg(test)]
@@ -741,18 +762,20 @@ mod tests {
         }
         let longer = "x".repeat(NAME + 1);
         for bad in ["", ".", "..", ".new", "a/b", "a b", "a\n", "ä", longer.as_str()] {
-            assert_eq!(check_name("container", bad).unwrap_err().kind, FailureKind::Invalid, "{bad}");
+            assert_eq!(
+                check_name("container", bad).unwrap_err().kind,
+                FailureKind::Invalid,
+                "{bad}"
+            );
         }
     }
 
     #[test]
     fn ids_are_mapped_to_the_host() {
-        let mappings =
-            [Mapping { container_id: 0, host_id: 100_000, size: 10 }, Mapping {
-                container_id: 1000,
-                host_id: u32::MAX,
-                size: 2,
-            }];
+        let mappings = [
+            Mapping { container_id: 0, host_id: 100_000, size: 10 },
+            Mapping { container_id: 1000, host_id: u32::MAX, size: 2 },
+        ];
         assert_eq!(on_host(0, &mappings), 100_000);
         assert_eq!(on_host(9, &mappings), 100_009);
         assert_eq!(on_host(10, &mappings), 10);

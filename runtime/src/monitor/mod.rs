@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `guardian` | set-up, the worker's life, wanted zombies |
 //! | `deposit` | the socket between the two and what is kept there |
-//! | `worker` | event loop, containers, connections |
+//! | `worker`, `requests`, `poller` | event loop, containers, connections |
 //! | `held` | one container: create, recover, drain, remove |
 //! | `spool`, `exits` | output and exit records on disk |
 //! | `serve` | datagrams |
@@ -36,7 +36,9 @@ mod journal;
 mod leaf;
 mod oom;
 mod overlay;
+mod poller;
 mod process;
+mod requests;
 mod serve;
 mod spool;
 #[allow(unsafe_code)] // the calls that only the monitor makes

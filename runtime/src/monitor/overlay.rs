@@ -6,10 +6,9 @@
 //! short, and free of the option string's commas and colons.
 
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -154,21 +153,4 @@ fn classic(overlay: &Overlay, target: &Path) -> Result<(), Error> {
     let options = CString::new(options).map_err(|error| failed(error.into()))?;
     mount("overlay", target, "overlay", MountFlags::empty(), Some(options.as_c_str()))
         .map_err(|error| failed(error.into()))
-}
-
-/// Whether something is mounted at `target`, which a worker that takes over asks.
-pub(crate) fn attached(target: &Path) -> bool {
-    let Ok(mounts) = fs::read("/proc/self/mountinfo") else { return false };
-    let escaped: Vec<u8> = target
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .flat_map(|byte| match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
-            _ => vec![*byte],
-        })
-        .collect();
-    mounts
-        .split(|byte| *byte == b'\n')
-        .any(|line| line.split(|byte| *byte == b' ').nth(4) == Some(&escaped))
 }

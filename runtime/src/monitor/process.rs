@@ -142,8 +142,11 @@ mod tests {
 
     #[test]
     fn a_look_leaves_the_status_for_the_next_one_and_the_pidfd_has_it_after_the_reap() {
-        let mut child = Command::new("/bin/sh").args(["-c", "read x; exit 5"]);
-        let mut child = child.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "read x; exit 5"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let id = identify(pid).unwrap();
         let pidfd = open_same(id).unwrap();
@@ -156,6 +159,7 @@ mod tests {
         assert_eq!(look(&pidfd), Look::Ended(ended));
         assert_eq!(look(&pidfd), Look::Ended(ended));
         reap(&pidfd);
+        assert!(child.wait().is_err(), "nothing is left to wait for");
         assert_eq!(look(&pidfd), Look::Stranger);
         // Kernels before 6.15 do not tell.
         assert!(ended_elsewhere(&pidfd).is_none_or(|it| it == ended));

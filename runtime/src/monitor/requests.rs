@@ -11,7 +11,7 @@ use protocol::monitor::{
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::deposit::Word;
-use super::held::{Held, check_name};
+use super::held::{Held, check_name, wait_end};
 use super::journal;
 use super::worker::Worker;
 
@@ -33,13 +33,7 @@ fn wrong_state(message: String) -> Failure {
 
 impl Worker {
     /// Does what a client asks and answers.
-    pub(super) fn request(
-        &mut self,
-        client: u64,
-        id: u64,
-        call: Call,
-        descriptors: Vec<OwnedFd>,
-    ) {
+    pub(super) fn request(&mut self, client: u64, id: u64, call: Call, descriptors: Vec<OwnedFd>) {
         // An end that is already there comes before the request, in effect and in order.
         let names: Vec<Rc<str>> = self.containers.keys().cloned().collect();
         for name in &names {
@@ -52,9 +46,7 @@ impl Worker {
             Call::Subscribe => (Ok((self.subscribe(client), None)), None),
             Call::Create(create) => self.create(create),
             Call::Start { container } => self.start(&container),
-            Call::Kill { container, signal, all } => {
-                (self.kill(&container, signal, all), None)
-            }
+            Call::Kill { container, signal, all } => (self.kill(&container, signal, all), None),
             Call::Exec(exec) => {
                 // Answered inside: the exec's end must not overtake the answer.
                 self.exec(client, id, &exec, descriptors);
@@ -161,18 +153,11 @@ impl Worker {
     fn exec(&mut self, client: u64, id: u64, exec: &Exec, descriptors: Vec<OwnedFd>) {
         let (name, added): (Rc<str>, Rc<str>) =
             (exec.container.as_str().into(), exec.exec.as_str().into());
-        let fact = |pid| Fact::Exec {
-            container: exec.container.clone(),
-            exec: exec.exec.clone(),
-            pid,
-        };
+        let fact =
+            |pid| Fact::Exec { container: exec.container.clone(), exec: exec.exec.clone(), pid };
         let answer = self.add(client, exec, descriptors);
         let fresh = matches!(answer, Ok((_, _, true)));
-        self.answer(
-            client,
-            id,
-            answer.map(|(pid, terminal, _)| (fact(pid), terminal)),
-        );
+        self.answer(client, id, answer.map(|(pid, terminal, _)| (fact(pid), terminal)));
         if fresh {
             self.watch_added(&name, &added);
         } else if let Some(exit) = self
@@ -285,7 +270,10 @@ impl Worker {
             if Instant::now() > deadline {
                 return Err(wrong_state(format!("container {name} does not die of SIGKILL")));
             }
-            self.containers.get(name).inspect(|held| held.wait_end(KILL));
+            let pidfd = self.containers.get(name).and_then(|held| held.pidfd.as_ref());
+            if let Some(pidfd) = pidfd {
+                wait_end(pidfd, KILL);
+            }
             self.init_event(name);
         }
         Ok(())

@@ -10,9 +10,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use protocol::monitor::{
-    Call, Failure, FailureKind, MAX_DATAGRAM, Message, Outcome, Request,
-};
+use protocol::monitor::{Call, Failure, FailureKind, MAX_DATAGRAM, Message, Outcome, Request};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -187,7 +185,8 @@ fn parse(bytes: &[u8]) -> Result<Request, (u64, Failure)> {
     struct Kind {
         kind: String,
     }
-    let malformed = |id, error: serde_json::Error| (id, invalid(format!("malformed request: {error}")));
+    let malformed =
+        |id, error: serde_json::Error| (id, invalid(format!("malformed request: {error}")));
     let envelope: Envelope<'_> =
         serde_json::from_slice(bytes).map_err(|error| malformed(0, error))?;
     let id = envelope.id;

@@ -106,10 +106,8 @@ impl Spool {
         let path = spool_data(&directory, segment);
         let length =
             data.metadata().map_err(|source| Error::Open { path: path.clone(), source })?.len();
-        let index_length = repair(&index, length).map_err(|source| Error::Repair {
-            path: spool_index(&directory, segment),
-            source,
-        })?;
+        let index_length = repair(&index, length)
+            .map_err(|source| Error::Repair { path: spool_index(&directory, segment), source })?;
         let limit = limit.max(SMALLEST);
         Ok(Self {
             directory,
@@ -535,7 +533,9 @@ mod tests {
                 assert!(matches!(taken.unwrap(), Taken::Bytes(_)));
             }
         }
-        while spool.splice(read.as_fd(), Stream::Stdout, 0, u64::MAX, false).unwrap() != Taken::Empty {}
+        while spool.splice(read.as_fd(), Stream::Stdout, 0, u64::MAX, false).unwrap()
+            != Taken::Empty
+        {}
         let (got, _, gap) = read_back(directory.path());
         assert!(gap);
         assert!(all.ends_with(&got));

@@ -84,6 +84,9 @@ pub(super) fn pidfd_exit(pidfd: BorrowedFd<'_>) -> Option<i32> {
 
 nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 
+/// `IFF_UP` in the width of `ifru_flags`.
+const IFF_UP: libc::c_short = 1;
+
 /// Brings the loopback interface of the current network namespace up.
 pub(super) fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket_with(
@@ -97,7 +100,7 @@ pub(super) fn loopback_up() -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
         *to = libc::c_char::from_ne_bytes([from]);
     }
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    request.ifr_ifru.ifru_flags = IFF_UP;
     // SAFETY: `request` is a whole ifreq with a terminated name and the flags in place.
     unsafe { set_interface_flags(socket.as_raw_fd(), &raw const request) }?;
     Ok(())

@@ -16,14 +16,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signalfd::SignalFd;
-use protocol::monitor::{
-    Change, Exit, Failure, Message, MonitorRecord, Outcome, Stream, VERSION,
-};
+use protocol::monitor::{Change, Exit, Failure, Message, MonitorRecord, Outcome, Stream, VERSION};
 
 use super::deposit::{Guardian, Store, Word};
 use super::exits::Exits;
 use super::guardian::{self, Birth};
-use super::held::{self, Added, ENDED_EXECS, End, Held, Paths, Record, Surroundings};
+use super::held::{self, ENDED_EXECS, End, Held, Paths, Record, Surroundings};
 use super::poller::{Interest, Poller, Source};
 use super::process::{self, Ended, Look};
 use super::serve::{self, Client, Incoming};
@@ -99,8 +97,7 @@ pub(super) fn run(birth: Birth) -> Result<(), Error> {
         .map_err(|errno| step("become a subreaper")(errno.into()))?;
     let children = guardian::block_signals()?;
     let myself = process::myself().map_err(step("read our own start time"))?;
-    let poller =
-        Poller::new().map_err(|errno| step("make an epoll instance")(errno.into()))?;
+    let poller = Poller::new().map_err(|errno| step("make an epoll instance")(errno.into()))?;
     let mut worker = Worker {
         exits: Exits::new(&birth.task),
         paths: Paths { task: birth.task, run: birth.run },
@@ -186,9 +183,7 @@ impl Worker {
             .containers
             .iter()
             .filter(|(_, held)| {
-                held.stalled
-                    || held.orphaned.is_some()
-                    || held.end.is_some_and(|end| !end.recorded)
+                held.stalled || held.orphaned.is_some() || held.end.is_some_and(|end| !end.recorded)
             })
             .map(|(name, _)| name.clone())
             .collect();
@@ -466,15 +461,11 @@ impl Worker {
 
     /// Begins to watch a process added by exec, or notes that it is gone.
     pub(super) fn watch_added(&mut self, name: &Rc<str>, exec: &Rc<str>) {
-        let Some(added) = self.added(name, exec) else { return };
-        if added.exit.is_some() {
-            return;
-        }
+        let added = self.containers.get(name).and_then(|held| held.execs.get(&**exec));
+        let Some(added) = added.filter(|added| added.exit.is_none()) else { return };
         match &added.pidfd {
             Some(pidfd) => {
                 let source = Source::Added(name.clone(), exec.clone());
-                let Some(held) = self.containers.get(name) else { return };
-                let _ = held;
                 if let Err(error) = self.poller.watch(pidfd, source) {
                     journal::failure(&format!("watch exec {exec} of container {name}"), &error);
                 }
@@ -483,12 +474,9 @@ impl Worker {
         }
     }
 
-    fn added(&self, name: &str, exec: &str) -> Option<&Added> {
-        self.containers.get(name)?.execs.get(exec)
-    }
-
     fn added_event(&mut self, name: &Rc<str>, exec: &Rc<str>) {
-        let Some(added) = self.added(name, exec) else { return };
+        let added = self.containers.get(name).and_then(|held| held.execs.get(&**exec));
+        let Some(added) = added else { return };
         let Some(pidfd) = &added.pidfd else { return };
         match self.status(pidfd, added.process.pid, false) {
             Status::Alive | Status::Pending => {}
@@ -528,13 +516,29 @@ impl Worker {
         }
         let client = added.client;
         self.forget_old_execs(name);
-        let change = Change::ExecExited {
-            container: name.to_string(),
-            exec: exec.to_string(),
-            exit,
-        };
+        let change =
+            Change::ExecExited { container: name.to_string(), exec: exec.to_string(), exit };
         self.announce(change, client);
         self.reap_orphans();
+    }
+
+    /// Lets go of a container whose kernel objects are gone.
+    pub(super) fn forget_container(&mut self, name: &Rc<str>) {
+        let Some(held) = self.containers.get(name) else { return };
+        let added: Vec<Rc<str>> = held.execs.keys().map(|exec| exec.as_str().into()).collect();
+        for exec in added {
+            // Killed with the cgroup, where they did not die with the init.
+            let Some(held) = self.containers.get(name) else { return };
+            let Some(process) = held.execs.get(&*exec) else { continue };
+            if process.exit.is_none() {
+                if let Some(pidfd) = &process.pidfd {
+                    held::wait_end(pidfd, RETRY);
+                }
+                self.added_event(name, &exec);
+            }
+        }
+        self.forget_streams(name);
+        self.containers.remove(name);
     }
 
     /// Keeps the number of remembered ends bounded: the oldest go.

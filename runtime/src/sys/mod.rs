@@ -1,1 +1,4 @@
-//! sys
+//! The only module with `unsafe`: system calls that no safe crate wraps.
+
+pub mod bpf;
+pub mod seccomp;
