@@ -148,6 +148,7 @@ fn refused(what: &str, error: &container::Error) -> Failure {
 fn kind(error: &container::Error) -> FailureKind {
     match error {
         container::Error::NotFound { .. } => FailureKind::NotFound,
+        _ => FailureKind::Failed,
     }
 }
 
