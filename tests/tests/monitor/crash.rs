@@ -190,6 +190,40 @@ fn an_exec_goes_on_and_its_end_is_told_by_the_next_worker() -> Result<()> {
     Ok(())
 }
 
+/// Children of a process that have ended and were not reaped.
+fn zombies_of(parent: i32) -> usize {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
+        .filter(|stat| {
+            let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+            fields.starts_with(&format!("Z {parent} "))
+        })
+        .count()
+}
+
+#[test]
+fn orphans_are_reaped_and_the_exit_is_kept() -> Result<()> {
+    let task = Task::started()?;
+    let mut client = reach(&task)?;
+    // Without a pid namespace of its own a container's orphans come to the monitor.
+    let script = "for i in 1 2 3 4 5; do (sleep 0.$i &); done; sleep 0.8; exit 2";
+    let create = task.bundle("web", script, |config| {
+        config["linux"]["namespaces"] = serde_json::json!([{"type": "mount"}]);
+    })?;
+    client.run(&create)?;
+    let before = task.record()?;
+    std::thread::sleep(jitter(300_000));
+    end_process(before.worker);
+    let record = successor(&task, before)?;
+    assert_eq!(task.exit_of("web")?.code, Some(2));
+    eventually("no zombies", || {
+        let left = zombies_of(record.guardian.pid) + zombies_of(record.worker.pid);
+        (left == 0).then_some(())
+    })?;
+    Ok(())
+}
+
 /// Fail points on the way of one container through its life, in order.
 const POINTS: [&str; 17] = [
     "create-record",
