@@ -145,10 +145,22 @@ pub enum Outcome {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum Fact {
-    Hello { version: u32, boot_id: String, guardian: ProcessId, worker: ProcessId },
-    State { sequence: u64, containers: Vec<ContainerFacts> },
+    Hello {
+        version: u32,
+        boot_id: String,
+        guardian: ProcessId,
+        worker: ProcessId,
+    },
+    State {
+        sequence: u64,
+        containers: Vec<ContainerFacts>,
+    },
     Container(ContainerFacts),
-    Exec { container: String, exec: String, pid: i32 },
+    Exec {
+        container: String,
+        exec: String,
+        pid: i32,
+    },
     /// The request changed nothing that has facts of its own.
     None,
 }
@@ -289,7 +301,7 @@ pub enum Stream {
 /// The entry is written *before* the bytes are spliced, so that bytes never lack an entry; an entry
 /// whose bytes never came has the same offset as the next one. Readers take the segment's size
 /// first and the index after it, and ignore entries at or beyond that size. They delete consumed
-/// segments, data file first, but never the newest. Times are exact to a millisecond.
+/// segments, but never the newest of a container that lives. Times are exact to a millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexEntry {
     pub offset: u64,
@@ -365,7 +377,9 @@ pub fn crc32(bytes: &[u8]) -> u32 {
         }
         table
     };
-    !bytes.iter().fold(!0, |sum, byte| TABLE[((sum ^ u32::from(*byte)) & 0xff) as usize] ^ (sum >> 8))
+    !bytes
+        .iter()
+        .fold(!0, |sum, byte| TABLE[((sum ^ u32::from(*byte)) & 0xff) as usize] ^ (sum >> 8))
 }
 
 #[cfg(test)]
