@@ -48,7 +48,8 @@ fn a_new_group_gets_everything() {
             hca_handles: Some(2),
             hca_objects: Some(2000),
         }];
-        r.unified = vec![("memory.high".into(), "9".into()), ("io.max".into(), "8:0 a\n8:1 b".into())];
+        r.unified =
+            vec![("memory.high".into(), "9".into()), ("io.max".into(), "8:0 a\n8:1 b".into())];
     });
     assert_eq!(
         lines(&resources, false),
@@ -74,12 +75,22 @@ fn a_new_group_gets_everything() {
 
 #[test]
 fn weights_meet_minimum_default_and_maximum() {
-    for (shares, weight) in
-        [(0, 1), (2, 1), (3, 1), (512, 59), (1024, 100), (2048, 174), (262_144, 10_000), (1 << 40, 10_000)]
-    {
+    for (shares, weight) in [
+        (0, 1),
+        (2, 1),
+        (3, 1),
+        (512, 59),
+        (1024, 100),
+        (2048, 174),
+        (262_144, 10_000),
+        (1 << 40, 10_000),
+    ] {
         let got = weight_of_shares(shares);
         // The three fixed points are exact, between them runc's own table allows rounding.
-        assert!(got.abs_diff(weight) <= u64::from(![0, 2, 1024, 262_144].contains(&shares)), "{shares}: {got}");
+        assert!(
+            got.abs_diff(weight) <= u64::from(![0, 2, 1024, 262_144].contains(&shares)),
+            "{shares}: {got}"
+        );
     }
 }
 

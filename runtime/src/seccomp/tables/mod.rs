@@ -89,6 +89,12 @@ pub(crate) fn numbers(name: &str) -> Option<Numbers> {
     SYSCALLS.get(row).map(|(_, numbers)| Numbers(numbers))
 }
 
+/// Every name, for comparison with another table.
+#[cfg(all(test, feature = "libseccomp-oracle"))]
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    SYSCALLS.iter().map(|(name, _)| *name)
+}
+
 /// Calls that i386 also reaches through a multiplexer: (name, multiplexer, its first argument).
 pub(crate) fn multiplexed(name: &str) -> Option<(&'static str, u64)> {
     // include/uapi/linux/net.h and ipc.h
