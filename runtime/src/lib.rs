@@ -12,6 +12,7 @@
 pub mod cgroup;
 pub mod cli;
 pub mod container;
+mod failpoint;
 pub mod launch;
 pub mod monitor;
 pub mod mount;

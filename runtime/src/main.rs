@@ -9,6 +9,11 @@ use runtime::cli::{self, args::Cli};
 const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
+    // Looked at before the parser, whose tables would be a good part of a monitor's memory.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|verb| verb == "monitor") {
+        return cli::monitor::main(words);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

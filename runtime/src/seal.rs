@@ -1,77 +1,129 @@
-//! A copy of our own program that nobody can write to.
+//! A sealed copy of our own program, so that no container can overwrite it.
 //!
-//! CVE-2019-5736: a process of a container that gets hold of the runtime's `/proc/<pid>/exe` could
-//! overwrite the program on the host, which the host then runs as root. Executed from a sealed file in
-//! memory there is nothing on disk to reach. The copy is made once: whoever executes us from a
-//! sealed file (as the agent does for its monitors) pays nothing here.
+//! CVE-2019-5736: a container whose program is `/proc/self/exe` makes the runtime execute itself
+//! inside the container, opens that process's `/proc/<pid>/exe` for writing and replaces the host's
+//! binary. Here the process that enters a container is executed from an anonymous file (memfd) that
+//! is sealed against every change, so there is nothing on the host to overwrite. A bind mount that is
+//! read-only would cost less but share the page cache with the host's file, which page-cache bugs
+//! write through. Who starts many processes (the agent) makes the copy once and executes each from
+//! it: [`ensure`] then finds the seals and does nothing.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::sys::{
-    Errno,
-    process::{CStrings, fexecve},
-};
+/// `MFD_EXEC`, since Linux 6.3: the file may be executed even where the default is not to.
+const MFD_EXEC: u32 = 0x10;
+/// `F_SEAL_EXEC`, since Linux 6.3: the mode's execute bits are fixed.
+const F_SEAL_EXEC: i32 = 0x20;
 
-/// Why there is no sealed copy.
+/// Why the program could not be sealed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("open /proc/self/exe")]
+    #[error("open our own program, /proc/self/exe")]
     Open(#[source] io::Error),
-    #[error("create a file in memory")]
+    #[error("create a memory file for our own program")]
     Create(#[source] Errno),
-    #[error("copy the program to memory")]
+    #[error("copy our own program into memory")]
     Copy(#[source] io::Error),
-    #[error("seal the copy of the program")]
+    #[error("seal the copy of our own program")]
     Seal(#[source] Errno),
-    #[error("execute the sealed copy of the program")]
+    #[error("execute the sealed copy of our own program")]
     Execute(#[source] Errno),
+    #[error("an argument or a variable holds a zero byte")]
+    Argument(#[source] std::ffi::NulError),
 }
 
-/// `MFD_EXEC`, 6.3: says that the file is meant to be executed, which some hosts otherwise forbid.
-const MFD_EXEC: u32 = 0x10;
-
-fn seals() -> SealFlag {
+/// The seals that make a file unchangeable.
+fn wanted() -> SealFlag {
     SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE
 }
 
-/// Returns at once if this process runs from a sealed file; otherwise executes a sealed copy with the
-/// same arguments, and returns only if that fails.
+/// Whether this process was executed from a sealed file.
 ///
 /// # Errors
-/// If the copy cannot be made or executed.
+/// If `/proc/self/exe` cannot be opened.
+pub fn is_sealed() -> Result<bool, Error> {
+    let program = File::open("/proc/self/exe").map_err(Error::Open)?;
+    Ok(has_seals(&program))
+}
+
+fn has_seals(file: &File) -> bool {
+    // A file that cannot be sealed answers EINVAL.
+    fcntl(file, FcntlArg::F_GET_SEALS)
+        .is_ok_and(|seals| SealFlag::from_bits_retain(seals).contains(wanted()))
+}
+
+/// Returns if this process runs from a sealed file; otherwise executes a sealed copy with the same
+/// arguments and environment, and does not return.
+///
+/// # Errors
+/// If the copy cannot be made, sealed or executed.
 pub fn ensure() -> Result<(), Error> {
-    let mut own = File::open("/proc/self/exe").map_err(Error::Open)?;
-    // Ordinary files have no seals and say EINVAL.
-    if fcntl(&own, FcntlArg::F_GET_SEALS).is_ok_and(|bits| bits & seals().bits() == seals().bits())
-    {
+    let mut program = File::open("/proc/self/exe").map_err(Error::Open)?;
+    if has_seals(&program) {
         return Ok(());
     }
+    let copy = copy(&mut program)?;
+    let c_strings = |words: Vec<Vec<u8>>| {
+        words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>().map_err(Error::Argument)
+    };
+    let arguments = c_strings(std::env::args_os().map(OsStringExt::into_vec).collect())?;
+    let variables = std::env::vars_os().map(|(name, value)| {
+        let mut variable = name.into_vec();
+        variable.push(b'=');
+        variable.extend(value.into_vec());
+        variable
+    });
+    let environment = c_strings(variables.collect())?;
+    // The kernel opens the path before it closes what is close-on-exec.
+    let path = CString::new(format!("/proc/self/fd/{}", copy.as_raw_fd())).map_err(Error::Argument)?;
+    match nix::unistd::execve(&path, &arguments, &environment) {
+        Ok(never) => match never {},
+        Err(errno) => Err(Error::Execute(errno)),
+    }
+}
+
+fn copy(program: &mut File) -> Result<OwnedFd, Error> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let name = c"lighter-runtime";
-    let copy = match memfd_create(name, flags | MFdFlags::from_bits_retain(MFD_EXEC)) {
-        Err(Errno::EINVAL) => memfd_create(name, flags),
-        other => other,
+    let (memory, executable) =
+        match memfd_create(name, flags | MFdFlags::from_bits_retain(MFD_EXEC)) {
+            Ok(memory) => (memory, true),
+            Err(Errno::EINVAL) => (memfd_create(name, flags).map_err(Error::Create)?, false),
+            Err(errno) => return Err(Error::Create(errno)),
+        };
+    let mut memory = File::from(memory);
+    io::copy(program, &mut memory).map_err(Error::Copy)?;
+    let mut seals = wanted();
+    if executable {
+        seals |= SealFlag::from_bits_retain(F_SEAL_EXEC);
     }
-    .map_err(Error::Create)?;
-    let mut copy = File::from(copy);
-    io::copy(&mut own, &mut copy).map_err(Error::Copy)?;
-    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals())).map_err(Error::Seal)?;
-    let strings = |list: Vec<Vec<u8>>| {
-        // They came from the kernel, terminated by zeroes, so none is inside.
-        CStrings::new(list.into_iter().filter_map(|text| CString::new(text).ok()).collect())
-    };
-    let arguments = strings(std::env::args_os().map(OsStringExt::into_vec).collect());
-    let environment = strings(
-        std::env::vars_os()
-            .map(|(name, value)| [name.into_vec(), b"=".to_vec(), value.into_vec()].concat())
-            .collect(),
-    );
-    Err(Error::Execute(fexecve(copy.as_fd(), &arguments, &environment)))
+    fcntl(&memory, FcntlArg::F_ADD_SEALS(seals)).map_err(Error::Seal)?;
+    Ok(memory.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn the_copy_is_ours_and_refuses_every_change() {
+        let mut program = File::open("/proc/self/exe").unwrap();
+        let length = program.metadata().unwrap().len();
+        let copy = File::from(copy(&mut program).unwrap());
+        assert_eq!(copy.metadata().unwrap().len(), length);
+        assert!(has_seals(&copy));
+        assert!((&copy).write_all(b"x").is_err());
+        assert!(copy.set_len(0).is_err());
+        assert!(!is_sealed().unwrap());
+    }
 }

@@ -1,1 +1,4 @@
-fn main() {}
+//! Tests across the binaries.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod monitor;

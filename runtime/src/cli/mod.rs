@@ -6,6 +6,7 @@
 pub mod args;
 mod create;
 mod log;
+pub mod monitor;
 pub mod run;
 mod signal;
 mod terminal;
