@@ -83,8 +83,8 @@ impl Client {
         )
         .map_err(fail)?;
         rustix::net::connect(&socket, &address).map_err(fail)?;
-        let socket = AsyncFd::register(socket)
-            .map_err(|source| Error::Connect { path: run.join(SOCKET), source: source.into() })?;
+        let socket = crate::sys::register(socket)
+            .map_err(|source| Error::Connect { path: run.join(SOCKET), source })?;
         let shared = Arc::new(Shared {
             socket,
             next: AtomicU64::new(1),

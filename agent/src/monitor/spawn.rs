@@ -15,7 +15,6 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::io::unix::AsyncFd;
 
 use super::{Error, LOG, SOCKET};
 
@@ -118,7 +117,7 @@ pub fn reap(mut child: Child) {
         };
         // The child is ours and not yet waited for, so the number is still its own.
         if let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-            && let Ok(pidfd) = AsyncFd::register(pidfd)
+            && let Ok(pidfd) = crate::sys::register(pidfd)
         {
             let _ = pidfd.readable().await;
         }
