@@ -122,9 +122,11 @@ impl Reader {
         if self.fill()? {
             return Ok(Found::Bytes);
         }
+        // The mark says that segments were dropped; perhaps not before they were read here.
+        let all_read = self.segment.is_some() && later == self.position.segment + 1;
         self.position = Position { segment: later, offset: 0 };
         self.segment = None;
-        Ok(Found::Advanced { gap: self.starts_with_gap()? })
+        Ok(Found::Advanced { gap: !all_read && self.starts_with_gap()? })
     }
 
     /// Deletes the segments before the position, and with `all` the one it is in and any later.
@@ -138,7 +140,7 @@ impl Reader {
             if segment >= self.position.segment && !all {
                 continue;
             }
-            // The index last: what is listed is the data file.
+            // The data last: that is what is listed after a kill in between.
             for path in [spool_index(&self.spool, segment), spool_data(&self.spool, segment)] {
                 match std::fs::remove_file(&path) {
                     Ok(()) => {}

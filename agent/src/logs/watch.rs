@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use rustix::fs::inotify;
 use rustix::io::Errno;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -76,11 +75,7 @@ impl Watcher {
 
 fn open() -> std::io::Result<AsyncFd<OwnedFd>> {
     let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe for types that change their descriptor; OwnedFd does not"
-    )]
-    AsyncFd::with_interest(inotify::init(flags)?, Interest::READABLE)
+    crate::sys::register(inotify::init(flags)?)
 }
 
 /// Wakes its owner up after changes in a directory.
