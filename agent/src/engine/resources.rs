@@ -35,7 +35,7 @@ pub(super) fn lease(host: &Host, new: &NewTask) -> Result<Leases, String> {
     let mut leases = Leases::default();
     if definition.network_mode == NetworkMode::Awsvpc {
         let subnet = host.settings.awsvpc_subnet;
-        leases.address = Some(ipam::allocate(subnet, &addresses).ok_or_else(|| {
+        leases.address = Some(ipam::allocate(subnet, &addresses, None).ok_or_else(|| {
             format!("ResourceInitializationError: no free address in the awsvpc subnet {subnet}; set LIGHTER_AWSVPC_SUBNET to a larger one")
         })?);
     }
@@ -76,7 +76,7 @@ pub(super) fn lease(host: &Host, new: &NewTask) -> Result<Leases, String> {
             && !container.disable_networking
         {
             let subnet = host.settings.bridge_subnet;
-            let address = ipam::allocate(subnet, &addresses).ok_or_else(|| {
+            let address = ipam::allocate(subnet, &addresses, None).ok_or_else(|| {
                 format!("ResourceInitializationError: no free address in the bridge subnet {subnet}; set LIGHTER_BRIDGE_SUBNET to a larger one")
             })?;
             addresses.insert(address);
@@ -88,17 +88,11 @@ pub(super) fn lease(host: &Host, new: &NewTask) -> Result<Leases, String> {
         for mapping in container.port_mappings.iter().filter(|_| takes_ports) {
             let host_port = if mapping.host_port == 0 {
                 let (first, last) = host.settings.dynamic_ports;
-                let taken: BTreeSet<u16> = used
-                    .iter()
-                    .chain(&new.busy_ports)
-                    .filter(|(protocol, _)| *protocol == mapping.protocol)
-                    .map(|(_, port)| *port)
-                    .collect();
-                let port = ports::allocate(first..=last, &taken).ok_or_else(|| {
-                    format!(
-                        "ResourceInitializationError: no free dynamic host port in {first}-{last}"
-                    )
-                })?;
+                let taken = used.union(&new.busy_ports).copied().collect();
+                let port = ports::allocate(first..=last, mapping.protocol, &taken, None)
+                    .ok_or_else(|| {
+                        format!("ResourceInitializationError: no free dynamic host port in {first}-{last}")
+                    })?;
                 used.insert((mapping.protocol, port));
                 port
             } else {
