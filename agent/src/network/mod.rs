@@ -1,1 +1,4 @@
-//! See `lighter network`.
+//! Task networks.
+
+pub mod ipam;
+pub mod ports;
