@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod accepted;
-mod docs;
 mod model;
 mod properties;
 mod refused;
+mod refused_task;
 mod text_level;
 
 use serde_json::{Map, Value, json};

@@ -1,11 +1,11 @@
-//! `docs/task-definition.md` has the tables as they are.
+//! The page `docs/task-definition.md` has the tables as they are.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
-use super::*;
+use crate::workspace;
+use protocol::taskdef::{ACCEPTED_WITHOUT_EFFECT, NOT_SUPPORTED_YET};
 
-const START: &str = "<!-- generated: UPDATE_DOCS=1 cargo test -p protocol taskdef -->\n";
+const START: &str = "<!-- generated: UPDATE_DOCS=1 cargo test -p protocol --test main -->\n";
 const END: &str = "<!-- end of generated part -->\n";
 
 fn table(rows: &[(&str, &str)], heads: (&str, &str)) -> String {
@@ -26,7 +26,7 @@ fn generated() -> String {
 
 #[test]
 fn the_page_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/task-definition.md");
+    let path = workspace().join("docs/task-definition.md");
     let page = std::fs::read_to_string(&path).unwrap();
     let start = page.find(START).expect("the page has the start mark");
     let end = page.find(END).expect("the page has the end mark") + END.len();
@@ -36,7 +36,7 @@ fn the_page_is_current() {
     } else {
         assert!(
             page == current,
-            "docs/task-definition.md is stale, run: UPDATE_DOCS=1 cargo test -p protocol taskdef"
+            "docs/task-definition.md is stale, run: UPDATE_DOCS=1 cargo test -p protocol --test main"
         );
     }
 }
