@@ -1,1 +1,3 @@
-//! See `lighter host`.
+//! The edge of the engine.
+
+pub mod bundle;

@@ -1,0 +1,1 @@
+//! Tests of the whole: text in, definition or problems out.
