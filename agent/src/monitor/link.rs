@@ -25,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::client::{Client, Hello};
 use super::spawn::{Program, Spawn, reap};
 use super::{Error, LOG, alive, record};
+use crate::host::chain;
 
 /// A monitor answers its first greeting after it has made namespaces and forked.
 const GREETING: Duration = Duration::from_secs(10);
@@ -247,14 +248,3 @@ fn last_words(run: &Path) -> String {
     String::from_utf8_lossy(tail).trim().replace('\n', "; ")
 }
 
-/// An error with its causes, colon-separated.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
