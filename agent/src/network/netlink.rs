@@ -18,8 +18,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData, InfoKind,
-    InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
+    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -576,6 +577,23 @@ pub fn enslave(index: u32, name: &str, bridge: u32) -> Request {
     link.header.index = index;
     link.attributes = vec![LinkAttribute::Controller(bridge)];
     set_link(format!("add interface {name} to the bridge"), link)
+}
+
+/// Lets a port of a bridge get back what came from it: a container that calls itself by a published
+/// port. Without it, the kernel drops that where `bridge-nf-call-iptables` is on.
+pub fn set_hairpin(index: u32, name: &str) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes = vec![LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+    ])];
+    Request {
+        operation: format!("set hairpin mode of bridge port {name}"),
+        message: RouteNetlinkMessage::NewLink(link),
+        flags: 0,
+        tolerated: None,
+    }
 }
 
 /// Keeps IPv6 off an interface that is about to come up.
