@@ -1,3 +1,4 @@
 //! The API socket.
 
+pub mod server;
 pub mod types;

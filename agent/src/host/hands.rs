@@ -135,7 +135,8 @@ impl Hands {
             }
             return;
         }
-        let (hands_of_task, action, id) = (Arc::clone(hands), effect.action, effect.task.clone());
+        let (hands_of_task, action, id) =
+            (Arc::clone(hands), effect.action.clone(), effect.task.clone());
         let work = hands.tracker.spawn(run::effect(hands_of_task, effect.clone(), task));
         if let Action::ResolveImage { container } = action {
             lock(&hands.pulls).insert((id, container), work.abort_handle());
@@ -163,13 +164,18 @@ impl Hands {
     }
 
     /// Sends without waiting; what does not fit is dropped, as the next one says more.
-    pub(super) fn progress(&self, task: &TaskId, container: usize, event: crate::api::types::PullEvent) {
+    pub(super) fn progress(
+        &self,
+        task: &TaskId,
+        container: usize,
+        event: crate::api::types::PullEvent,
+    ) {
         let _ = self.inbox.try_send(Input::Progress { task: task.clone(), container, event });
     }
 
     /// Ends pulls at once and waits for other effects to come to their end, for shippers to finish
     /// the batch at hand and links to close. Monitors and containers live on.
-    pub(super) async fn close(&self, patience: std::time::Duration) {
+    pub async fn close(&self, patience: std::time::Duration) {
         for (_, pull) in lock(&self.pulls).drain() {
             pull.abort();
         }

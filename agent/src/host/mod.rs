@@ -41,11 +41,7 @@ pub enum Input {
     /// Run a task; answered once it is stored.
     Run { new: Box<NewTask>, reply: oneshot::Sender<Result<TaskView, String>> },
     /// Stop or remove a task; answered once that is stored. `None`: there is no such task.
-    Ask {
-        task: TaskId,
-        event: TaskEvent,
-        reply: oneshot::Sender<Result<Option<TaskView>, String>>,
-    },
+    Ask { task: TaskId, event: TaskEvent, reply: oneshot::Sender<Result<Option<TaskView>, String>> },
     /// End the loop; tasks live on.
     Shutdown,
 }

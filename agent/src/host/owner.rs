@@ -174,9 +174,9 @@ impl Owner {
         let mut batch = Batch::default();
         for id in &self.dirty {
             match self.host.tasks.get(id) {
-                Some(task) => batch
-                    .put(Table::Tasks, id.as_str(), task)
-                    .map_err(|error| chain(&error))?,
+                Some(task) => {
+                    batch.put(Table::Tasks, id.as_str(), task).map_err(|error| chain(&error))?
+                }
                 None => batch.remove(Table::Tasks, id.as_str()),
             }
         }

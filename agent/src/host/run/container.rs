@@ -150,9 +150,8 @@ fn prepare(hands: &Hands, task: &Task, index: usize) -> Result<Create, Failure> 
         .ok_or_else(|| Failure::from("no such container".to_owned()))?;
     let image = image(hands, task, index)?;
     let user = definition.user.as_deref().filter(|user| !user.is_empty());
-    let user = image
-        .resolve_user(user.unwrap_or(&image.config.user))
-        .map_err(|error| chain(&error))?;
+    let user =
+        image.resolve_user(user.unwrap_or(&image.config.user)).map_err(|error| chain(&error))?;
 
     let directory = hands.layout().task(&task.id).join(&definition.name);
     let bundle = directory.join("bundle");

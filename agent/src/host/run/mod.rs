@@ -15,15 +15,14 @@ use protocol::taskdef::NetworkMode;
 use super::hands::Hands;
 use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
 
-pub(super) use release::{end_processes, remove_files};
+pub(super) use release::{end_processes, leases, remove_files};
 
 /// Carries out one effect; the event says how it ended. `None`: nobody waits for it.
 pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -> Option<Event> {
     let generation = effect.generation;
     let of_task = |event| Some(Event::Task { task: effect.task.clone(), event });
-    let of_container = |container, event| {
-        Some(Event::Container { task: effect.task.clone(), container, event })
-    };
+    let of_container =
+        |container, event| Some(Event::Container { task: effect.task.clone(), container, event });
     match effect.action {
         Action::ResolveImage { container } => {
             let event = match image::resolve(&hands, &task, container).await {
@@ -83,9 +82,8 @@ pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -
 pub(super) fn panicked(effect: &Effect) -> Option<Event> {
     let generation = effect.generation;
     let reason = || format!("the agent failed internally at {:?}; see its log", effect.action);
-    let of_container = |container, event| {
-        Some(Event::Container { task: effect.task.clone(), container, event })
-    };
+    let of_container =
+        |container, event| Some(Event::Container { task: effect.task.clone(), container, event });
     match effect.action {
         Action::ResolveImage { container } => of_container(
             container,
@@ -117,7 +115,9 @@ pub(super) fn panicked(effect: &Effect) -> Option<Event> {
                 reason: format!("ResourceInitializationError: {}", reason()),
             },
         }),
-        Action::CancelPull { .. } | Action::Signal { .. } | Action::Release | Action::Remove => None,
+        Action::CancelPull { .. } | Action::Signal { .. } | Action::Release | Action::Remove => {
+            None
+        }
     }
 }
 

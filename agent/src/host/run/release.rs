@@ -87,11 +87,7 @@ async fn end_monitor(link: &Link, task: &Task, record: &MonitorRecord) -> Result
         for container in &task.definition.containers {
             delete(link, &container.name).await?;
         }
-        match link.call(Call::Shutdown).await {
-            // Gone is what was asked for.
-            Ok(_) | Err(Error::Gone { .. }) => {}
-            Err(error) => return Err(chain(&error)),
-        }
+        link.shutdown().await.map_err(|error| chain(&error))?;
         let mut look = LOOK.0;
         while monitor::alive(record) {
             tokio::time::sleep(look).await;
@@ -99,9 +95,9 @@ async fn end_monitor(link: &Link, task: &Task, record: &MonitorRecord) -> Result
         }
         Ok(())
     });
-    ended.await.unwrap_or_else(|_elapsed| {
-        Err(format!("the monitor {} does not end", record.guardian.pid))
-    })
+    ended
+        .await
+        .unwrap_or_else(|_elapsed| Err(format!("the monitor {} does not end", record.guardian.pid)))
 }
 
 async fn delete(link: &Link, container: &str) -> Result<(), String> {
@@ -178,7 +174,9 @@ pub(super) async fn remove(hands: &Arc<Hands>, task: &Arc<Task>) {
         let path = hands.layout().task(&task.id);
         match blocking(move || remove_files(&path)).await {
             Ok(()) => return,
-            Err(error) => tracing::warn!(task = %task.id, error, "cannot remove a task's files yet"),
+            Err(error) => {
+                tracing::warn!(task = %task.id, error, "cannot remove a task's files yet")
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY.1);

@@ -10,8 +10,8 @@ use protocol::taskdef::NetworkMode;
 use super::{blocking, private_directory};
 use crate::cgroup;
 use crate::engine::Task;
-use crate::host::hands::Hands;
 use crate::host::chain;
+use crate::host::hands::Hands;
 use crate::network::TaskLease;
 
 /// Names in T that a container's directory would hide.
@@ -43,10 +43,7 @@ pub(super) async fn create(hands: &Arc<Hands>, task: &Arc<Task>) -> Result<(), S
         let hands = Arc::clone(hands);
         blocking(move || {
             let namespace = namespace(hello.guardian.pid)?;
-            hands
-                .network()
-                .attach_task(&lease, namespace.as_fd())
-                .map_err(|error| chain(&error))
+            hands.network().attach_task(&lease, namespace.as_fd()).map_err(|error| chain(&error))
         })
         .await?;
     }
