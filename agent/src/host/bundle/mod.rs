@@ -17,7 +17,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use protocol::taskdef::{ContainerDefinition, NamespaceMode, NetworkMode, TaskDefinition};
+use protocol::taskdef::{ContainerDefinition, CpuArchitecture, NamespaceMode, NetworkMode, TaskDefinition};
 use serde_json::{Map, Value, json};
 
 use crate::image::{Config, User};
@@ -190,6 +190,13 @@ fn check_platform(input: &Input<'_>) -> Result<(), Error> {
         "aarch64" => "arm64",
         other => other,
     };
+    let wanted = input.definition.cpu_architecture.map(|architecture| match architecture {
+        CpuArchitecture::X86_64 => "amd64",
+        CpuArchitecture::Arm64 => "arm64",
+    });
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != host) {
+        return Err(Error::Architecture { wanted, host });
+    }
     let image = input.image;
     let fits = |found: &str, wanted: &str| found.is_empty() || found == wanted;
     if fits(&image.os, "linux") && fits(&image.architecture, host) {

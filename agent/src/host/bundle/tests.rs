@@ -55,6 +55,7 @@ fn task(container: ContainerDefinition, network_mode: NetworkMode) -> TaskDefini
         pid_mode: NamespaceMode::Private,
         ipc_mode: NamespaceMode::Private,
         tags: Vec::new(),
+        cpu_architecture: None,
     }
 }
 
