@@ -1,7 +1,7 @@
 //! The network on a real kernel: each test makes a host of its own (a network namespace), an outside
 //! network behind it, and namespaces for tasks. Needs root and nftables.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -150,7 +150,8 @@ fn tasks_reach_each_other_the_host_and_the_outside_and_leave_no_trace() {
     let started = Instant::now();
     network.attach_task(&second, two.as_fd()).unwrap();
     let warm = started.elapsed();
-    println!("first attach (bridge and table too): {cold:?}, next: {warm:?}");
+    // A number to look at, not to fail on: the machine may be busy.
+    eprintln!("first attach, bridge and table too: {cold:?}; next: {warm:?}");
     network.attach_task(&second, two.as_fd()).unwrap();
 
     serve(Some(&one), 80);
@@ -236,6 +237,33 @@ fn published_ports_are_reached_from_everywhere_and_only_they() {
     assert_eq!(reach(Some(&outside), HOST, 49153).unwrap(), OUTSIDE.to_string());
     network.detach(&Lease::Container(neighbour)).unwrap();
     reach(Some(&outside), HOST, 49153).unwrap_err();
+}
+
+#[test]
+fn a_udp_client_that_keeps_its_socket_follows_the_port() {
+    let outside = host();
+    let network = open(&[]);
+    // Forwarding, or nothing would track the connection yet.
+    network.prepare().unwrap();
+    let client = inside(&outside, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+    client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    client.connect((HOST, 2000)).unwrap();
+    let mut buffer = [0; 16];
+    client.send(b"early").unwrap();
+    client.recv(&mut buffer).unwrap_err();
+    for number in 2..4 {
+        let netns = netns();
+        let lease = container(&network, number, &[(Udp, 2000, 2000)]);
+        network.attach_container(&lease, netns.as_fd()).unwrap();
+        let server = inside(&netns, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 2000)).unwrap());
+        server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        client.send(b"segment").unwrap();
+        let (length, from) = server.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"segment");
+        server.send_to(b"answer", from).unwrap();
+        assert_eq!(client.recv(&mut buffer).unwrap(), 6);
+        network.detach(&Lease::Container(lease)).unwrap();
+    }
 }
 
 #[test]
