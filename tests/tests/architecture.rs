@@ -191,7 +191,7 @@ fn pure_modules_touch_nothing() {
 
 #[test]
 fn unsafe_stands_only_where_it_may() {
-    let allowed = ["runtime/src/sys/"];
+    let allowed = ["runtime/src/sys/", "agent/src/sys.rs"];
     let mut files = Vec::new();
     for member in ["protocol/src", "runtime/src", "agent/src", "control-plane/src"] {
         rust_files(&workspace().join(member), &mut files);
@@ -206,7 +206,7 @@ fn unsafe_stands_only_where_it_may() {
         for (number, line) in product_lines(path) {
             if line.contains("unsafe {")
                 || line.contains("unsafe fn")
-                || line.contains("allow(unsafe_code")
+                || (line.contains("allow(unsafe_code") && !name.ends_with("src/lib.rs"))
             {
                 found.push(format!("{name}:{number}: {line}"));
             }
