@@ -176,9 +176,7 @@ pub struct Server {
 impl Server {
     /// # Errors
     /// If no port can be bound.
-    pub fn start(
-        handler: impl Fn(&Request) -> Response + Send + Sync + 'static,
-    ) -> Result<Self> {
+    pub fn start(handler: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let handler: Arc<Handler> = Arc::new(handler);

@@ -32,7 +32,11 @@ fn paths_out_of_the_layer_are_refused() {
     let up = format!("{}{}", "../".repeat(40), &target[1..]);
     let up_dir = format!("{}{}", "../".repeat(40), &out[1..]);
 
-    refused("dot-dot", Tar::new().file("../evil", b"x"), "entry \"../evil\": its name leads outside");
+    refused(
+        "dot-dot",
+        Tar::new().file("../evil", b"x"),
+        "entry \"../evil\": its name leads outside",
+    );
     refused("inner dot-dot", Tar::new().file("a/../../evil", b"x"), "leads outside");
     refused("long dot-dot", Tar::new().file(&up, b"x"), "leads outside");
     refused("dot-dot alone", Tar::new().directory(".."), "leads outside");
@@ -58,7 +62,11 @@ fn paths_out_of_the_layer_are_refused() {
         Tar::new().symlink("a", "..").symlink("a/b", "c"),
         "leads outside of the layer through symbolic link \"a\" -> \"..\"",
     );
-    refused("links in a circle", Tar::new().symlink("a", "b").symlink("b", "a").file("a/x", b""), "too many symbolic links");
+    refused(
+        "links in a circle",
+        Tar::new().symlink("a", "b").symlink("b", "a").file("a/x", b""),
+        "too many symbolic links",
+    );
     refused("hard link out", Tar::new().hard_link("evil", target), "hard link to");
     refused("hard link up", Tar::new().hard_link("evil", &up), "hard link to");
     refused(
@@ -71,8 +79,16 @@ fn paths_out_of_the_layer_are_refused() {
         Tar::new().hard_link("evil", "etc/passwd"),
         "does not exist in this layer",
     );
-    refused("hard link to the root", Tar::new().hard_link("evil", "."), "a hard link to itself or to the root");
-    refused("hard link to a directory", Tar::new().directory("d").hard_link("e", "d"), "a hard link to a directory");
+    refused(
+        "hard link to the root",
+        Tar::new().hard_link("evil", "."),
+        "a hard link to itself or to the root",
+    );
+    refused(
+        "hard link to a directory",
+        Tar::new().directory("d").hard_link("e", "d"),
+        "a hard link to a directory",
+    );
     refused(
         "whiteout through a link",
         Tar::new().symlink("evil", out).file("evil/.wh.victim", b""),
@@ -82,7 +98,11 @@ fn paths_out_of_the_layer_are_refused() {
     refused("whiteout of itself", Tar::new().file(".wh..", b""), "a whiteout of nothing");
     refused("whiteout of nothing", Tar::new().file(".wh.", b""), "a whiteout of nothing");
     refused("whiteout as directory", Tar::new().file(".wh.a/b", b""), "passes a whiteout");
-    refused("file as directory", Tar::new().file("a", b"").file("a/b", b""), "which is not a directory");
+    refused(
+        "file as directory",
+        Tar::new().file("a", b"").file("a/b", b""),
+        "which is not a directory",
+    );
     refused("root as file", Tar::new().file("./.", b"x"), "the root of a layer is a directory");
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
     assert_eq!(std::fs::metadata(&victim).unwrap().nlink(), 1);
@@ -101,7 +121,11 @@ fn content_that_is_not_what_was_promised_is_refused() {
     layer.size = layer.blob.len() as u64;
     refused_layer("wrong digest", layer, "the manifest says sha256:");
     let layer = Layer { size: good.size + 1, ..good.clone() };
-    refused_layer("wrong size", layer, &format!("content has {} bytes, the manifest says {}", good.size, good.size + 1));
+    refused_layer(
+        "wrong size",
+        layer,
+        &format!("content has {} bytes, the manifest says {}", good.size, good.size + 1),
+    );
     let layer = Layer { diff_id: zeros.clone(), ..good.clone() };
     refused_layer("wrong diff id", layer, &format!("the configuration says {zeros}"));
     let layer = Layer { diff_id: "sha256:../../../etc".to_owned(), ..good.clone() };
@@ -114,8 +138,16 @@ fn content_that_is_not_what_was_promised_is_refused() {
     refused_layer("truncated gzip", Layer::new(cut.to_vec(), "tar+gzip", &bytes), "read at byte");
     let cut = &bytes[..600];
     refused_layer("truncated tar", Layer::new(gzip(cut), "tar+gzip", cut), "read at byte");
-    refused_layer("no tar", Layer::new(gzip(&[7; 2048]), "tar+gzip", &[7; 2048]), "checksum of a header");
-    refused_layer("no zstd", Layer::new(b"\x28\xb5\x2f\xfdrubbish".to_vec(), "tar+zstd", b""), "read at byte 0");
+    refused_layer(
+        "no tar",
+        Layer::new(gzip(&[7; 2048]), "tar+gzip", &[7; 2048]),
+        "checksum of a header",
+    );
+    refused_layer(
+        "no zstd",
+        Layer::new(b"\x28\xb5\x2f\xfdrubbish".to_vec(), "tar+zstd", b""),
+        "read at byte 0",
+    );
 }
 
 #[test]
@@ -137,7 +169,11 @@ fn layers_that_exhaust_the_host_are_refused() {
     let sum: u32 = sparse.iter().map(|byte| u32::from(*byte)).sum();
     sparse[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     let tar = [sparse.as_slice(), &[0; 1024]].concat();
-    refused_layer("huge", Layer::new(gzip(&tar), "tar+gzip", &tar), "unpacks to more than 68719476736 bytes");
+    refused_layer(
+        "huge",
+        Layer::new(gzip(&tar), "tar+gzip", &tar),
+        "unpacks to more than 68719476736 bytes",
+    );
 
     let deep = vec!["d"; 300].join("/");
     refused("deep", Tar::new().directory(&deep), "more than 256 directories deep");

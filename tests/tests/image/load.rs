@@ -27,7 +27,9 @@ fn an_oci_archive_is_loaded_and_seen_as_a_container_sees_it() {
     let user = image.resolve_user("app").unwrap();
     assert_eq!((user.uid, user.gid, user.home.as_str()), (10, 20, "/srv"));
     assert_eq!(user.additional_gids, [30]);
-    assert!(chain(&image.resolve_user("nobody").unwrap_err()).contains("unable to find user nobody"));
+    assert!(
+        chain(&image.resolve_user("nobody").unwrap_err()).contains("unable to find user nobody")
+    );
 }
 
 /// Mounts the layers and lists the tree, in a mount namespace of its own.
@@ -72,8 +74,22 @@ fn metadata_survives() {
         &[("SCHILY.xattr.security.capability", capability), ("mtime", b"1500000000.25")];
     let long = format!("{}/{}", "d".repeat(120), "f".repeat(120));
     let tar = Tar::new()
-        .entry(&Entry { kind: b'5', name: "dir/", mode: 0o1777, owner: (7, 8), mtime: 5, ..Entry::default() })
-        .entry(&Entry { name: "dir/suid", mode: 0o4755, owner: (1, 2), data: b"#!", pax, ..Entry::default() })
+        .entry(&Entry {
+            kind: b'5',
+            name: "dir/",
+            mode: 0o1777,
+            owner: (7, 8),
+            mtime: 5,
+            ..Entry::default()
+        })
+        .entry(&Entry {
+            name: "dir/suid",
+            mode: 0o4755,
+            owner: (1, 2),
+            data: b"#!",
+            pax,
+            ..Entry::default()
+        })
         .hard_link("dir/again", "dir/suid")
         .symlink("abs", "/etc/passwd")
         .file(&long, b"long")
@@ -82,7 +98,8 @@ fn metadata_survives() {
         .directory("was-dir")
         .file("was-dir/x", b"")
         .file("was-dir", b"file now");
-    let image = fixture.load(&Made::new(vec![Layer::gzip(&tar)]).oci_archive("m:1")).unwrap().remove(0);
+    let image =
+        fixture.load(&Made::new(vec![Layer::gzip(&tar)]).oci_archive("m:1")).unwrap().remove(0);
     let stat = |name: &str| std::fs::symlink_metadata(image.layers[0].join(name)).unwrap();
     let (dir, suid) = (stat("dir"), stat("dir/suid"));
     assert_eq!((dir.mode(), dir.uid(), dir.gid(), dir.mtime()), (0o41777, 7, 8, 5));
@@ -145,12 +162,18 @@ fn every_kind_of_archive_is_read() {
         ("oci, compressed", gzip(&oci), vec!["sample:oci"]),
     ] {
         let fixture = Fixture::new();
-        let images = fixture.load(&archive).unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
+        let images =
+            fixture.load(&archive).unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
         assert_eq!(images.len(), 1, "{name}");
         assert_eq!(images[0].references, references, "{name}");
         assert_eq!(images[0].id, made.id(), "{name}");
         assert_eq!(fixture.store.find(references[0]).unwrap().unwrap().digest, images[0].digest);
-        assert!(fixture.content().iter().all(|path| !path.starts_with(fixture.dir.path().join("images/tmp"))));
+        assert!(
+            fixture
+                .content()
+                .iter()
+                .all(|path| !path.starts_with(fixture.dir.path().join("images/tmp")))
+        );
     }
 }
 
@@ -170,7 +193,8 @@ fn archives_of_skopeo_are_read() {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let archive = std::fs::read(&to).unwrap();
-        let images = fixture.load(&archive).unwrap_or_else(|error| panic!("{kind}: {}", chain(&error)));
+        let images =
+            fixture.load(&archive).unwrap_or_else(|error| panic!("{kind}: {}", chain(&error)));
         assert_eq!(images[0].references, ["sample:skopeo"], "{kind}");
         assert_eq!(images[0].read_file("/data/new", 9).unwrap().unwrap(), b"new");
     }
@@ -198,7 +222,10 @@ fn the_platform_and_the_names_of_an_archive_are_chosen() {
         (b"hello".to_vec(), "not a tar archive"),
         (Tar::new().file("a", b"").finish(), "neither an OCI layout"),
         (Tar::new().file("index.json", b"{").finish(), "index.json: EOF"),
-        (Tar::new().file("manifest.json", br#"[{"Config":"../../etc/passwd"}]"#).finish(), "has no member \"../../etc/passwd\""),
+        (
+            Tar::new().file("manifest.json", br#"[{"Config":"../../etc/passwd"}]"#).finish(),
+            "has no member \"../../etc/passwd\"",
+        ),
         (here.oci_archive("app:1")[..3000].to_vec(), "truncated"),
     ] {
         let error = chain(&fixture.load(&bytes).unwrap_err());

@@ -31,7 +31,9 @@ fn an_image_is_pulled_found_and_pulled_again_for_nothing() {
     let pinned = registry.image(&format!("team/sample@{}", image.digest));
     assert_eq!(image.repo_digests, [pinned.clone()]);
     assert_eq!(image.read_file("/data/new", 9).unwrap().unwrap(), b"new");
-    for name in [&reference, &pinned, &image.id, &image.id[7..].to_owned(), &image.id[7..20].to_owned()] {
+    for name in
+        [&reference, &pinned, &image.id, &image.id[7..].to_owned(), &image.id[7..20].to_owned()]
+    {
         assert_eq!(fixture.store.find(name).unwrap().unwrap().id, image.id, "{name}");
     }
     {
@@ -74,7 +76,10 @@ fn the_platform_is_chosen_from_an_index() {
     let mut tar = Tar::new()
         .file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)
         .file("index.json", outer.to_string().as_bytes())
-        .file(&format!("blobs/{}", digest(index.as_bytes()).replacen(':', "/", 1)), index.as_bytes());
+        .file(
+            &format!("blobs/{}", digest(index.as_bytes()).replacen(':', "/", 1)),
+            index.as_bytes(),
+        );
     for (name, blob) in here.blobs().into_iter().chain(there.blobs()) {
         tar = tar.file(&format!("blobs/{}", name.replacen(':', "/", 1)), &blob);
     }
@@ -122,7 +127,10 @@ fn what_cannot_be_pulled_is_named_and_leaves_nothing() {
     let pull = |name: &str| chain(&fixture.pull(name).unwrap_err());
 
     let error = pull(&registry.image("sample:2"));
-    assert!(error.contains(&format!("pull {address}/sample:2 from {address}: unknown image")), "{error}");
+    assert!(
+        error.contains(&format!("pull {address}/sample:2 from {address}: unknown image")),
+        "{error}"
+    );
     assert!(pull(&registry.image("nothing")).contains("unknown image"));
     let error = pull("127.0.0.1:1/sample:1");
     assert!(error.contains("from 127.0.0.1:1: registry does not answer"), "{error}");
@@ -135,7 +143,10 @@ fn what_cannot_be_pulled_is_named_and_leaves_nothing() {
     bad[last] ^= 1;
     std::fs::write(&blob, &bad).unwrap();
     let error = pull(&registry.image("sample:1"));
-    assert!(error.contains(&made.layers[0].digest) && error.contains("content has digest"), "{error}");
+    assert!(
+        error.contains(&made.layers[0].digest) && error.contains("content has digest"),
+        "{error}"
+    );
     std::fs::write(&blob, &good[..good.len() - 5]).unwrap();
     assert!(!pull(&registry.image("sample:1")).is_empty());
     assert_eq!(fixture.content(), Default::default());
@@ -184,9 +195,10 @@ fn scripted(
 }
 
 fn ranged(request: &Request, blob: &[u8]) -> Response {
-    let from = request.headers.get("range").and_then(|range| {
-        range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok()
-    });
+    let from = request
+        .headers
+        .get("range")
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
     match from {
         Some(from) => Response::new(206, &blob[from..]),
         None => Response::new(200, blob),
@@ -215,7 +227,8 @@ fn a_token_is_fetched_where_the_registry_says() {
 #[test]
 fn a_broken_transfer_goes_on_where_it_stopped() {
     let fixture = Fixture::new();
-    let noise: Vec<u8> = (0..400_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let noise: Vec<u8> =
+        (0..400_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
     let image = Made::new(vec![Layer::plain(&Tar::new().file("noise", &noise))]);
     let (name, blob) = (image.layers[0].digest.clone(), image.layers[0].blob.clone());
     let asked = Arc::new(AtomicUsize::new(0));
@@ -325,16 +338,18 @@ fn a_cancelled_pull_leaves_nothing() {
 
 /// A registry that stops in the middle of a layer, and an image on it.
 fn stalling() -> (Server, String) {
-    let noise: Vec<u8> = (0..4_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let noise: Vec<u8> =
+        (0..4_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
     let small = Layer::gzip(&Tar::new().file("small", b"small"));
     let tar = Tar::new().file("first", b"first").file("noise", &noise);
     let image = Made::new(vec![small, Layer::plain(&tar)]);
     let (name, blob) = (image.layers[1].digest.clone(), image.layers[1].blob.clone());
     let server = scripted(&image, move |request| {
-        request
-            .path
-            .ends_with(&name)
-            .then(|| Response { cut: Some(1_000_000), stall: true, ..ranged(request, &blob) })
+        request.path.ends_with(&name).then(|| Response {
+            cut: Some(1_000_000),
+            stall: true,
+            ..ranged(request, &blob)
+        })
     });
     let reference = format!("{}/stalling:1", server.address());
     (server, reference)
