@@ -89,7 +89,7 @@ impl Store {
 
 fn registry_error(text: &str, reference: &Reference, source: registry::Error) -> Error {
     let registry = reference.domain().to_owned();
-    Error::Registry { reference: text.to_owned(), registry, source }
+    Error::Registry { reference: text.to_owned(), registry, source: Box::new(source) }
 }
 
 /// The whole chain, colon-separated.
@@ -305,7 +305,7 @@ impl Pull {
             Err(source) => Err(Error::Layer {
                 reference: self.text.clone(),
                 layer: format!("configuration {}", descriptor.digest),
-                source,
+                source: Box::new(source),
             }),
         }
     }
@@ -356,8 +356,8 @@ impl Pull {
                     known.insert(fetch.diff_id, (record, Some(fetch.dir)));
                 }
                 Err(error) => {
-                    let cancelled =
-                        matches!(&error, Error::Layer { source: unpack::Error::Cancelled, .. });
+                    let cancelled = matches!(&error, Error::Layer { source, .. }
+                        if matches!(**source, unpack::Error::Cancelled));
                     if failure.is_none() || !cancelled {
                         failure = Some(error);
                     }
@@ -436,7 +436,7 @@ impl Pull {
             Err(source) => Err(Error::Layer {
                 reference: self.text.clone(),
                 layer: descriptor.digest.clone(),
-                source,
+                source: Box::new(source),
             }),
         }
     }
