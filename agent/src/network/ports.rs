@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use protocol::taskdef::TransportProtocol;
 
-pub use host::{Error, dynamic_range, host_port_free};
+pub use host::{Error, dynamic_range, host_port_free, listening};
 
 /// Dynamic ports where the host does not tell its ephemeral range.
 pub const DEFAULT_RANGE: RangeInclusive<u16> = 49153..=65535;
