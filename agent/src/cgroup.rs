@@ -41,6 +41,8 @@ pub enum Error {
     Mounts { source: io::Error },
     #[error("list the cgroup {path}")]
     List { path: PathBuf, source: io::Error },
+    #[error("process {pid} in the cgroup {path} does not die of SIGKILL")]
+    Alive { path: String, pid: i32 },
     #[error("remove the cgroup {path}")]
     Remove { path: PathBuf, source: io::Error },
 }
@@ -149,6 +151,54 @@ pub fn remove(path: &str) -> Result<(), Vec<Error>> {
         Err(error) => failures.push(error),
     }
     if failures.is_empty() { Ok(()) } else { Err(failures) }
+}
+
+/// Kills every process in a cgroup and those below it, and waits until they are gone, for at most
+/// [`BUSY`]. The last resort for containers whose monitor is lost.
+///
+/// # Errors
+/// If a process outlives its SIGKILL, or the cgroups cannot be read.
+pub fn kill(path: &str) -> Result<(), Error> {
+    let deadline = Instant::now() + BUSY;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let mut alive = std::collections::BTreeSet::new();
+        for mount in mounts()? {
+            processes(&mount.join(path.trim_start_matches('/')), &mut alive)?;
+        }
+        let Some(last) = alive.last() else { return Ok(()) };
+        if Instant::now() > deadline {
+            return Err(Error::Alive { path: path.to_owned(), pid: *last });
+        }
+        for pid in &alive {
+            // It may have died since; its number is not reused while its cgroup lists it, and the
+            // instant between is what cgroup v1 leaves us.
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(*pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+fn processes(path: &Path, found: &mut std::collections::BTreeSet<i32>) -> Result<(), Error> {
+    match std::fs::read_to_string(path.join("cgroup.procs")) {
+        // 0 is a process outside our pid namespace, which we cannot reach.
+        Ok(text) => {
+            found.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p > 0))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // A threaded cgroup below a domain has none of its own.
+        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+        Err(source) => return Err(Error::List { path: path.to_owned(), source }),
+    }
+    for child in directories(path)? {
+        processes(&child, found)?;
+    }
+    Ok(())
 }
 
 /// Names of the cgroups directly below `path`, in any hierarchy.
@@ -264,6 +314,28 @@ mod tests {
         remove(&parent.0).unwrap();
         assert!(children(&parent.0).unwrap().is_empty());
         assert!(read("cgroup.procs").is_none());
+    }
+
+    #[test]
+    fn kill_ends_what_is_inside() {
+        let parent = Removed(format!("lighter-test-kill-{}", std::process::id()));
+        let path = format!("{}/task", parent.0);
+        create(&path, Limits { cpu: None, memory: Some(64) }).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let joined = mounts()
+            .unwrap()
+            .iter()
+            .filter(|mount| {
+                std::fs::write(mount.join(&path).join("cgroup.procs"), child.id().to_string())
+                    .is_ok()
+            })
+            .count();
+        assert!(joined > 0);
+        let reaper = std::thread::spawn(move || child.wait().unwrap());
+        kill(&path).unwrap();
+        assert!(!reaper.join().unwrap().success());
+        remove(&parent.0).unwrap();
+        kill(&path).unwrap();
     }
 
     #[test]

@@ -80,6 +80,7 @@ fn definition(network_mode: NetworkMode, containers: Vec<ContainerDefinition>) -
         pid_mode: NamespaceMode::Private,
         ipc_mode: NamespaceMode::Private,
         tags: vec![],
+        cpu_architecture: None,
     }
 }
 

@@ -1,10 +1,56 @@
-//! Images.
+//! Images: from a registry or an archive into a content-addressed store, and from there, as
+//! unpacked layers, under the overlay of a container.
+//!
+//! ```text
+//! reference.rs  what people write: name[:tag][@digest], Docker's grammar and defaults
+//! auth.rs       credentials of registries
+//! platform.rs   which entry of an index fits
+//! manifest.rs   the documents of the OCI image specification and their Docker twins
+//! registry.rs   OCI distribution API; the only module that knows the client crate
+//! archive.rs    OCI layouts and docker-archives in a tar
+//! pull.rs       registry → store          load.rs  archive → store
+//! layer.rs      one blob: digest → decompress → digest → unpack, bounded memory
+//! entries.rs    tar format                unpack.rs  entry → directory
+//! tree.rs       the only way to a path below a layer's directory
+//! whiteout.rs   names with `.wh.`
+//! content.rs    the store on disk: commit, find, remove, sweep
+//! snapshot.rs   reading an image's files as a container would see them
+//! passwd.rs     the image's users
+//! ```
+//!
+//! Everything that comes from a registry or an archive is hostile: sizes, counts and memory are
+//! bounded, digests verified before anything is committed, and no entry of a layer can name, link
+//! or write what is not in the layer's own directory. A pull that fails leaves nothing.
+
+mod archive;
+mod auth;
+mod content;
+mod entries;
+mod error;
+mod layer;
+mod load;
+mod manifest;
+mod passwd;
+mod platform;
+mod pull;
+mod reference;
+mod registry;
+mod snapshot;
+mod tree;
+mod unpack;
+mod whiteout;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::api::types::{ImageView, PullEvent, RemovedImage};
+pub use auth::Auth;
+pub use content::Store;
+pub use error::Error;
+pub use passwd::User;
+pub use reference::Reference;
+
+use crate::api::types::PullEvent;
 
 /// Receives the progress of a pull or load, on any thread, in order per layer.
 pub type Progress = Arc<dyn Fn(PullEvent) + Send + Sync>;
@@ -47,86 +93,4 @@ pub struct Config {
     /// `amd64`, `arm64`, …
     pub architecture: String,
     pub os: String,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("image {0}")]
-pub struct Error(String);
-
-/// A user of the image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
-    pub uid: u32,
-    pub gid: u32,
-    pub additional_gids: Vec<u32>,
-    pub home: String,
-}
-
-/// Credentials of registries.
-#[derive(Debug, Clone, Default)]
-pub struct Auth;
-
-impl Auth {
-    pub fn anonymous() -> Self {
-        Self
-    }
-    /// `kind` and `data` are ECS_ENGINE_AUTH_TYPE and ECS_ENGINE_AUTH_DATA; `docker_config` is
-    /// Docker's `config.json`, which need not exist.
-    pub fn load(
-        _kind: Option<&str>,
-        _data: Option<&str>,
-        _docker_config: Option<&Path>,
-    ) -> Result<Self, Error> {
-        Ok(Self)
-    }
-}
-
-/// The image store.
-#[derive(Debug, Clone)]
-pub struct Store {
-    dir: PathBuf,
-}
-
-impl Store {
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        Ok(Self { dir: dir.to_owned() })
-    }
-    pub async fn pull(
-        &self,
-        reference: &str,
-        _platform: Option<&str>,
-        _auth: &Auth,
-        _progress: Progress,
-    ) -> Result<Image, Error> {
-        Err(Error(format!("{reference} {:?}", self.dir)))
-    }
-    pub async fn load(&self, archive: &Path, _progress: Progress) -> Result<Vec<Image>, Error> {
-        Err(Error(format!("{archive:?}")))
-    }
-    pub fn find(&self, _reference: &str) -> Result<Option<Image>, Error> {
-        Ok(None)
-    }
-    pub fn list(&self) -> Result<Vec<ImageView>, Error> {
-        Ok(Vec::new())
-    }
-    pub fn remove(
-        &self,
-        reference: &str,
-        _force: bool,
-        _in_use: &dyn Fn(&str) -> bool,
-    ) -> Result<RemovedImage, Error> {
-        Err(Error(reference.to_owned()))
-    }
-}
-
-impl Image {
-    pub fn read_file(&self, _path: &str, _limit: u64) -> Result<Option<Vec<u8>>, Error> {
-        Ok(None)
-    }
-    pub fn resolve_user(&self, user: &str) -> Result<User, Error> {
-        Err(Error(user.to_owned()))
-    }
-    pub fn copy_directory(&self, _path: &str, _into: &Path) -> Result<bool, Error> {
-        Ok(false)
-    }
 }

@@ -16,6 +16,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use protocol::monitor::{Call, Change, ContainerFacts, Fact};
@@ -25,6 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::client::{Client, Hello};
 use super::spawn::{Program, Spawn, reap};
 use super::{Error, LOG, alive, record};
+use crate::host::chain;
 
 /// A monitor answers its first greeting after it has made namespaces and forked.
 const GREETING: Duration = Duration::from_secs(10);
@@ -67,6 +69,8 @@ enum State {
 #[derive(Debug, Clone)]
 pub struct Link {
     state: watch::Receiver<State>,
+    /// Set once the monitor's end is wanted: then nobody starts another.
+    closing: Arc<AtomicBool>,
     _owner: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -94,8 +98,9 @@ impl Link {
             None => State::Connecting,
         };
         let (sender, state) = watch::channel(initial);
-        let owner = tokio::spawn(run(target, first, sender, reports));
-        Self { state, _owner: Arc::new(AbortOnDropHandle::new(owner)) }
+        let closing = Arc::new(AtomicBool::new(false));
+        let owner = tokio::spawn(run(target, first, Arc::clone(&closing), sender, reports));
+        Self { state, closing, _owner: Arc::new(AbortOnDropHandle::new(owner)) }
     }
 
     /// The monitor's processes, once it answers.
@@ -126,6 +131,21 @@ impl Link {
                     }
                 }
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Ends the monitor, and with it the link. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// If the monitor refuses, because a container exists.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        self.closing.store(true, Ordering::Release);
+        match self.call(Call::Shutdown).await {
+            Ok(_) | Err(Error::Gone { .. }) => Ok(()),
+            Err(error) => {
+                self.closing.store(false, Ordering::Release);
+                Err(error)
             }
         }
     }
@@ -173,6 +193,7 @@ async fn connect(run: &Path) -> Result<Connection, Error> {
 async fn run(
     target: Target,
     mut first: Option<Connection>,
+    closing: Arc<AtomicBool>,
     state: watch::Sender<State>,
     reports: mpsc::Sender<Report>,
 ) {
@@ -190,8 +211,12 @@ async fn run(
                 if !forward(connection, &reports).await {
                     return;
                 }
+                if closing.load(Ordering::Acquire) {
+                    return;
+                }
                 state.send_replace(State::Connecting);
             }
+            Err(_) if closing.load(Ordering::Acquire) => return,
             Err(error) => {
                 tracing::debug!(task = %target.task.display(), %error, "connect to a monitor");
                 let served = record(&target.run).ok().flatten().is_some_and(|found| alive(&found));
@@ -245,16 +270,4 @@ fn last_words(run: &Path) -> String {
     let bytes = std::fs::read(run.join(LOG)).unwrap_or_default();
     let tail = &bytes[bytes.len().saturating_sub(LAST_WORDS)..];
     String::from_utf8_lossy(tail).trim().replace('\n', "; ")
-}
-
-/// An error with its causes, colon-separated.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

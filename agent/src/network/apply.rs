@@ -214,11 +214,13 @@ pub(super) fn attach(
     ])?;
     // The carrier comes up with the host's end, when everything inside is settled.
     let outside = inside.peer.ok_or_else(|| vanished(&name))?;
-    host.apply(vec![
-        netlink::describe_link(outside, &name, &names.veth_alias(lease), Some(bridge.index)),
-        netlink::set_up(outside, &name),
-    ])?;
-    Ok(())
+    let alias = names.veth_alias(lease);
+    let mut requests = vec![netlink::describe_link(outside, &name, &alias, Some(bridge.index))];
+    if !lease.ports().is_empty() {
+        requests.push(netlink::set_hairpin(outside, &name));
+    }
+    requests.push(netlink::set_up(outside, &name));
+    Ok(host.apply(requests)?)
 }
 
 /// Removes a lease's veth pair; none is no error.

@@ -12,6 +12,7 @@
 //! bridge itself: an accept in one table does not overrule a drop in another.
 
 mod apply;
+mod conntrack;
 pub mod dns;
 pub mod firewall;
 pub mod ipam;
@@ -134,6 +135,19 @@ impl Network {
         self.subnets
     }
 
+    /// Makes bridge and table if they are not there yet. The first attach does the same and waits some
+    /// ten milliseconds for it, mostly for `nft`; called beside other work, it need not.
+    ///
+    /// # Errors
+    /// If the kernel refuses, `nft` is missing, or the subnet is meanwhile taken.
+    pub fn prepare(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        match state.ready {
+            Some(_) => Ok(()),
+            None => self.ensure(&mut Socket::open()?, &mut state).map(drop),
+        }
+    }
+
     /// Gives an awsvpc task's network namespace its interface: `eth0` with the lease's address, a
     /// default route, loopback up. Repeating it completes what is missing. After a failure call
     /// [`Self::detach`].
@@ -186,6 +200,8 @@ impl Network {
         firewall::publish(&self.names, &new)
             .or_else(|_| firewall::replace(&self.names, &self.subnets, &all))?;
         state.published = all;
+        drop(state);
+        conntrack::forget(&new);
         Ok(())
     }
 
@@ -210,6 +226,7 @@ impl Network {
             };
             if result.is_ok() {
                 state.published = left;
+                conntrack::forget(&gone);
             }
             result.map_err(Error::from)
         };

@@ -1,4 +1,4 @@
-//! A blocking rtnetlink socket.
+//! A blocking netlink socket, and rtnetlink over it.
 //!
 //! A socket belongs to the network namespace it was opened in, whichever thread uses it later; so
 //! [`Socket::open_in`] enters the namespace on a short-lived thread and hands the socket back.
@@ -7,25 +7,24 @@
 //! attribute by attribute and only those we use, so that a newer kernel's additions cannot break
 //! us. Reference: RFC 3549, rtnetlink(7), `Documentation/userspace-api/netlink/intro.rst`.
 
+mod requests;
+
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NlasIterator,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData, InfoKind,
-    InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
-};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use netlink_packet_route::route::{RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+
+pub use requests::*;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -116,7 +115,18 @@ pub struct Route {
     pub link: Option<u32>,
 }
 
-/// A blocking rtnetlink socket of one network namespace.
+/// A message of another netlink protocol than rtnetlink.
+#[derive(Debug)]
+pub(super) struct Raw<'a> {
+    pub(super) kind: u16,
+    /// Beside `NLM_F_REQUEST`.
+    pub(super) flags: u16,
+    /// Type of the answers.
+    pub(super) answer: u16,
+    pub(super) payload: &'a [u8],
+}
+
+/// A blocking netlink socket of one network namespace.
 #[derive(Debug)]
 pub struct Socket {
     socket: netlink_sys::Socket,
@@ -129,8 +139,12 @@ impl Socket {
     /// # Errors
     /// If the kernel has no socket for us.
     pub fn open() -> Result<Self, Error> {
-        let socket =
-            netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_ROUTE).map_err(Error::Open)?;
+        Self::open_protocol(netlink_sys::protocols::NETLINK_ROUTE)
+    }
+
+    /// Likewise for another netlink protocol, which is spoken by [`Self::exchange`] only.
+    pub(super) fn open_protocol(protocol: isize) -> Result<Self, Error> {
+        let socket = netlink_sys::Socket::new(protocol).map_err(Error::Open)?;
         socket.set_ext_ack(true).map_err(Error::Open)?;
         socket.set_cap_ack(true).map_err(Error::Open)?;
         socket.set_netlink_get_strict_chk(true).map_err(Error::Open)?;
@@ -272,12 +286,43 @@ impl Socket {
         operation: &str,
         message: RouteNetlinkMessage,
         kind: u16,
-        parse: impl Fn(&[u8]) -> Result<Option<T>, &'static str>,
+        parse: impl Fn(&[u8]) -> Result<Option<T>, String>,
     ) -> Result<Vec<T>, Error> {
         let mut datagram = Vec::new();
         self.sequence = self.sequence.wrapping_add(1);
         append(&mut datagram, message, NLM_F_REQUEST | NLM_F_DUMP, self.sequence);
         self.send(operation, &datagram)?;
+        self.collect(operation, kind, parse)
+    }
+
+    /// Sends one message of any protocol and reads the answers of type `answer` up to the end of
+    /// the dump or the acknowledgement.
+    pub(super) fn exchange<T>(
+        &mut self,
+        operation: &str,
+        message: &Raw<'_>,
+        parse: impl Fn(&[u8]) -> Result<Option<T>, String>,
+    ) -> Result<Vec<T>, Error> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let length = MESSAGE_HEADER + message.payload.len();
+        let length =
+            u32::try_from(length).map_err(|error| malformed(operation, error.to_string()))?;
+        let mut datagram = length.to_ne_bytes().to_vec();
+        datagram.extend(message.kind.to_ne_bytes());
+        datagram.extend((NLM_F_REQUEST | message.flags).to_ne_bytes());
+        datagram.extend(self.sequence.to_ne_bytes());
+        datagram.extend([0; 4]);
+        datagram.extend(message.payload);
+        self.send(operation, &datagram)?;
+        self.collect(operation, message.answer, parse)
+    }
+
+    fn collect<T>(
+        &mut self,
+        operation: &str,
+        kind: u16,
+        parse: impl Fn(&[u8]) -> Result<Option<T>, String>,
+    ) -> Result<Vec<T>, Error> {
         let mut found = Vec::new();
         loop {
             let bytes = self.receive(operation)?;
@@ -323,8 +368,8 @@ impl Socket {
     }
 }
 
-fn malformed(operation: &str, detail: &str) -> Error {
-    Error::Malformed { operation: operation.to_owned(), detail: detail.to_owned() }
+fn malformed(operation: &str, detail: impl Into<String>) -> Error {
+    Error::Malformed { operation: operation.to_owned(), detail: detail.into() }
 }
 
 fn append(datagram: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence: u32) {
@@ -418,7 +463,7 @@ fn ipv4(value: &[u8]) -> Option<Ipv4Addr> {
     value.first_chunk::<4>().map(|raw| Ipv4Addr::from(*raw))
 }
 
-fn parse_link(payload: &[u8]) -> Result<Option<Link>, &'static str> {
+fn parse_link(payload: &[u8]) -> Result<Option<Link>, String> {
     let index = payload.get(4..8).and_then(number).ok_or("short interface")?;
     let mut link = Link {
         index,
@@ -431,7 +476,7 @@ fn parse_link(payload: &[u8]) -> Result<Option<Link>, &'static str> {
         peer: None,
     };
     for nla in NlasIterator::new(payload.get(LINK_HEADER..).unwrap_or_default()) {
-        let nla = nla.map_err(|_| "bad interface attribute")?;
+        let nla = nla.map_err(|error| error.to_string())?;
         match u32::from(nla.kind()) {
             1 => link.address = nla.value().to_vec(),
             3 => link.name = text(nla.value()),
@@ -451,25 +496,25 @@ fn parse_link(payload: &[u8]) -> Result<Option<Link>, &'static str> {
     Ok(Some(link))
 }
 
-fn parse_address(payload: &[u8]) -> Result<Option<Address>, &'static str> {
+fn parse_address(payload: &[u8]) -> Result<Option<Address>, String> {
     let prefix = *payload.get(1).ok_or("short address")?;
     let link = payload.get(4..8).and_then(number).ok_or("short address")?;
     let mut address = None;
     for nla in NlasIterator::new(payload.get(ADDRESS_HEADER..).unwrap_or_default()) {
-        let nla = nla.map_err(|_| "bad address attribute")?;
+        let nla = nla.map_err(|error| error.to_string())?;
         // IFA_ADDRESS is the prefix (the peer's on a point-to-point link), IFA_LOCAL our own.
         if nla.kind() == 1 || (nla.kind() == 2 && address.is_none()) {
             address = ipv4(nla.value());
         }
     }
     let Some(address) = address else { return Ok(None) };
-    let network = Ipv4Net::new(address, prefix).map_err(|_| "bad prefix length")?;
+    let network = Ipv4Net::new(address, prefix).map_err(|error| error.to_string())?;
     Ok(Some(Address { link, network }))
 }
 
-fn parse_route(payload: &[u8]) -> Result<Option<Route>, &'static str> {
+fn parse_route(payload: &[u8]) -> Result<Option<Route>, String> {
     let Some([_, prefix, _, _, table, _, _, kind]) = payload.first_chunk::<8>() else {
-        return Err("short route");
+        return Err("short route".to_owned());
     };
     if *table == 255 || *kind != u8::from(RouteType::Unicast) {
         return Ok(None);
@@ -477,7 +522,7 @@ fn parse_route(payload: &[u8]) -> Result<Option<Route>, &'static str> {
     let mut route = Route { destination: Ipv4Net::default(), gateway: None, link: None };
     let mut destination = Ipv4Addr::UNSPECIFIED;
     for nla in NlasIterator::new(payload.get(ROUTE_HEADER..).unwrap_or_default()) {
-        let nla = nla.map_err(|_| "bad route attribute")?;
+        let nla = nla.map_err(|error| error.to_string())?;
         match nla.kind() {
             1 => destination = ipv4(nla.value()).ok_or("short destination")?,
             4 => route.link = number(nla.value()),
@@ -485,165 +530,6 @@ fn parse_route(payload: &[u8]) -> Result<Option<Route>, &'static str> {
             _ => {}
         }
     }
-    route.destination = Ipv4Net::new(destination, *prefix).map_err(|_| "bad prefix length")?;
+    route.destination = Ipv4Net::new(destination, *prefix).map_err(|error| error.to_string())?;
     Ok(Some(route))
-}
-
-/// Without generated addresses IPv6 is silent on the interface: no duplicate address detection to
-/// wait for, no way around the IPv4 rules.
-fn no_ipv6() -> LinkAttribute {
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
-        In6AddrGenMode::None,
-    )])])
-}
-
-/// Creates a bridge that forwards at once, down. Refused with `EEXIST` if the name is taken.
-pub fn create_bridge(name: &str, mac: [u8; 6], mtu: u32) -> Request {
-    let mut link = LinkMessage::default();
-    link.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::Address(mac.to_vec()),
-        LinkAttribute::Mtu(mtu),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Bridge),
-            LinkInfo::Data(InfoData::Bridge(vec![
-                InfoBridge::ForwardDelay(0),
-                InfoBridge::StpState(BridgeStpState::Disabled),
-                InfoBridge::MulticastSnooping(false),
-            ])),
-        ]),
-    ];
-    Request {
-        operation: format!("create bridge {name}"),
-        message: RouteNetlinkMessage::NewLink(link),
-        flags: NLM_F_CREATE | NLM_F_EXCL,
-        tolerated: None,
-    }
-}
-
-/// A veth pair whose one end becomes a port of a bridge here and whose other end is born, as
-/// `inner_name`, in another network namespace.
-#[derive(Debug)]
-pub struct Veth<'a> {
-    pub name: &'a str,
-    /// Index of the bridge.
-    pub bridge: u32,
-    pub mtu: u32,
-    pub inner_name: &'a str,
-    pub inner_mac: [u8; 6],
-    pub netns: BorrowedFd<'a>,
-}
-
-/// Creates both ends, down. Refused with `EEXIST` if either name is taken.
-pub fn create_veth(veth: &Veth<'_>) -> Request {
-    let mut peer = LinkMessage::default();
-    peer.attributes = vec![
-        LinkAttribute::IfName(veth.inner_name.to_owned()),
-        LinkAttribute::Address(veth.inner_mac.to_vec()),
-        LinkAttribute::Mtu(veth.mtu),
-        LinkAttribute::NetNsFd(veth.netns.as_fd().as_raw_fd()),
-    ];
-    let mut link = LinkMessage::default();
-    link.attributes = vec![
-        LinkAttribute::IfName(veth.name.to_owned()),
-        LinkAttribute::Mtu(veth.mtu),
-        LinkAttribute::Controller(veth.bridge),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-        ]),
-    ];
-    Request {
-        operation: format!("create the veth pair {} and {}", veth.name, veth.inner_name),
-        message: RouteNetlinkMessage::NewLink(link),
-        flags: NLM_F_CREATE | NLM_F_EXCL,
-        tolerated: None,
-    }
-}
-
-/// Sets an interface's alias, its bridge if one is given, and keeps IPv6 off it.
-pub fn describe_link(index: u32, name: &str, alias: &str, bridge: Option<u32>) -> Request {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.attributes = vec![LinkAttribute::IfAlias(alias.to_owned()), no_ipv6()];
-    link.attributes.extend(bridge.map(LinkAttribute::Controller));
-    set_link(format!("describe interface {name}"), link)
-}
-
-/// Makes an interface a port of a bridge.
-pub fn enslave(index: u32, name: &str, bridge: u32) -> Request {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.attributes = vec![LinkAttribute::Controller(bridge)];
-    set_link(format!("add interface {name} to the bridge"), link)
-}
-
-/// Keeps IPv6 off an interface that is about to come up.
-pub fn silence_ipv6(index: u32, name: &str) -> Request {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.attributes = vec![no_ipv6()];
-    set_link(format!("turn off IPv6 address generation on {name}"), link)
-}
-
-/// Brings an interface up.
-pub fn set_up(index: u32, name: &str) -> Request {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    set_link(format!("bring interface {name} up"), link)
-}
-
-fn set_link(operation: String, link: LinkMessage) -> Request {
-    Request { operation, message: RouteNetlinkMessage::SetLink(link), flags: 0, tolerated: None }
-}
-
-/// Deletes an interface by index.
-pub fn delete_link(index: u32, name: &str) -> Request {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    Request {
-        operation: format!("delete interface {name}"),
-        message: RouteNetlinkMessage::DelLink(link),
-        flags: 0,
-        tolerated: Some(Errno::ENODEV),
-    }
-}
-
-/// Gives an interface an address with the route to its subnet; there already is no error.
-pub fn add_address(index: u32, name: &str, address: Ipv4Net) -> Request {
-    let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = address.prefix_len();
-    message.header.scope = AddressScope::Universe;
-    message.header.index = index;
-    message.attributes = vec![
-        AddressAttribute::Local(address.addr().into()),
-        AddressAttribute::Address(address.addr().into()),
-    ];
-    Request {
-        operation: format!("add address {address} to interface {name}"),
-        message: RouteNetlinkMessage::NewAddress(message),
-        flags: NLM_F_CREATE | NLM_F_EXCL,
-        tolerated: Some(Errno::EEXIST),
-    }
-}
-
-/// Sets the default route.
-pub fn set_default_route(index: u32, gateway: Ipv4Addr) -> Request {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.scope = RouteScope::Universe;
-    message.header.kind = RouteType::Unicast;
-    message.attributes =
-        vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index)];
-    Request {
-        operation: format!("set the default route by {gateway}"),
-        message: RouteNetlinkMessage::NewRoute(message),
-        flags: NLM_F_CREATE | NLM_F_REPLACE,
-        tolerated: None,
-    }
 }

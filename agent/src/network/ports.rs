@@ -60,6 +60,30 @@ pub fn allocate(
     (split..=end).chain(first..split).find(|port| !used.contains(&(protocol, *port)))
 }
 
+/// Ports that something in the host's network listens on (TCP) or is bound to (UDP). What cannot be
+/// read is left out: binding a port still says whether it is free.
+pub fn listening() -> BTreeSet<(TransportProtocol, u16)> {
+    /// State of a listening socket in `/proc/net/tcp`.
+    const LISTEN: &str = "0A";
+    let mut found = BTreeSet::new();
+    for (path, protocol) in [
+        ("/proc/net/tcp", TransportProtocol::Tcp),
+        ("/proc/net/tcp6", TransportProtocol::Tcp),
+        ("/proc/net/udp", TransportProtocol::Udp),
+        ("/proc/net/udp6", TransportProtocol::Udp),
+    ] {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        found.extend(text.lines().skip(1).filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let port = fields.nth(1)?.rsplit_once(':')?.1;
+            let state = fields.nth(1)?;
+            let counts = protocol == TransportProtocol::Udp || state == LISTEN;
+            counts.then(|| u16::from_str_radix(port, 16).ok()).flatten().map(|p| (protocol, p))
+        }));
+    }
+    found
+}
+
 /// That nothing on the host, on any of its addresses, listens on the port.
 ///
 /// # Errors

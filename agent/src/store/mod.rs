@@ -70,6 +70,9 @@ impl Table {
     }
 }
 
+/// Keys with their values, or why a value cannot be read.
+pub type Rows<T> = Vec<(String, Result<T, Error>)>;
+
 #[derive(Serialize)]
 struct Written<'a, T> {
     v: u32,
@@ -179,7 +182,7 @@ impl Store {
     pub fn load<T: DeserializeOwned>(
         &self,
         table: Table,
-    ) -> Result<Vec<(String, Result<T, Error>)>, Error> {
+    ) -> Result<Rows<T>, Error> {
         let read = self.database.begin_read().map_err(access("begin to read"))?;
         let rows = read.open_table(table.definition()).map_err(access("open a table of"))?;
         let mut found = Vec::new();

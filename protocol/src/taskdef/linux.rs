@@ -288,7 +288,7 @@ pub(super) fn no_new_privileges(container: &Node<'_>, report: &mut Report) -> bo
             "no-new-privileges:false" => no_new_privileges = false,
             text if ["label:", "apparmor:", "credentialspec:"]
                 .iter()
-                .any(|kind| text.len() > kind.len() && text.starts_with(kind)) => {}
+                .any(|kind| text.starts_with(kind)) => {}
             text => report.invalid(
                 &node.path,
                 format!(

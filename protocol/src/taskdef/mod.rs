@@ -34,8 +34,6 @@ mod schema;
 mod shape;
 mod supported;
 mod task;
-#[cfg(test)]
-mod tests;
 mod text;
 mod types;
 mod units;
@@ -88,3 +86,6 @@ fn read(value: &Value, mut report: Report) -> Result<TaskDefinition, Problems> {
     supported::check(root, &mut report);
     report.finish(definition)
 }
+
+#[cfg(test)]
+mod tests;

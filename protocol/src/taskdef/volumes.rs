@@ -106,6 +106,9 @@ pub(super) fn mount_points(
             let rule = format!("no volume of the task is named {}", quoted(source));
             report.invalid(&node.at("sourceVolume"), rule);
         }
+        if node.member("containerPath").is_none_or(|path| path.as_text() == Some("")) {
+            report.invalid(&node.at("containerPath"), "is required");
+        }
         check_mount_path(&node, &mut places, report);
         points.push(MountPoint {
             source_volume: source.to_owned(),
@@ -123,12 +126,8 @@ pub(super) fn mount_points(
 
 fn check_mount_path(node: &Node<'_>, places: &mut HashSet<String>, report: &mut Report) {
     let place = node.at("containerPath");
-    let Some(path) = node.text("containerPath") else {
-        if !node.has("containerPath") {
-            report.invalid(&place, "is required");
-        }
-        return;
-    };
+    // One that is missing has been reported.
+    let Some(path) = node.text("containerPath") else { return };
     if let Some(rule) = text::absolute_path(path) {
         report.invalid(&place, rule);
         return;

@@ -17,7 +17,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use protocol::taskdef::{ContainerDefinition, NamespaceMode, NetworkMode, TaskDefinition};
+use protocol::taskdef::{ContainerDefinition, CpuArchitecture, NamespaceMode, NetworkMode, TaskDefinition};
 use serde_json::{Map, Value, json};
 
 use crate::image::{Config, User};
@@ -83,20 +83,25 @@ impl HostFacts {
 /// A mount that the task brings: a volume, a tmpfs, one of the files in `/etc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    pub destination: String,
-    pub kind: MountKind,
+    pub destination: PathBuf,
+    /// `bind` or `tmpfs`
+    pub kind: &'static str,
+    pub source: PathBuf,
+    /// As in an OCI configuration.
+    pub options: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MountKind {
-    /// Recursive, private.
-    Bind {
-        source: PathBuf,
-        read_only: bool,
-    },
-    Tmpfs {
-        options: Vec<String>,
-    },
+impl Mount {
+    /// A file or directory of the host, writable or not.
+    pub fn bind(source: PathBuf, destination: &str, read_only: bool) -> Self {
+        let access = if read_only { "ro" } else { "rw" };
+        Self {
+            destination: PathBuf::from(destination),
+            kind: "bind",
+            source,
+            options: ["rbind", "rprivate", access].map(str::to_owned).to_vec(),
+        }
+    }
 }
 
 /// What one configuration is made of.
@@ -185,6 +190,13 @@ fn check_platform(input: &Input<'_>) -> Result<(), Error> {
         "aarch64" => "arm64",
         other => other,
     };
+    let wanted = input.definition.cpu_architecture.map(|architecture| match architecture {
+        CpuArchitecture::X86_64 => "amd64",
+        CpuArchitecture::Arm64 => "arm64",
+    });
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != host) {
+        return Err(Error::Architecture { wanted, host });
+    }
     let image = input.image;
     let fits = |found: &str, wanted: &str| found.is_empty() || found == wanted;
     if fits(&image.os, "linux") && fits(&image.architecture, host) {
@@ -299,10 +311,10 @@ fn sysctls(input: &Input<'_>) -> Value {
 fn mounts(input: &Input<'_>) -> Vec<Value> {
     let container = input.container;
     let host_ipc = input.definition.ipc_mode == NamespaceMode::Host;
-    let own: Vec<&str> = input.mounts.iter().map(|mount| mount.destination.as_str()).collect();
+    let own: Vec<&Path> = input.mounts.iter().map(|mount| mount.destination.as_path()).collect();
     let mut mounts: Vec<Value> = MOUNTS
         .iter()
-        .filter(|(destination, ..)| !own.contains(destination))
+        .filter(|(destination, ..)| !own.contains(&Path::new(destination)))
         .map(|(destination, kind, source, options)| {
             let options: Vec<&str> = options
                 .iter()
@@ -317,7 +329,7 @@ fn mounts(input: &Input<'_>) -> Vec<Value> {
             }
         })
         .collect();
-    if !own.contains(&"/dev/shm") {
+    if !own.contains(&Path::new("/dev/shm")) {
         let size = container.linux.shared_memory_size.unwrap_or(SHARED_MEMORY);
         mounts.push(if host_ipc {
             host_bind("/dev/shm")
@@ -330,20 +342,17 @@ fn mounts(input: &Input<'_>) -> Vec<Value> {
     }
     // A mount below another comes after it.
     let mut brought: Vec<&Mount> = input.mounts.iter().collect();
-    brought.sort_by_key(|mount| mount.destination.matches('/').count());
-    mounts.extend(brought.into_iter().map(|mount| match &mount.kind {
-        MountKind::Bind { source, read_only } => json!({
-            "destination": mount.destination, "type": "bind", "source": source,
-            "options": ["rbind", "rprivate", if *read_only { "ro" } else { "rw" }],
-        }),
-        MountKind::Tmpfs { options } => json!({
-            "destination": mount.destination, "type": "tmpfs", "source": "tmpfs",
-            "options": options,
-        }),
+    brought.sort_by_key(|mount| mount.destination.components().count());
+    mounts.extend(brought.into_iter().map(|mount| {
+        json!({
+            "destination": mount.destination, "type": mount.kind, "source": mount.source,
+            "options": mount.options,
+        })
     }));
     mounts
 }
 
+/// The host's own, for a container in the host's IPC namespace.
 fn host_bind(path: &str) -> Value {
     json!({ "destination": path, "type": "bind", "source": path, "options": ["rbind", "nosuid", "noexec", "nodev"] })
 }

@@ -55,6 +55,7 @@ fn task(container: ContainerDefinition, network_mode: NetworkMode) -> TaskDefini
         pid_mode: NamespaceMode::Private,
         ipc_mode: NamespaceMode::Private,
         tags: Vec::new(),
+        cpu_architecture: None,
     }
 }
 
@@ -221,10 +222,7 @@ fn memory_and_shares_are_amazons() {
 
 #[test]
 fn a_volume_replaces_a_default_mount_and_parents_come_first() {
-    let mount = |destination: &str| Mount {
-        destination: destination.into(),
-        kind: MountKind::Bind { source: "/src".into(), read_only: true },
-    };
+    let mount = |destination: &str| Mount::bind("/src".into(), destination, true);
     let config = build(
         &task(container(), NetworkMode::Bridge),
         &image(),

@@ -1,0 +1,613 @@
+//! A container's control group in every hierarchy of the host: cgroup v1, v2 and hybrid.
+//!
+//! Owns discovery, creation with all limits, joining, freezing, killing, OOM counts and removal. Implements
+//! runtime-spec config-linux.md, "Control groups", with the paths of runc's cgroupfs driver: below the root of each
+//! mounted hierarchy, whether `cgroupsPath` is absolute or relative.
+//!
+//! - **v1 or hybrid** (some hierarchy has v1 controllers): limits go to v1 files; the container is in *all* mounted
+//!   hierarchies, as with runc, because `/proc/self/cgroup` is an interface. On the v2 mount of a hybrid host the same
+//!   path is made too: `cgroup.kill` and `clone3` into the group work there.
+//! - **v2**: limits go to v2 files, devices to a BPF program.
+//!
+//! Promises: a limit that was asked for is applied or is an error that names controller, file and value; a failed
+//! `create` removes what it made; removal kills nothing. Refuses paths with `..`. Touches no group it did not make, but
+//! for two things without which ours could not exist: `cgroup.subtree_control` of the ancestors on v2, and empty
+//! `cpuset.cpus`/`cpuset.mems` of the ancestors on v1 (a group with an empty set can hold no process, so nobody runs
+//! there).
+//!
+//! A `Record` names the directories; it is stored with the container's state and `open` needs nothing else. A create that
+//! was killed before its record was stored leaves an empty group, which the next create of the same path replaces.
+
+mod device_bpf;
+mod dir;
+mod discover;
+mod freeze;
+mod oom;
+mod resources;
+mod stats;
+mod v1;
+mod v2;
+mod write;
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+pub use self::device_bpf::Insn;
+use self::device_bpf::Policy;
+use self::dir::Dir;
+use self::discover::Hierarchies;
+pub use self::resources::{
+    BlockIo, Cpu, DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Memory, Network, RdmaLimit,
+    Resources, Throttle, WeightDevice, default_device_rules,
+};
+pub use self::stats::{CpuStats, MemoryStats, PidsStats, Stats};
+use self::write::{Fallback, Write};
+use crate::sys::bpf;
+
+/// What failed; the variant is the operation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Reading `/proc`.
+    #[error("look for control groups in {path}")]
+    Discover {
+        /// File below `/proc`.
+        path: &'static str,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no cgroup file system.
+    #[error("no cgroup file system is mounted; mount cgroup2 on /sys/fs/cgroup")]
+    NoHierarchy,
+    /// `cgroupsPath` is unusable.
+    #[error("cgroup path {path:?} {reason}")]
+    Path {
+        /// As given.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A value that no kernel would apply as asked.
+    #[error("resource {field}: {reason}")]
+    Invalid {
+        /// Field of `linux.resources`.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A limit whose controller this host does not offer here.
+    #[error("set {file} to {value:?}: cgroup controller {controller} is not available at {path}")]
+    NoController {
+        /// Controller.
+        controller: String,
+        /// File that could not be written.
+        file: String,
+        /// Value that was asked for.
+        value: String,
+        /// Group.
+        path: PathBuf,
+    },
+    /// The group has processes of somebody else.
+    #[error("cgroup {path} is in use by other processes; choose another cgroupsPath")]
+    InUse {
+        /// Directory.
+        path: PathBuf,
+    },
+    /// The group is not there (any more).
+    #[error("cgroup {path} does not exist")]
+    Missing {
+        /// As in `cgroupsPath`.
+        path: String,
+    },
+    /// `mkdir`.
+    #[error("create cgroup {path}")]
+    Create {
+        /// Directory.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// `open` of a directory.
+    #[error("open cgroup {path}")]
+    Open {
+        /// Directory.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Reading a control file.
+    #[error("read {path}")]
+    Read {
+        /// File.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Writing a control file.
+    #[error("write {value:?} to {path}")]
+    Write {
+        /// File.
+        path: PathBuf,
+        /// Value.
+        value: String,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A control file with contents that this version does not understand.
+    #[error("parse {path}: {reason}")]
+    Parse {
+        /// File.
+        path: PathBuf,
+        /// What was missing.
+        reason: &'static str,
+    },
+    /// Loading or attaching the device program.
+    #[error("{operation} device program of cgroup {path}")]
+    Devices {
+        /// What was attempted.
+        operation: &'static str,
+        /// Directory.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The processes did not stop in time.
+    #[error("freeze cgroup {path}: still {state:?} after {seconds} s")]
+    Freeze {
+        /// Directory.
+        path: PathBuf,
+        /// What the kernel says.
+        state: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A signal could not be sent.
+    #[error("send signal {signal} to process {pid}")]
+    Kill {
+        /// Signal number.
+        signal: i32,
+        /// Process.
+        pid: i32,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// `rmdir`.
+    #[error("remove cgroup {path}")]
+    Remove {
+        /// Directory.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Several removals failed; the others were done.
+    #[error("remove {} cgroup directories: {}", .0.len(), list(.0))]
+    RemoveMany(Vec<Error>),
+}
+
+fn list(errors: &[Error]) -> String {
+    let mut text = String::new();
+    for error in errors {
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        text.push_str(&error.to_string());
+        if let Some(source) = std::error::Error::source(error) {
+            text.push_str(": ");
+            text.push_str(&source.to_string());
+        }
+    }
+    text
+}
+
+/// Where a container's group is; stored in its state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The path below each hierarchy's root, without a leading slash.
+    pub path: String,
+    /// cgroup v1 directories.
+    pub v1: Vec<RecordedDir>,
+    /// The cgroup v2 directory.
+    pub v2: Option<RecordedDir>,
+}
+
+/// One directory of a `Record`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedDir {
+    /// Mount point of the hierarchy.
+    pub mount: PathBuf,
+    /// Its controllers; empty for cgroup v2.
+    pub controllers: String,
+}
+
+/// A container's group in every hierarchy.
+#[derive(Debug)]
+pub struct Cgroup {
+    record: Record,
+    v1: Vec<Dir>,
+    v2: Option<Dir>,
+}
+
+impl Cgroup {
+    /// Makes the group and applies all limits.
+    pub fn create(path: &str, resources: &Resources) -> Result<Self, Error> {
+        let path = normalize(path)?;
+        let hierarchies = Hierarchies::discover()?;
+        let recorded = |hierarchy: &discover::Hierarchy| RecordedDir {
+            mount: hierarchy.mount.clone(),
+            controllers: hierarchy.controllers.clone(),
+        };
+        let mut group = Self {
+            record: Record {
+                path,
+                v1: hierarchies.v1.iter().map(recorded).collect(),
+                v2: hierarchies.v2.as_ref().map(recorded),
+            },
+            v1: Vec::with_capacity(hierarchies.v1.len()),
+            v2: None,
+        };
+        match group.make_all(resources) {
+            Ok(()) => Ok(group),
+            Err(error) => {
+                if let Err(left) = group.destroy() {
+                    log::warn!("after a failed creation: {left}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn make_all(&mut self, resources: &Resources) -> Result<(), Error> {
+        for hierarchy in &self.record.v1 {
+            let dir = Dir::create(&hierarchy.controllers, &hierarchy.mount, &self.record.path)?;
+            self.v1.push(dir);
+        }
+        if let Some(hierarchy) = &self.record.v2 {
+            self.v2 = Some(Dir::create("", &hierarchy.mount, &self.record.path)?);
+        }
+        if self.limits_on_v2() {
+            if let Some(dir) = &mut self.v2 {
+                enable_controllers(dir, &self.record.path)?;
+            }
+            self.apply(v2::writes(resources, false, 0)?)?;
+        } else {
+            if let Some(dir) = self.v1.iter().find(|dir| dir.has("cpuset")) {
+                inherit_cpuset(dir)?;
+            }
+            self.apply(v1::writes(resources, None)?)?;
+        }
+        self.set_devices(&resources.devices, false)
+    }
+
+    /// Opens the group that a record names. Directories that are gone are left out.
+    pub fn open(record: &Record) -> Result<Self, Error> {
+        let path = normalize(&record.path)?;
+        let mut v1 = Vec::with_capacity(record.v1.len());
+        for known in &record.v1 {
+            v1.extend(Dir::open(&known.controllers, &known.mount, &known.mount.join(&path))?);
+        }
+        let mut v2 = None;
+        if let Some(known) = &record.v2 {
+            v2 = Dir::open("", &known.mount, &known.mount.join(&path))?;
+        }
+        let mut group = Self { record: Record { path, ..record.clone() }, v1, v2 };
+        if group.limits_on_v2() {
+            if let Some(dir) = &mut group.v2 {
+                dir.controllers = available(dir)?.join(",");
+            }
+        }
+        Ok(group)
+    }
+
+    /// What `open` needs.
+    pub fn record(&self) -> Record {
+        self.record.clone()
+    }
+
+    /// Whether v2 governs: there is no v1 hierarchy but named ones, which have no controllers.
+    fn limits_on_v2(&self) -> bool {
+        self.record.v2.is_some()
+            && self.record.v1.iter().all(|dir| dir.controllers.starts_with("name="))
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = &Dir> {
+        self.v1.iter().chain(&self.v2)
+    }
+
+    /// The v1 directory of a controller, or the v2 one where v2 governs.
+    fn dir_of(&self, controller: &str) -> Option<&Dir> {
+        if self.limits_on_v2() {
+            self.v2.as_ref()
+        } else {
+            self.v1.iter().find(|dir| dir.has(controller))
+        }
+    }
+
+    /// The directory by which this group's processes are listed.
+    fn listing(&self) -> Result<&Dir, Error> {
+        ["freezer", "pids", "memory", "devices"]
+            .into_iter()
+            .find_map(|controller| self.v1.iter().find(|dir| dir.has(controller)))
+            .or(self.v2.as_ref())
+            .or(self.v1.first())
+            .ok_or_else(|| Error::Missing { path: self.record.path.clone() })
+    }
+
+    /// Moves a process into the group, in every hierarchy.
+    pub fn add_process(&self, pid: i32) -> Result<(), Error> {
+        self.listing()?;
+        let pid = pid.to_string();
+        self.dirs().try_for_each(|dir| dir.set("cgroup.procs", &pid))
+    }
+
+    /// The cgroup v2 directory, for `CLONE_INTO_CGROUP`; on hybrid hosts too.
+    pub fn v2_dir(&self) -> Option<BorrowedFd<'_>> {
+        self.v2.as_ref().map(Dir::fd)
+    }
+
+    /// `cgroup.procs` of every cgroup v1 hierarchy, open for writing: a process that writes `0` joins.
+    pub fn procs_files(&self) -> Result<Vec<OwnedFd>, Error> {
+        self.v1
+            .iter()
+            .map(|dir| {
+                dir.open_file("cgroup.procs", OFlags::WRONLY)
+                    .map_err(|source| Error::Open { path: dir.path.join("cgroup.procs"), source })
+            })
+            .collect()
+    }
+
+    /// Changes limits of a group that may have processes. What is not asked for stays.
+    pub fn update(&self, resources: &Resources) -> Result<(), Error> {
+        self.listing()?;
+        let number = |dir: &Dir, file: &str| -> Result<u64, Error> {
+            let text = dir.read(file)?;
+            Ok(if text.trim() == "max" {
+                u64::MAX
+            } else {
+                text.trim().parse().map_err(|_| Error::Parse {
+                    path: dir.path.join(file),
+                    reason: "not a number",
+                })?
+            })
+        };
+        let memory = &resources.memory;
+        let check = memory.check_before_update && memory.limit.is_some();
+        let writes = if self.limits_on_v2() {
+            let usage = match &self.v2 {
+                Some(dir) if check => number(dir, "memory.current")?,
+                _ => 0,
+            };
+            v2::writes(resources, true, usage)?
+        } else {
+            let mut current = v1::Current { memory_limit: u64::MAX, memory_usage: 0 };
+            if let Some(dir) = self.v1.iter().find(|dir| dir.has("memory")) {
+                if memory.swap.is_some() {
+                    current.memory_limit = number(dir, "memory.limit_in_bytes")?;
+                }
+                if check {
+                    current.memory_usage = number(dir, "memory.usage_in_bytes")?;
+                }
+            }
+            v1::writes(resources, Some(current))?
+        };
+        self.apply(writes)?;
+        self.set_devices(&resources.devices, true)
+    }
+
+    /// Processes in the group and below it.
+    pub fn pids(&self) -> Result<Vec<i32>, Error> {
+        self.listing()?.pids_below()
+    }
+
+    /// Removes the group in every hierarchy, leaf first. Kills nothing: with live processes it fails after a deadline.
+    /// A directory that is gone is fine; one that cannot be removed does not spare the others.
+    pub fn destroy(&self) -> Result<(), Error> {
+        let mut failed: Vec<Error> = self.dirs().filter_map(|dir| dir.remove().err()).collect();
+        match failed.len() {
+            0 => Ok(()),
+            1 => failed.pop().map_or(Ok(()), Err),
+            _ => Err(Error::RemoveMany(failed)),
+        }
+    }
+
+    fn apply(&self, writes: Vec<Write>) -> Result<(), Error> {
+        for write in writes {
+            let missing = |path: PathBuf| Error::NoController {
+                controller: write.controller.to_string(),
+                file: write.file.to_string(),
+                value: write.value.clone(),
+                path,
+            };
+            // The files of the core are there without a controller.
+            let core = self.limits_on_v2() && write.controller == "cgroup";
+            let dir = self.dir_of(&write.controller);
+            let dir = match dir.filter(|dir| core || dir.has(&write.controller)) {
+                Some(dir) => dir,
+                None if write.fallback == Fallback::Skip => continue,
+                None => {
+                    let anywhere = self.dirs().next().map(|dir| dir.path.clone());
+                    return Err(missing(anywhere.unwrap_or_default()));
+                }
+            };
+            match dir.write(&write.file, &write.value) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => match write.fallback {
+                    Fallback::Skip => {}
+                    Fallback::Other { ref file, ref value } => dir.set(file, value)?,
+                    Fallback::Fail => {
+                        return Err(Error::Write {
+                            path: dir.path.join(&*write.file),
+                            value: write.value,
+                            source: error,
+                        });
+                    }
+                },
+                Err(source) => {
+                    return Err(Error::Write {
+                        path: dir.path.join(&*write.file),
+                        value: write.value,
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_devices(&self, rules: &[DeviceRule], update: bool) -> Result<(), Error> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let policy = Policy::fold(rules)?;
+        if self.limits_on_v2() {
+            let Some(dir) = &self.v2 else { return Ok(()) };
+            return attach_program(dir, &policy);
+        }
+        let Some(dir) = self.v1.iter().find(|dir| dir.has("devices")) else {
+            return Err(Error::NoController {
+                controller: "devices".to_owned(),
+                file: "devices.deny".to_owned(),
+                value: "a".to_owned(),
+                path: PathBuf::from(&self.record.path),
+            });
+        };
+        let from = if update { Policy::parse_list(&dir.read("devices.list")?) } else { None };
+        // One descriptor serves consecutive lines of the same file.
+        let mut open: Option<(&'static str, OwnedFd)> = None;
+        for (file, line) in policy.v1_writes(from.as_ref()) {
+            let failed = |source: io::Error| Error::Write {
+                path: dir.path.join(file),
+                value: line.clone(),
+                source,
+            };
+            let fd = match open.take() {
+                Some((name, fd)) if name == file => fd,
+                _ => dir.open_file(file, OFlags::WRONLY).map_err(failed)?,
+            };
+            rustix::io::write(&fd, line.as_bytes()).map_err(|errno| failed(errno.into()))?;
+            open = Some((file, fd));
+        }
+        Ok(())
+    }
+}
+
+/// Loads the policy's program and puts it in the place of the group's present ones, so that at no moment there is none.
+fn attach_program(dir: &Dir, policy: &Policy) -> Result<(), Error> {
+    let failed = |operation: &'static str| {
+        move |source| Error::Devices { operation, path: dir.path.clone(), source }
+    };
+    let program = bpf::load_device_program(&policy.program()).map_err(failed("load"))?;
+    let old = bpf::query_device_programs(dir.fd()).map_err(failed("query"))?;
+    if let [only] = old.as_slice() {
+        let only = bpf::program_by_id(*only).map_err(failed("open"))?;
+        use std::os::fd::AsFd as _;
+        return bpf::attach_device_program(dir.fd(), program.as_fd(), Some(only.as_fd()))
+            .map_err(failed("replace"));
+    }
+    use std::os::fd::AsFd as _;
+    bpf::attach_device_program(dir.fd(), program.as_fd(), None).map_err(failed("attach"))?;
+    for id in old {
+        let program = bpf::program_by_id(id).map_err(failed("open"))?;
+        bpf::detach_device_program(dir.fd(), program.as_fd()).map_err(failed("detach"))?;
+    }
+    Ok(())
+}
+
+/// The path below a hierarchy's root, without a leading slash.
+fn normalize(path: &str) -> Result<String, Error> {
+    let refuse = |reason| Err(Error::Path { path: path.to_owned(), reason });
+    let mut plain = String::with_capacity(path.len());
+    for component in path.split('/') {
+        match component {
+            "" | "." => continue,
+            ".." => return refuse("contains \"..\""),
+            name if name.contains(['\0', '\n']) => {
+                return refuse("contains a NUL or a line feed");
+            }
+            _ => {}
+        }
+        if !plain.is_empty() {
+            plain.push('/');
+        }
+        plain.push_str(component);
+    }
+    if plain.is_empty() {
+        return refuse("names the root of the hierarchy");
+    }
+    Ok(plain)
+}
+
+fn available(dir: &Dir) -> Result<Vec<String>, Error> {
+    Ok(dir.read("cgroup.controllers")?.split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+/// Makes every controller of the mount's root available in the group, by `cgroup.subtree_control` of its ancestors.
+///
+/// An ancestor that refuses (it has processes of its own, or its owner delegated less) is not an error here: what is
+/// then missing is one as soon as a limit needs it.
+fn enable_controllers(dir: &mut Dir, relative: &str) -> Result<(), Error> {
+    let Some(root) = Dir::open("", &dir.mount, &dir.mount)? else { return Ok(()) };
+    let wanted = available(&root)?;
+    let mut have = available(dir)?;
+    if have.len() < wanted.len() {
+        let all: Vec<String> = wanted.iter().map(|name| format!("+{name}")).collect();
+        let mut ancestor: PathBuf = dir.mount.clone();
+        let mut components = relative.split('/');
+        // The leaf itself keeps its processes: nothing is enabled below it.
+        components.next_back();
+        for component in std::iter::once("").chain(components) {
+            if !component.is_empty() {
+                ancestor.push(component);
+            }
+            let Some(ancestor) = Dir::open("", &dir.mount, &ancestor)? else { break };
+            if ancestor.write("cgroup.subtree_control", &all.join(" ")).is_err() {
+                for one in &all {
+                    if let Err(error) = ancestor.write("cgroup.subtree_control", one) {
+                        log::debug!("{one} in {}: {error}", ancestor.path.display());
+                    }
+                }
+            }
+        }
+        have = available(dir)?;
+    }
+    dir.controllers = have.join(",");
+    Ok(())
+}
+
+/// Gives a new v1 cpuset group its parent's processors and nodes: it starts with none and can hold no process so.
+fn inherit_cpuset(dir: &Dir) -> Result<(), Error> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        inherit(&dir.mount, &dir.path, file)?;
+    }
+    Ok(())
+}
+
+/// Fills the file at `path` and returns what it then holds.
+fn inherit(mount: &Path, path: &Path, file: &str) -> Result<String, Error> {
+    let Some(dir) = Dir::open("cpuset", mount, path)? else {
+        return Err(Error::Missing { path: path.display().to_string() });
+    };
+    let present = dir.read(file)?;
+    if !present.trim().is_empty() || path == mount {
+        return Ok(present);
+    }
+    let parent = path.parent().unwrap_or(mount);
+    let value = inherit(mount, parent, file)?;
+    dir.set(file, value.trim())?;
+    Ok(value)
+}
+
+#[cfg(test)]
+#[path = "cgroup_tests.rs"]
+mod tests;
