@@ -1,6 +1,7 @@
 //! Helpers of the tests: where the binaries are, and a host of a test's own.
 
 pub mod host;
+pub mod monitor;
 
 use std::path::{Path, PathBuf};
 
