@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 
@@ -18,15 +19,19 @@ def run(*command, **options):
     return done.stdout
 
 
-def busybox_archive(directory):
-    """An OCI archive with Debian's static busybox as /bin/sh and its applets."""
+def busybox_archive(directory, name="localhost/bench:latest"):
+    """An OCI archive with Debian's static busybox and its applets in /bin, and a user file."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
         tar.add("/bin/busybox", arcname="bin/busybox")
-        for applet in ["sh", "sleep", "true", "cat", "echo"]:
+        for applet in set(run("/bin/busybox", "--list").split()) - {"busybox"}:
             link = tarfile.TarInfo(f"bin/{applet}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(link)
+        users = b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"
+        entry = tarfile.TarInfo("etc/passwd")
+        entry.size = len(users)
+        tar.addfile(entry, io.BytesIO(users))
     layer = layer.getvalue()
 
     files = {}
@@ -46,7 +51,7 @@ def busybox_archive(directory):
         "schemaVersion": 2, "mediaType": f"{kind}.manifest.v1+json", "config": config,
         "layers": [blob(layer, f"{kind}.layer.v1.tar")],
     }).encode(), f"{kind}.manifest.v1+json")
-    manifest["annotations"] = {"org.opencontainers.image.ref.name": "localhost/bench:latest"}
+    manifest["annotations"] = {"org.opencontainers.image.ref.name": name}
     files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [manifest]}).encode()
     files["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -151,3 +156,7 @@ class Podman:
     def close(self):
         self("rm", "--all", "--force", "--time", "0")
         self("image", "rm", "--all", "--force")
+
+
+if __name__ == "__main__":
+    busybox_archive(pathlib.Path(sys.argv[1]), sys.argv[2])

@@ -145,10 +145,22 @@ pub enum Outcome {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum Fact {
-    Hello { version: u32, boot_id: String, guardian: ProcessId, worker: ProcessId },
-    State { sequence: u64, containers: Vec<ContainerFacts> },
+    Hello {
+        version: u32,
+        boot_id: String,
+        guardian: ProcessId,
+        worker: ProcessId,
+    },
+    State {
+        sequence: u64,
+        containers: Vec<ContainerFacts>,
+    },
     Container(ContainerFacts),
-    Exec { container: String, exec: String, pid: i32 },
+    Exec {
+        container: String,
+        exec: String,
+        pid: i32,
+    },
     /// The request changed nothing that has facts of its own.
     None,
 }
@@ -365,7 +377,9 @@ pub fn crc32(bytes: &[u8]) -> u32 {
         }
         table
     };
-    !bytes.iter().fold(!0, |sum, byte| TABLE[((sum ^ u32::from(*byte)) & 0xff) as usize] ^ (sum >> 8))
+    !bytes
+        .iter()
+        .fold(!0, |sum, byte| TABLE[((sum ^ u32::from(*byte)) & 0xff) as usize] ^ (sum >> 8))
 }
 
 #[cfg(test)]

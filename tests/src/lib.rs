@@ -1,4 +1,6 @@
-//! Helpers of the tests: where the binaries are, and what a test needs of the host.
+//! Helpers of the tests: where the binaries are, and a host of a test's own.
+
+pub mod host;
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +17,12 @@ pub fn workspace() -> &'static Path {
 #[expect(clippy::panic, reason = "a test without its subject must fail loudly")]
 pub fn binary(name: &str) -> PathBuf {
     let dist = std::env::var_os("LIGHTER_DIST").map(PathBuf::from);
-    let candidates = [dist, Some(workspace().join("target/dist")), Some(workspace().join("target/debug"))];
-    let found = candidates.into_iter().flatten().map(|directory| directory.join(name)).find(|path| path.exists());
+    let candidates =
+        [dist, Some(workspace().join("target/dist")), Some(workspace().join("target/debug"))];
+    let found = candidates
+        .into_iter()
+        .flatten()
+        .map(|directory| directory.join(name))
+        .find(|path| path.exists());
     found.unwrap_or_else(|| panic!("{name} is not built: run `make build`"))
 }

@@ -1,1 +1,4 @@
+//! The real binaries as root against real peers. One binary, a module per subject.
+
 mod architecture;
+mod task;
