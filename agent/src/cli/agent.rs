@@ -34,12 +34,16 @@ pub(super) async fn run(arguments: Args, layout: Layout) -> Result<u8, Failure> 
     }
     let mut signals = Signals::open()?;
     let config = configuration(&layout)?;
-    let daemon = daemon::serve(layout, config, Mode::Service).await?;
+    let mode = if arguments.detached { Mode::Background } else { Mode::Foreground };
+    let agent = daemon::serve(layout, &config, mode).await?;
+    tokio::select! {
+        _ = signals.next() => {}
+        () = agent.idle() => {}
+    }
     // Nobody to tell unless systemd started us.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    signals.next().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     // Tasks live on; the next agent finds them.
-    daemon.close().await?;
+    let left = agent.shutdown().await;
+    left.map_err(|failures| Failure::said(format!("end the agent: {}", failures.join("; "))))?;
     Ok(0)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Error, Failure, configuration};
 use crate::api::client::{Client, ClientError};
-use crate::daemon::{self, Daemon, Mode};
+use crate::daemon::{self, Agent, Mode};
 use crate::layout::Layout;
 
 /// How long an agent that starts or ends may leave the socket without an answer.
@@ -15,12 +15,15 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks at the socket.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How long connections that were closed may count.
+const FAREWELL: Duration = Duration::from_millis(100);
+
 /// A client and, where no agent ran, the agent.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) layout: Layout,
-    embedded: Option<Daemon>,
+    embedded: Option<Agent>,
 }
 
 impl Connection {
@@ -32,14 +35,14 @@ impl Connection {
                 return Ok(Self { client, layout, embedded: None });
             }
             let config = configuration(&layout)?;
-            match daemon::serve(layout.clone(), config, Mode::Embedded).await {
-                Ok(daemon) => {
-                    let embedded = Some(daemon);
+            match daemon::serve(layout.clone(), &config, Mode::Embedded).await {
+                Ok(agent) => {
+                    let embedded = Some(agent);
                     let (client, _) = Client::connect(&layout.api_socket()).await?;
                     return Ok(Self { client, layout, embedded });
                 }
                 // It is about to serve, or has just ended.
-                Err(daemon::Error::Busy) if Instant::now() < give_up => {
+                Err(daemon::Error::Served { .. }) if Instant::now() < give_up => {
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -55,15 +58,22 @@ impl Connection {
         Self::open(layout).await
     }
 
-    /// Ends the agent if it is within this process; if it has tasks left, another one goes on.
+    /// Ends the agent if it is within this process. If tasks live or others are connected, another
+    /// one goes on in the background.
     pub(super) async fn close(self) -> Result<(), Failure> {
-        let Some(daemon) = self.embedded else { return Ok(()) };
-        // Its connection must not count as another client's.
+        let Some(agent) = self.embedded else { return Ok(()) };
+        // Our own connections are not another client's; the agent sees their end a little later.
         drop(self.client);
-        if daemon.close().await? {
+        let give_up = Instant::now() + FAREWELL;
+        while agent.connections() > 0 && Instant::now() < give_up {
+            tokio::time::sleep(FAREWELL / 50).await;
+        }
+        let go_on = agent.live_tasks() > 0 || agent.connections() > 0;
+        let left = agent.shutdown().await;
+        if go_on {
             start_background(&self.layout).await?;
         }
-        Ok(())
+        left.map_err(|failures| Failure::said(format!("end the agent: {}", failures.join("; "))))
     }
 }
 

@@ -44,7 +44,6 @@ const OURS: u8 = 125;
 #[command(
     name = "lighter",
     version,
-    about,
     propagate_version = false,
     disable_help_subcommand = true,
     subcommand_required = true,
