@@ -73,7 +73,7 @@ impl Store {
                 .ok_or_else(|| Error::PlatformSyntax { platform: text.to_owned() })?,
             None => Platform::host(),
         };
-        let session = retry(async || Session::open(&reference, auth.of(&reference)).await)
+        let session = retry(|| Session::open(&reference, auth.of(&reference)))
             .await
             .map_err(|source| registry_error(text, &reference, source))?;
         let pull = Pull {
@@ -118,9 +118,11 @@ pub(super) fn refuse(reference: &str, document: &str, refusal: Refusal) -> Error
 
 /// Repeats what may work a moment later. A registry that refuses connections is not asked again:
 /// the caller knows better how long to wait for it.
-async fn retry<T>(
-    mut attempt: impl AsyncFnMut() -> Result<T, registry::Error>,
-) -> Result<T, registry::Error> {
+async fn retry<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, registry::Error>
+where
+    // Not an async closure: its futures cannot be promised to be `Send` for every lifetime.
+    F: Future<Output = Result<T, registry::Error>>,
+{
     let mut tries = 0;
     loop {
         match attempt().await {
@@ -245,7 +247,7 @@ impl Pull {
 
     /// The manifest for the platform, and the digest that the reference stands for.
     async fn manifest(&self, wanted: &Platform) -> Result<(Bytes, String, Manifest), Error> {
-        let (bytes, resolved) = retry(async || self.session.manifest(None).await)
+        let (bytes, resolved) = retry(|| self.session.manifest(None))
             .await
             .map_err(|error| self.registry(error))?;
         let entries = match self.document(&bytes, "manifest")? {
@@ -260,7 +262,7 @@ impl Pull {
                 offered: platform::offered(&entries),
             });
         };
-        let (bytes, actual) = retry(async || self.session.manifest(Some(&entry.digest)).await)
+        let (bytes, actual) = retry(|| self.session.manifest(Some(&entry.digest)))
             .await
             .map_err(|error| self.registry(error))?;
         if actual != entry.digest {
@@ -289,18 +291,15 @@ impl Pull {
         if let Some(known) = self.store.blob(&descriptor.digest) {
             return Ok(known);
         }
-        let mut text = Vec::new();
+        let mut text = Collected(Vec::new());
         let cancel = CancellationToken::new();
         let mut hash = Sha256::new();
         let result = self
-            .download(descriptor, &mut hash, &cancel, async |chunk: Bytes| {
-                text.extend_from_slice(&chunk);
-                true
-            })
+            .download(descriptor, &mut hash, &cancel, &mut text)
             .await
             .and_then(|()| check_digest(&descriptor.digest, hash));
         match result {
-            Ok(()) => Ok(text),
+            Ok(()) => Ok(text.0),
             Err(unpack::Error::Transfer(source)) => Err(self.registry(source)),
             Err(source) => Err(Error::Layer {
                 reference: self.text.clone(),
@@ -393,31 +392,19 @@ impl Pull {
             drop(staging);
             result
         });
-        let mut sender = Some(sender);
         let descriptor = &fetch.descriptor;
-        let (mut hash, mut done, mut reported) = (Sha256::new(), 0_u64, 0_u64);
-        let mut after_end = 0_u64;
-        let downloaded = self
-            .download(descriptor, &mut hash, cancel, async |chunk: Bytes| {
-                done += chunk.len() as u64;
-                if done - reported >= REPORT_EVERY {
-                    reported = done;
-                    // The last byte counts when it is unpacked.
-                    self.report(descriptor, done.min(descriptor.size.saturating_sub(1)));
-                }
-                if sender.is_none() {
-                    after_end += chunk.len() as u64;
-                    return after_end <= READ_ON;
-                }
-                if let Some(worker) = &sender
-                    && worker.send(chunk).await.is_err()
-                {
-                    sender = None;
-                }
-                true
-            })
-            .await;
-        drop(sender);
+        let mut hash = Sha256::new();
+        let mut piped = Piped {
+            pull: self,
+            descriptor,
+            worker: Some(sender),
+            done: 0,
+            reported: 0,
+            after_end: 0,
+        };
+        let downloaded = self.download(descriptor, &mut hash, cancel, &mut piped).await;
+        let after_end = piped.after_end;
+        drop(piped);
         let unpacked = worker.await.map_err(Error::Worker)?;
         let result = match (downloaded, unpacked) {
             (Err(error), _) => Err(error),
@@ -448,7 +435,7 @@ impl Pull {
         descriptor: &Descriptor,
         hash: &mut Sha256,
         cancel: &CancellationToken,
-        mut sink: impl AsyncFnMut(Bytes) -> bool,
+        sink: &mut impl Sink,
     ) -> Result<(), unpack::Error> {
         let (mut done, mut tries) = (0_u64, 0_u32);
         let size = |actual: String| unpack::Error::Size { expected: descriptor.size, actual };
@@ -491,7 +478,7 @@ impl Pull {
                         return Err(size(format!("more than {}", descriptor.size)));
                     }
                     hash.update(&chunk);
-                    if !chunk.is_empty() && !sink(chunk).await {
+                    if !chunk.is_empty() && !sink.take(chunk).await {
                         return Ok(());
                     }
                 }
@@ -505,6 +492,54 @@ impl Pull {
                 () = tokio::time::sleep(backoff(tries)) => {}
             }
         }
+    }
+}
+
+/// Where a download goes. A trait and not an async closure, whose futures cannot be promised to be
+/// `Send` for every lifetime.
+trait Sink: Send {
+    /// Whether it wants more.
+    fn take(&mut self, chunk: Bytes) -> impl Future<Output = bool> + Send;
+}
+
+/// A small document.
+struct Collected(Vec<u8>);
+
+impl Sink for Collected {
+    async fn take(&mut self, chunk: Bytes) -> bool {
+        self.0.extend_from_slice(&chunk);
+        true
+    }
+}
+
+/// A layer, to the worker that unpacks it.
+struct Piped<'a> {
+    pull: &'a Pull,
+    descriptor: &'a Descriptor,
+    /// `None` once the worker wants no more.
+    worker: Option<mpsc::Sender<Bytes>>,
+    done: u64,
+    reported: u64,
+    after_end: u64,
+}
+
+impl Sink for Piped<'_> {
+    async fn take(&mut self, chunk: Bytes) -> bool {
+        self.done += chunk.len() as u64;
+        if self.done - self.reported >= REPORT_EVERY {
+            self.reported = self.done;
+            // The last byte counts when it is unpacked.
+            self.pull
+                .report(self.descriptor, self.done.min(self.descriptor.size.saturating_sub(1)));
+        }
+        let Some(worker) = &self.worker else {
+            self.after_end += chunk.len() as u64;
+            return self.after_end <= READ_ON;
+        };
+        if worker.send(chunk).await.is_err() {
+            self.worker = None;
+        }
+        true
     }
 }
 
