@@ -10,8 +10,9 @@
 //!   T/exits                            exit records, appended          R/monitor.sock  control socket
 //!   T/<container>/bundle/config.json   OCI bundle                      R/monitor.json  pids, start times
 //!   T/<container>/bundle/rootfs/       overlay mount point             R/state/        runtime state root
-//!   T/<container>/overlay/{upper,work}                                 R/<container>.{stdin,stdout,stderr}
-//!   T/<container>/spool/<n>.{log,idx}  output segments                                 FIFOs
+//!   T/<container>/overlay/{upper,work}                                 R/monitor.log   the monitor's own words
+//!   T/<container>/spool/<n>.{log,idx}  output segments                 R/containers/<container>/
+//!                                                                        record.json, {stdin,stdout,stderr} FIFOs
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -50,13 +51,23 @@ pub enum Call {
     Kill { container: String, signal: i32, all: bool },
     /// Runs a further process in a running container. Beside the datagram: stdin, stdout and
     /// stderr (three descriptors), or nothing with a terminal, whose master comes with the answer.
+    /// The asking connection gets [`Change::ExecExited`] without subscribing, always after the
+    /// answer. Repeating it for an exec that lives, or ended lately, runs nothing: it answers the
+    /// facts and moves that event to the repeating connection (at once, if it has ended), which is
+    /// how a client goes on after the monitor's worker was replaced; descriptors that come with a
+    /// repetition are closed. A terminal's session hangs up when its client has disconnected.
     Exec(Exec),
-    /// Sets the window size of a terminal.
+    /// Sets the window size of a terminal. For an exec that an earlier worker started the client's
+    /// own copy of the master is the only one ([`FailureKind::WrongState`]).
     Resize { container: String, exec: Option<String>, rows: u16, columns: u16 },
     /// Removes what the container has in the kernel (cgroup, mounts, FIFOs, runtime state). Refused
-    /// while it runs. The exit record and the spool stay. Repeating it is no error.
+    /// while it runs; one that was created and not started is killed. The exit record and the spool
+    /// stay. Repeating it is no error. Afterwards `Create` with the same id answers the exit and
+    /// creates nothing, so that a late repetition does not run the program twice.
     Delete { container: String },
-    /// Ends the monitor. Refused while a container exists.
+    /// Ends the monitor, both processes, and removes R/monitor.json, R/state and R/containers.
+    /// Refused while a container exists. The socket's path, monitor.log and the cgroup that was
+    /// given on the command line are the caller's to remove.
     Shutdown,
 }
 
@@ -71,9 +82,13 @@ pub struct Create {
     pub bundle: PathBuf,
     /// Overlay to mount at the bundle's `rootfs`; `None` if the bundle brings its root.
     pub overlay: Option<Overlay>,
-    /// Keep stdin open as a FIFO (ECS `interactive`); otherwise it is `/dev/null`.
+    /// Keep stdin open as a FIFO (ECS `interactive`): what is written to
+    /// R/containers/<container>/stdin arrives, and an end never does. Otherwise it is `/dev/null`.
+    /// With a terminal it has no effect.
     pub stdin: bool,
-    /// Bytes of spooled output not yet consumed at which the limit below acts.
+    /// Bytes of existing segments, indexes included, at which the limit below acts (at least 64 KiB
+    /// are allowed). A segment is closed at a quarter of it, at most at 16 MiB; and when the limit
+    /// is reached, so that a reader may delete every segment but the newest, which is then empty.
     pub spool_limit: u64,
     /// What happens at the limit.
     pub spool_full: SpoolFull,
@@ -113,7 +128,8 @@ pub struct Exec {
 pub enum Message {
     /// To the request with this id. A terminal's master descriptor may be beside it.
     Answer { id: u64, result: Outcome },
-    /// A container's or an exec's facts changed. `sequence` rises by one per event of a monitor.
+    /// A container's or an exec's facts changed. `sequence` rises by one per event; a new worker
+    /// goes on with a higher number. A deleted container has no event.
     Event { sequence: u64, change: Change },
 }
 
@@ -129,10 +145,22 @@ pub enum Outcome {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum Fact {
-    Hello { version: u32, boot_id: String, guardian: ProcessId, worker: ProcessId },
-    State { sequence: u64, containers: Vec<ContainerFacts> },
+    Hello {
+        version: u32,
+        boot_id: String,
+        guardian: ProcessId,
+        worker: ProcessId,
+    },
+    State {
+        sequence: u64,
+        containers: Vec<ContainerFacts>,
+    },
     Container(ContainerFacts),
-    Exec { container: String, exec: String, pid: i32 },
+    Exec {
+        container: String,
+        exec: String,
+        pid: i32,
+    },
     /// The request changed nothing that has facts of its own.
     None,
 }
@@ -223,6 +251,9 @@ pub struct MonitorRecord {
     pub boot_id: String,
     pub guardian: ProcessId,
     pub worker: ProcessId,
+    /// The guardian has died: the worker goes on, and is not replaced if it dies too.
+    #[serde(default)]
+    pub guardian_lost: bool,
 }
 
 /// One line of `T/exits`.
@@ -269,7 +300,8 @@ pub enum Stream {
 ///
 /// The entry is written *before* the bytes are spliced, so that bytes never lack an entry; an entry
 /// whose bytes never came has the same offset as the next one. Readers take the segment's size
-/// first and the index after it, and ignore entries at or beyond that size.
+/// first and the index after it, and ignore entries at or beyond that size. They delete consumed
+/// segments, data file first, but never the newest. Times are exact to a millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexEntry {
     pub offset: u64,
@@ -345,7 +377,9 @@ pub fn crc32(bytes: &[u8]) -> u32 {
         }
         table
     };
-    !bytes.iter().fold(!0, |sum, byte| TABLE[((sum ^ u32::from(*byte)) & 0xff) as usize] ^ (sum >> 8))
+    !bytes
+        .iter()
+        .fold(!0, |sum, byte| TABLE[((sum ^ u32::from(*byte)) & 0xff) as usize] ^ (sum >> 8))
 }
 
 #[cfg(test)]

@@ -1,0 +1,32 @@
+//! Places at which a crash test has the process kill itself.
+//!
+//! Compiled in by the feature `failpoints` only. `LIGHTER_FAILPOINT=name:n` sends SIGKILL to the
+//! process at the n-th time it comes by the point `name`. `LIGHTER_FAILPOINT_ONCE=path` names a
+//! file that is created first; while it exists nothing fires, so that the successor of a killed
+//! process lives.
+
+/// The process came by the point `name`.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub(crate) fn hit(_name: &str) {}
+
+/// The process came by the point `name`.
+#[cfg(feature = "failpoints")]
+pub(crate) fn hit(name: &str) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static HITS: AtomicU32 = AtomicU32::new(0);
+
+    let Ok(wanted) = std::env::var("LIGHTER_FAILPOINT") else { return };
+    let Some((point, number)) = wanted.split_once(':') else { return };
+    if point != name || number.parse() != Ok(HITS.fetch_add(1, Ordering::Relaxed) + 1) {
+        return;
+    }
+    if let Some(once) = std::env::var_os("LIGHTER_FAILPOINT_ONCE")
+        && std::fs::File::create_new(once).is_err()
+    {
+        return;
+    }
+    // Nothing runs after SIGKILL to oneself.
+    let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
+}

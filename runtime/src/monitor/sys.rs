@@ -1,0 +1,117 @@
+//! System calls of the monitor that no crate wraps safely. The monitor's only unsafe code.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Which side of a fork we are on.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Forked {
+    Parent(i32),
+    Child,
+}
+
+/// Forks. The process must have one thread, which the monitor's design guarantees.
+pub(super) fn fork() -> io::Result<Forked> {
+    // SAFETY: with one thread no lock can be held by a thread that the child lacks, so the child
+    // may call anything; the monitor never starts a thread.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid)),
+    }
+}
+
+/// The descriptor `number` that the process was started with.
+pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD takes no pointer; it fails on a number that is not open.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the number is open (checked above), and nothing else in this process owns it: it was
+    // inherited, and its number came on the command line, which is read once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor from 3 on but `keep`. Call before anything owns one.
+pub(super) fn close_inherited(keep: RawFd) {
+    let keep = u32::try_from(keep).unwrap_or(0);
+    for (first, last) in [(3, keep.saturating_sub(1)), (keep.saturating_add(1).max(3), u32::MAX)] {
+        if first <= last {
+            // SAFETY: the call takes no pointer; no `OwnedFd` in this process refers to a
+            // descriptor in the range, since the caller comes before anything opens one. It fails
+            // only before Linux 5.9, where stray descriptors then stay open.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
+}
+
+/// Pid of some child that has ended, which stays a zombie.
+pub(super) fn peek_any() -> Option<i32> {
+    // SAFETY: siginfo_t is plain data for which all zeros is valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: `info` is a valid siginfo_t that the call may write.
+    if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) } != 0 {
+        return None;
+    }
+    // SAFETY: after a successful waitid the union holds si_pid; with WNOHANG and no child it is 0.
+    let pid = unsafe { info.si_pid() };
+    (pid != 0).then_some(pid)
+}
+
+/// `struct pidfd_info` of <linux/pidfd.h>, version 0.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+nix::ioctl_readwrite!(pidfd_get_info, 0xFF, 11, PidfdInfo);
+
+/// The wait status of a process that is no child of ours, once it has been reaped (Linux 6.15).
+pub(super) fn pidfd_exit(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: `info` has the size that the request's number encodes and may be written; older
+    // kernels, and descriptors that are no pidfd, refuse the number.
+    unsafe { pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }.ok()?;
+    (info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+}
+
+nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
+
+/// `IFF_UP` in the width of `ifru_flags`.
+const IFF_UP: libc::c_short = 1;
+
+/// Brings the loopback interface of the current network namespace up.
+pub(super) fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: ifreq is plain data for which all zeros is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    request.ifr_ifru.ifru_flags = IFF_UP;
+    // SAFETY: `request` is a whole ifreq with a terminated name and the flags in place.
+    unsafe { set_interface_flags(socket.as_raw_fd(), &raw const request) }?;
+    Ok(())
+}
+
+/// Keeps the heap of a process that lives long and does little at the pages it needs.
+pub(super) fn small_heap() {
+    // SAFETY: mallopt takes two numbers and no thread runs beside us.
+    unsafe { libc::mallopt(libc::M_TOP_PAD, 0) };
+    // SAFETY: as above.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 16 << 10) };
+    // SAFETY: as above. Buffers of a page run come from mmap and go back when freed.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 10) };
+}

@@ -1,0 +1,2 @@
+//! convert
+#[derive(Debug)] pub struct Error; pub fn plan() {} pub fn process() {}
