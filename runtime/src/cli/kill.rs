@@ -36,7 +36,7 @@ fn parse(text: &str) -> Result<i32, Error> {
     }
     let name = text.to_ascii_uppercase();
     let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    Signal::from_str(&name).map(|signal| signal as i32).map_err(|_| unknown())
+    Signal::from_str(&name).map(|signal| signal as i32).map_err(|_errno| unknown())
 }
 
 #[cfg(test)]
