@@ -265,7 +265,7 @@ fn namespaces(options: &Options, boot_id: &str) -> Result<(), Error> {
             .map_err(step("enter the network namespace of a living container")),
         None => {
             unshare(CloneFlags::CLONE_NEWNET).map_err(step("unshare the network namespace"))?;
-            sys::loopback_up().map_err(|source| Error::Setup { step: "bring loopback up", source })
+            crate::sys::net::loopback_up().map_err(step("bring loopback up"))
         }
     }
 }
