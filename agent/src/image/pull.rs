@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -73,7 +74,7 @@ impl Store {
                 .ok_or_else(|| Error::PlatformSyntax { platform: text.to_owned() })?,
             None => Platform::host(),
         };
-        let session = retry(async || Session::open(&reference, auth.of(&reference)).await)
+        let session = retry(|| Session::open(&reference, auth.of(&reference)))
             .await
             .map_err(|source| registry_error(text, &reference, source))?;
         let pull = Pull {
@@ -118,8 +119,8 @@ pub(super) fn refuse(reference: &str, document: &str, refusal: Refusal) -> Error
 
 /// Repeats what may work a moment later. A registry that refuses connections is not asked again:
 /// the caller knows better how long to wait for it.
-async fn retry<T>(
-    mut attempt: impl AsyncFnMut() -> Result<T, registry::Error>,
+async fn retry<T, F: Future<Output = Result<T, registry::Error>>>(
+    mut attempt: impl FnMut() -> F,
 ) -> Result<T, registry::Error> {
     let mut tries = 0;
     loop {
@@ -184,6 +185,45 @@ struct Fetch {
     dir: PathBuf,
 }
 
+/// Where the bytes of a blob go.
+enum Target {
+    Memory(Vec<u8>),
+    Worker(mpsc::Sender<Bytes>),
+    /// The worker gave up.
+    Nobody,
+}
+
+struct Sink {
+    target: Target,
+    hash: Sha256,
+    /// Bytes up to which progress was reported.
+    reported: u64,
+    /// Bytes that came after the worker gave up.
+    wasted: u64,
+}
+
+impl Sink {
+    fn new(target: Target) -> Self {
+        Self { target, hash: Sha256::new(), reported: 0, wasted: 0 }
+    }
+
+    /// Takes a chunk; returns whether more is wanted.
+    async fn take(&mut self, chunk: Bytes) -> bool {
+        self.hash.update(&chunk);
+        match &mut self.target {
+            Target::Memory(text) => text.extend_from_slice(&chunk),
+            Target::Worker(_) if chunk.is_empty() => {}
+            Target::Worker(worker) => {
+                if worker.send(chunk).await.is_err() {
+                    self.target = Target::Nobody;
+                }
+            }
+            Target::Nobody => self.wasted += chunk.len() as u64,
+        }
+        self.wasted <= READ_ON
+    }
+}
+
 impl Pull {
     async fn run(self, wanted: &Platform, explicit: bool) -> Result<Image, Error> {
         let (text, resolved, manifest) = self.manifest(wanted).await?;
@@ -245,9 +285,8 @@ impl Pull {
 
     /// The manifest for the platform, and the digest that the reference stands for.
     async fn manifest(&self, wanted: &Platform) -> Result<(Bytes, String, Manifest), Error> {
-        let (bytes, resolved) = retry(async || self.session.manifest(None).await)
-            .await
-            .map_err(|error| self.registry(error))?;
+        let (bytes, resolved) =
+            retry(|| self.session.manifest(None)).await.map_err(|error| self.registry(error))?;
         let entries = match self.document(&bytes, "manifest")? {
             Document::Manifest(manifest) => return Ok((bytes, resolved, manifest)),
             Document::Index(entries) => entries,
@@ -260,7 +299,7 @@ impl Pull {
                 offered: platform::offered(&entries),
             });
         };
-        let (bytes, actual) = retry(async || self.session.manifest(Some(&entry.digest)).await)
+        let (bytes, actual) = retry(|| self.session.manifest(Some(&entry.digest)))
             .await
             .map_err(|error| self.registry(error))?;
         if actual != entry.digest {
@@ -289,16 +328,11 @@ impl Pull {
         if let Some(known) = self.store.blob(&descriptor.digest) {
             return Ok(known);
         }
-        let mut text = Vec::new();
+        let mut sink = Sink::new(Target::Memory(Vec::new()));
         let cancel = CancellationToken::new();
-        let mut hash = Sha256::new();
-        let result = self
-            .download(descriptor, &mut hash, &cancel, async |chunk: Bytes| {
-                text.extend_from_slice(&chunk);
-                true
-            })
-            .await
-            .and_then(|()| check_digest(&descriptor.digest, hash));
+        let result = self.download(descriptor, &mut sink, &cancel).await;
+        let Sink { target: Target::Memory(text), hash, .. } = sink else { return Ok(Vec::new()) };
+        let result = result.and_then(|()| check_digest(&descriptor.digest, hash));
         match result {
             Ok(()) => Ok(text),
             Err(unpack::Error::Transfer(source)) => Err(self.registry(source)),
@@ -338,13 +372,15 @@ impl Pull {
         let results: Vec<_> = futures_util::stream::iter(missing.into_values())
             .map(|fetch| {
                 let (cancel, staging) = (cancel.clone(), Arc::clone(staging));
-                async move {
-                    let result = self.fetch(&fetch, staging, &cancel).await;
-                    if result.is_err() {
-                        cancel.cancel();
-                    }
-                    (fetch, result)
-                }
+                let fetched: BoxFuture<'_, (Fetch, Result<LayerRecord, Error>)> =
+                    Box::pin(async move {
+                        let result = self.fetch(&fetch, staging, &cancel).await;
+                        if result.is_err() {
+                            cancel.cancel();
+                        }
+                        (fetch, result)
+                    });
+                fetched
             })
             .buffer_unordered(PARALLEL)
             .collect()
@@ -393,36 +429,17 @@ impl Pull {
             drop(staging);
             result
         });
-        let mut sender = Some(sender);
         let descriptor = &fetch.descriptor;
-        let (mut hash, mut done, mut reported) = (Sha256::new(), 0_u64, 0_u64);
-        let mut after_end = 0_u64;
-        let downloaded = self
-            .download(descriptor, &mut hash, cancel, async |chunk: Bytes| {
-                done += chunk.len() as u64;
-                if done - reported >= REPORT_EVERY {
-                    reported = done;
-                    // The last byte counts when it is unpacked.
-                    self.report(descriptor, done.min(descriptor.size.saturating_sub(1)));
-                }
-                if sender.is_none() {
-                    after_end += chunk.len() as u64;
-                    return after_end <= READ_ON;
-                }
-                if let Some(worker) = &sender
-                    && worker.send(chunk).await.is_err()
-                {
-                    sender = None;
-                }
-                true
-            })
-            .await;
-        drop(sender);
+        let mut sink = Sink::new(Target::Worker(sender));
+        let downloaded = self.download(descriptor, &mut sink, cancel).await;
+        let Sink { target, hash, wasted, .. } = sink;
+        // The worker sees the end of the layer.
+        drop(target);
         let unpacked = worker.await.map_err(Error::Worker)?;
         let result = match (downloaded, unpacked) {
             (Err(error), _) => Err(error),
             (Ok(()), Ok(record)) => check_digest(&descriptor.digest, hash).map(|()| record),
-            (Ok(()), Err(error)) if error.is_damage() && after_end <= READ_ON => {
+            (Ok(()), Err(error)) if error.is_damage() && wasted <= READ_ON => {
                 check_digest(&descriptor.digest, hash).and(Err(error))
             }
             (Ok(()), Err(error)) => Err(error),
@@ -441,14 +458,12 @@ impl Pull {
         }
     }
 
-    /// Streams a blob through `sink`, hashes it and checks its size; goes on where a broken
-    /// transfer stopped. `sink` returns whether it wants more.
+    /// Streams a blob into `sink` and checks its size; goes on where a broken transfer stopped.
     async fn download(
         &self,
         descriptor: &Descriptor,
-        hash: &mut Sha256,
+        sink: &mut Sink,
         cancel: &CancellationToken,
-        mut sink: impl AsyncFnMut(Bytes) -> bool,
     ) -> Result<(), unpack::Error> {
         let (mut done, mut tries) = (0_u64, 0_u32);
         let size = |actual: String| unpack::Error::Size { expected: descriptor.size, actual };
@@ -490,8 +505,12 @@ impl Pull {
                     if done > descriptor.size {
                         return Err(size(format!("more than {}", descriptor.size)));
                     }
-                    hash.update(&chunk);
-                    if !chunk.is_empty() && !sink(chunk).await {
+                    if matches!(sink.target, Target::Worker(_)) && done - sink.reported >= REPORT_EVERY {
+                        sink.reported = done;
+                        // The last byte counts when it is unpacked.
+                        self.report(descriptor, done.min(descriptor.size.saturating_sub(1)));
+                    }
+                    if !sink.take(chunk).await {
                         return Ok(());
                     }
                 }
