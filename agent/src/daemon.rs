@@ -151,12 +151,17 @@ impl Agent {
         self.snapshots.borrow().live
     }
 
+    /// Connections to the API, ended ones perhaps for a moment longer.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     /// Returns when a background agent has had nothing to do for a while; never in other modes.
     pub async fn idle(&self) {
         if self.mode != Mode::Background {
             std::future::pending::<()>().await;
         }
-        let busy = || self.live_tasks() > 0 || self.connections.load(Ordering::Relaxed) > 0;
+        let busy = || self.live_tasks() > 0 || self.connections() > 0;
         let mut since = tokio::time::Instant::now();
         while since.elapsed() < IDLE {
             tokio::time::sleep(IDLE / 10).await;

@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod image;
+pub mod monitor;
 pub mod registry;
 
 use std::path::{Path, PathBuf};

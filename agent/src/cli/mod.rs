@@ -44,7 +44,6 @@ const OURS: u8 = 125;
 #[command(
     name = "lighter",
     version,
-    about,
     propagate_version = false,
     disable_help_subcommand = true,
     subcommand_required = true,
@@ -103,8 +102,10 @@ pub enum Error {
     Write { path: PathBuf, source: io::Error },
     #[error("write to standard output")]
     Output { source: io::Error },
-    #[error("{file}: {problems}")]
+    #[error("{file} is refused:\n{problems}")]
     Definition { file: String, problems: Problems },
+    #[error("start the threads of this program")]
+    Threads { source: io::Error },
     #[error("watch for signals")]
     Signals { source: io::Error },
     #[error("start the agent in the background from {program}")]

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -119,9 +118,11 @@ pub(super) fn refuse(reference: &str, document: &str, refusal: Refusal) -> Error
 
 /// Repeats what may work a moment later. A registry that refuses connections is not asked again:
 /// the caller knows better how long to wait for it.
-async fn retry<T, F: Future<Output = Result<T, registry::Error>>>(
-    mut attempt: impl FnMut() -> F,
-) -> Result<T, registry::Error> {
+async fn retry<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, registry::Error>
+where
+    // Not an async closure: its futures cannot be promised to be `Send` for every lifetime.
+    F: Future<Output = Result<T, registry::Error>>,
+{
     let mut tries = 0;
     loop {
         match attempt().await {
@@ -185,45 +186,6 @@ struct Fetch {
     dir: PathBuf,
 }
 
-/// Where the bytes of a blob go.
-enum Target {
-    Memory(Vec<u8>),
-    Worker(mpsc::Sender<Bytes>),
-    /// The worker gave up.
-    Nobody,
-}
-
-struct Sink {
-    target: Target,
-    hash: Sha256,
-    /// Bytes up to which progress was reported.
-    reported: u64,
-    /// Bytes that came after the worker gave up.
-    wasted: u64,
-}
-
-impl Sink {
-    fn new(target: Target) -> Self {
-        Self { target, hash: Sha256::new(), reported: 0, wasted: 0 }
-    }
-
-    /// Takes a chunk; returns whether more is wanted.
-    async fn take(&mut self, chunk: Bytes) -> bool {
-        self.hash.update(&chunk);
-        match &mut self.target {
-            Target::Memory(text) => text.extend_from_slice(&chunk),
-            Target::Worker(_) if chunk.is_empty() => {}
-            Target::Worker(worker) => {
-                if worker.send(chunk).await.is_err() {
-                    self.target = Target::Nobody;
-                }
-            }
-            Target::Nobody => self.wasted += chunk.len() as u64,
-        }
-        self.wasted <= READ_ON
-    }
-}
-
 impl Pull {
     async fn run(self, wanted: &Platform, explicit: bool) -> Result<Image, Error> {
         let (text, resolved, manifest) = self.manifest(wanted).await?;
@@ -285,8 +247,9 @@ impl Pull {
 
     /// The manifest for the platform, and the digest that the reference stands for.
     async fn manifest(&self, wanted: &Platform) -> Result<(Bytes, String, Manifest), Error> {
-        let (bytes, resolved) =
-            retry(|| self.session.manifest(None)).await.map_err(|error| self.registry(error))?;
+        let (bytes, resolved) = retry(|| self.session.manifest(None))
+            .await
+            .map_err(|error| self.registry(error))?;
         let entries = match self.document(&bytes, "manifest")? {
             Document::Manifest(manifest) => return Ok((bytes, resolved, manifest)),
             Document::Index(entries) => entries,
@@ -328,13 +291,15 @@ impl Pull {
         if let Some(known) = self.store.blob(&descriptor.digest) {
             return Ok(known);
         }
-        let mut sink = Sink::new(Target::Memory(Vec::new()));
+        let mut text = Collected(Vec::new());
         let cancel = CancellationToken::new();
-        let result = self.download(descriptor, &mut sink, &cancel).await;
-        let Sink { target: Target::Memory(text), hash, .. } = sink else { return Ok(Vec::new()) };
-        let result = result.and_then(|()| check_digest(&descriptor.digest, hash));
+        let mut hash = Sha256::new();
+        let result = self
+            .download(descriptor, &mut hash, &cancel, &mut text)
+            .await
+            .and_then(|()| check_digest(&descriptor.digest, hash));
         match result {
-            Ok(()) => Ok(text),
+            Ok(()) => Ok(text.0),
             Err(unpack::Error::Transfer(source)) => Err(self.registry(source)),
             Err(source) => Err(Error::Layer {
                 reference: self.text.clone(),
@@ -372,15 +337,13 @@ impl Pull {
         let results: Vec<_> = futures_util::stream::iter(missing.into_values())
             .map(|fetch| {
                 let (cancel, staging) = (cancel.clone(), Arc::clone(staging));
-                let fetched: BoxFuture<'_, (Fetch, Result<LayerRecord, Error>)> =
-                    Box::pin(async move {
-                        let result = self.fetch(&fetch, staging, &cancel).await;
-                        if result.is_err() {
-                            cancel.cancel();
-                        }
-                        (fetch, result)
-                    });
-                fetched
+                async move {
+                    let result = self.fetch(&fetch, staging, &cancel).await;
+                    if result.is_err() {
+                        cancel.cancel();
+                    }
+                    (fetch, result)
+                }
             })
             .buffer_unordered(PARALLEL)
             .collect()
@@ -430,16 +393,23 @@ impl Pull {
             result
         });
         let descriptor = &fetch.descriptor;
-        let mut sink = Sink::new(Target::Worker(sender));
-        let downloaded = self.download(descriptor, &mut sink, cancel).await;
-        let Sink { target, hash, wasted, .. } = sink;
-        // The worker sees the end of the layer.
-        drop(target);
+        let mut hash = Sha256::new();
+        let mut piped = Piped {
+            pull: self,
+            descriptor,
+            worker: Some(sender),
+            done: 0,
+            reported: 0,
+            after_end: 0,
+        };
+        let downloaded = self.download(descriptor, &mut hash, cancel, &mut piped).await;
+        let after_end = piped.after_end;
+        drop(piped);
         let unpacked = worker.await.map_err(Error::Worker)?;
         let result = match (downloaded, unpacked) {
             (Err(error), _) => Err(error),
             (Ok(()), Ok(record)) => check_digest(&descriptor.digest, hash).map(|()| record),
-            (Ok(()), Err(error)) if error.is_damage() && wasted <= READ_ON => {
+            (Ok(()), Err(error)) if error.is_damage() && after_end <= READ_ON => {
                 check_digest(&descriptor.digest, hash).and(Err(error))
             }
             (Ok(()), Err(error)) => Err(error),
@@ -458,12 +428,14 @@ impl Pull {
         }
     }
 
-    /// Streams a blob into `sink` and checks its size; goes on where a broken transfer stopped.
+    /// Streams a blob through `sink`, hashes it and checks its size; goes on where a broken
+    /// transfer stopped. `sink` returns whether it wants more.
     async fn download(
         &self,
         descriptor: &Descriptor,
-        sink: &mut Sink,
+        hash: &mut Sha256,
         cancel: &CancellationToken,
+        sink: &mut impl Sink,
     ) -> Result<(), unpack::Error> {
         let (mut done, mut tries) = (0_u64, 0_u32);
         let size = |actual: String| unpack::Error::Size { expected: descriptor.size, actual };
@@ -505,12 +477,8 @@ impl Pull {
                     if done > descriptor.size {
                         return Err(size(format!("more than {}", descriptor.size)));
                     }
-                    if matches!(sink.target, Target::Worker(_)) && done - sink.reported >= REPORT_EVERY {
-                        sink.reported = done;
-                        // The last byte counts when it is unpacked.
-                        self.report(descriptor, done.min(descriptor.size.saturating_sub(1)));
-                    }
-                    if !sink.take(chunk).await {
+                    hash.update(&chunk);
+                    if !chunk.is_empty() && !sink.take(chunk).await {
                         return Ok(());
                     }
                 }
@@ -524,6 +492,54 @@ impl Pull {
                 () = tokio::time::sleep(backoff(tries)) => {}
             }
         }
+    }
+}
+
+/// Where a download goes. A trait and not an async closure, whose futures cannot be promised to be
+/// `Send` for every lifetime.
+trait Sink: Send {
+    /// Whether it wants more.
+    fn take(&mut self, chunk: Bytes) -> impl Future<Output = bool> + Send;
+}
+
+/// A small document.
+struct Collected(Vec<u8>);
+
+impl Sink for Collected {
+    async fn take(&mut self, chunk: Bytes) -> bool {
+        self.0.extend_from_slice(&chunk);
+        true
+    }
+}
+
+/// A layer, to the worker that unpacks it.
+struct Piped<'a> {
+    pull: &'a Pull,
+    descriptor: &'a Descriptor,
+    /// `None` once the worker wants no more.
+    worker: Option<mpsc::Sender<Bytes>>,
+    done: u64,
+    reported: u64,
+    after_end: u64,
+}
+
+impl Sink for Piped<'_> {
+    async fn take(&mut self, chunk: Bytes) -> bool {
+        self.done += chunk.len() as u64;
+        if self.done - self.reported >= REPORT_EVERY {
+            self.reported = self.done;
+            // The last byte counts when it is unpacked.
+            self.pull
+                .report(self.descriptor, self.done.min(self.descriptor.size.saturating_sub(1)));
+        }
+        let Some(worker) = &self.worker else {
+            self.after_end += chunk.len() as u64;
+            return self.after_end <= READ_ON;
+        };
+        if worker.send(chunk).await.is_err() {
+            self.worker = None;
+        }
+        true
     }
 }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use protocol::monitor::{Stream, crc32};
 use serde::{Deserialize, Serialize};
 
+use super::crash;
 use super::drivers::json_file::Mark;
 use super::lines::Framer;
 use super::spool::Position;
@@ -79,6 +80,7 @@ impl Cursor {
     }
 
     fn write(&self, path: &Path, durable: bool) -> io::Result<()> {
+        crash::point()?;
         let json = serde_json::to_string(self)?;
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
@@ -93,7 +95,9 @@ impl Cursor {
         if durable {
             file.sync_data()?;
         }
+        crash::point()?;
         std::fs::rename(&temporary, path)?;
+        crash::point()?;
         if durable && let Some(directory) = path.parent() {
             File::open(directory)?.sync_all()?;
         }

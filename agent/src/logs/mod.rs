@@ -7,12 +7,15 @@
 //! One [`Shipper`] per container owns the cursor and the log; it alone deletes spool segments.
 //! [`stream`] only reads logs. Which files these are is the caller's business.
 
+mod crash;
 mod cursor;
 pub mod drivers;
 pub mod lines;
 mod read;
 mod shipper;
 pub mod spool;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use cursor::CursorError;

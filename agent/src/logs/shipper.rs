@@ -6,7 +6,7 @@
 //! is treated the same way. A log that cannot be written is tried again for ever and holds up
 //! nothing but itself (and, at the spool's limit, what the container's log mode says).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::monitor::Stream;
@@ -118,7 +118,7 @@ async fn ship(config: ShipperConfig, mut stopped: watch::Receiver<bool>) -> bool
         let batch = tokio::task::spawn_blocking(move || {
             let mut ship = match ship {
                 Some(ship) => ship,
-                None => Ship::open(&config)?,
+                None => Ship::open(config.name, &config.spool, config.log, config.options)?,
             };
             let progress = ship.batch(last)?;
             Ok::<_, ShipError>((ship, progress))
@@ -198,16 +198,21 @@ struct Ship {
 }
 
 impl Ship {
-    fn open(config: &ShipperConfig) -> Result<Self, ShipError> {
-        let cursor_path = cursor::path(&config.log);
+    fn open(
+        name: String,
+        spool: &Path,
+        log: PathBuf,
+        options: Options,
+    ) -> Result<Self, ShipError> {
+        let cursor_path = cursor::path(&log);
         let mut cursor = Cursor::load(&cursor_path)?.unwrap_or_default();
-        let writer = Writer::open(&config.log, config.options.clone(), cursor.log)?;
-        let reader = Reader::new(&config.spool, cursor.position);
+        let writer = Writer::open(&log, options, cursor.log)?;
+        let reader = Reader::new(spool, cursor.position);
         if cursor.log != Some(writer.mark()) {
             cursor.log = Some(writer.mark());
             cursor.store(&cursor_path, false)?;
         }
-        Ok(Self { name: config.name.clone(), reader, writer, cursor, cursor_path })
+        Ok(Self { name, reader, writer, cursor, cursor_path })
     }
 
     /// Takes what is there. `last`: nothing will come after it.
@@ -296,5 +301,26 @@ impl Ship {
         self.cursor.log = Some(self.writer.mark());
         self.cursor.store(&self.cursor_path, durable)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod testing {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Ships what is there, again from the files if the work was ended by the test.
+    pub(in super::super) fn ship_all(spool: &Path, log: &Path, options: &Options, last: bool) {
+        let run = || -> Result<(), ShipError> {
+            let mut ship =
+                Ship::open("test".to_owned(), spool, log.to_owned(), options.clone())?;
+            while ship.batch(last)? == Progress::More {}
+            Ok(())
+        };
+        if run().is_err() {
+            run().unwrap();
+        }
     }
 }

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use protocol::monitor::{INDEX_ENTRY, IndexEntry, Stream, spool_data, spool_index};
 use serde::{Deserialize, Serialize};
 
+use super::crash;
+
 /// Bytes taken at once: enough that the costs per batch vanish, small enough for the cache.
 const BATCH: u64 = 256 * 1024;
 
@@ -142,7 +144,7 @@ impl Reader {
             }
             // The data last: that is what is listed after a kill in between.
             for path in [spool_index(&self.spool, segment), spool_data(&self.spool, segment)] {
-                match std::fs::remove_file(&path) {
+                match crash::point().and_then(|()| std::fs::remove_file(&path)) {
                     Ok(()) => {}
                     Err(source) if source.kind() == io::ErrorKind::NotFound => {}
                     Err(source) => result = Err(SpoolError::Remove { path, source }),

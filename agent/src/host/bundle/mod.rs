@@ -52,6 +52,8 @@ pub enum Error {
         "{field} \"task\" is not supported yet: it needs a process that outlives the containers"
     )]
     SharedNamespace { field: &'static str },
+    #[error("the task definition's runtimePlatform asks for {wanted}, this host runs {host}")]
+    Architecture { wanted: &'static str, host: &'static str },
 }
 
 /// What the configuration depends on of this host. Read once per agent.

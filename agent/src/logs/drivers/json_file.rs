@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use protocol::monitor::Stream;
 
+use crate::logs::crash;
 use crate::logs::lines::Line;
 
 /// The driver's options.
@@ -187,8 +188,8 @@ impl Writer {
     /// # Errors
     /// If the file cannot be written; the writer is then to be dropped and opened again.
     pub fn flush(&mut self) -> Result<(), WriteError> {
-        self.file
-            .write_all_at(&self.buffer, self.length)
+        crash::point()
+            .and_then(|()| self.file.write_all_at(&self.buffer, self.length))
             .map_err(|source| WriteError::Write { path: self.path.clone(), source })?;
         self.length += self.buffer.len() as u64;
         self.buffer.clear();
@@ -218,10 +219,10 @@ impl Writer {
                 .find(|n| !rotated(&self.path, *n).exists())
                 .unwrap_or(self.options.max_file - 1);
             for n in (1..free).rev() {
-                std::fs::rename(rotated(&self.path, n), rotated(&self.path, n + 1))
-                    .map_err(failed)?;
+                rename(&rotated(&self.path, n), &rotated(&self.path, n + 1)).map_err(failed)?;
             }
-            std::fs::rename(&self.path, rotated(&self.path, 1)).map_err(failed)?;
+            rename(&self.path, &rotated(&self.path, 1)).map_err(failed)?;
+            crash::point().map_err(failed)?;
             self.file = create(&self.path, true).map_err(failed)?;
         } else {
             // Beside the old file, so that it gets another inode.
@@ -229,12 +230,17 @@ impl Writer {
             new.push(".new");
             let new = PathBuf::from(new);
             self.file = create(&new, true).map_err(failed)?;
-            std::fs::rename(&new, &self.path).map_err(failed)?;
+            rename(&new, &self.path).map_err(failed)?;
         }
         self.inode = self.file.metadata().map_err(failed)?.ino();
         self.length = 0;
         Ok(())
     }
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    crash::point()?;
+    std::fs::rename(from, to)
 }
 
 fn create(path: &Path, truncate: bool) -> io::Result<File> {
@@ -351,4 +357,101 @@ fn escape(text: &str, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(&bytes[plain..]);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> Line<'_> {
+        Line { bytes: text.as_bytes(), newline: true, time: 1_795_262_400_500_000_000 }
+    }
+
+    #[test]
+    fn encoding_is_dockers() {
+        for (bytes, newline, log) in [
+            (&b"hello"[..], true, r"hello\n"),
+            (b"", true, r"\n"),
+            (b"part", false, "part"),
+            (b"cr\r", true, r"cr\r\n"),
+            (b"tab\tbell\x07nul\0", false, r"tab\u0009bell\u0007nul\u0000"),
+            (b"\"quoted\\\"", false, r#"\"quoted\\\""#),
+            (b"<a href='x'>&</a>", false, r"\u003ca href='x'\u003e\u0026\u003c/a\u003e"),
+            ("é€😀".as_bytes(), false, "é€😀"),
+            ("\u{2028}\u{2029}\u{2030}".as_bytes(), false, "\\u2028\\u2029\u{2030}"),
+            (b"a\xff\xe2\x82b", false, r"a\ufffd\ufffd\ufffdb"),
+        ] {
+            let mut out = Vec::new();
+            encode(Line { bytes, newline, time: 0 }, Stream::Stderr, "T", &mut out);
+            let expected = format!("{{\"log\":\"{log}\",\"stream\":\"stderr\",\"time\":\"T\"}}\n");
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+            assert!(serde_json::from_str::<serde_json::Value>(&expected).is_ok(), "{expected}");
+        }
+    }
+
+    #[test]
+    fn times_are_gos() {
+        assert_eq!(rfc3339(1_795_262_400_000_000_000), "2026-11-21T12:00:00Z");
+        assert_eq!(rfc3339(1_795_262_400_120_000_000), "2026-11-21T12:00:00.12Z");
+        assert_eq!(rfc3339(1_795_262_400_000_000_001), "2026-11-21T12:00:00.000000001Z");
+    }
+
+    #[test]
+    fn options() {
+        let parse = |name: &str, value: &str| {
+            Options::parse(&BTreeMap::from([(name.to_owned(), value.to_owned())]))
+        };
+        for (text, bytes) in [
+            ("1", 1),
+            ("10k", 10_000),
+            ("10m", 10_000_000),
+            ("1.5MB", 1_500_000),
+            ("2 g", 2_000_000_000),
+            ("3KiB", 3000),
+        ] {
+            assert_eq!(parse("max-size", text).unwrap().max_size, Some(bytes), "{text}");
+        }
+        for text in ["", "0", "-1", "m", "10x", "1e3", "1..2k", "99999999p"] {
+            assert!(matches!(parse("max-size", text), Err(OptionError::MaxSize(_))), "{text}");
+        }
+        assert_eq!(parse("max-file", "3").unwrap().max_file, 3);
+        for text in ["0", "-1", "x", ""] {
+            assert!(matches!(parse("max-file", text), Err(OptionError::MaxFile(_))), "{text}");
+        }
+        assert!(matches!(parse("compress", "true"), Err(OptionError::Unknown(_))));
+    }
+
+    #[test]
+    fn rotation_keeps_max_file_files_under_dockers_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("json.log");
+        let options = Options { max_size: Some(1), max_file: 3 };
+        let mut writer = Writer::open(&path, options, None).unwrap();
+        for text in ["one", "two", "three", "four"] {
+            if writer.is_full() {
+                writer.rotate().unwrap();
+            }
+            writer.push(line(text), Stream::Stdout);
+            writer.flush().unwrap();
+        }
+        for (path, text) in
+            [(path.clone(), "four"), (rotated(&path, 1), "three"), (rotated(&path, 2), "two")]
+        {
+            assert!(std::fs::read_to_string(&path).unwrap().contains(text), "{path:?}");
+        }
+        assert!(!rotated(&path, 3).exists());
+    }
+
+    #[test]
+    fn a_file_torn_by_a_power_failure_is_cut_to_whole_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("json.log");
+        std::fs::write(&path, "{\"log\":\"a\"}\n{\"lo").unwrap();
+        let inode = std::fs::metadata(&path).unwrap().ino();
+        let mark = Mark { inode, length: 100 };
+        let writer = Writer::open(&path, Options::default(), Some(mark)).unwrap();
+        assert_eq!(writer.mark().length, 12);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 12);
+    }
 }
