@@ -247,9 +247,8 @@ impl Pull {
 
     /// The manifest for the platform, and the digest that the reference stands for.
     async fn manifest(&self, wanted: &Platform) -> Result<(Bytes, String, Manifest), Error> {
-        let (bytes, resolved) = retry(|| self.session.manifest(None))
-            .await
-            .map_err(|error| self.registry(error))?;
+        let (bytes, resolved) =
+            retry(|| self.session.manifest(None)).await.map_err(|error| self.registry(error))?;
         let entries = match self.document(&bytes, "manifest")? {
             Document::Manifest(manifest) => return Ok((bytes, resolved, manifest)),
             Document::Index(entries) => entries,
