@@ -29,8 +29,11 @@ use super::process::{self, Look};
 use super::sys::{self, Forked};
 use super::{Error, Options, journal, oom, worker};
 
-/// Pauses between a worker's death and the next: the first, and the longest.
+/// Pauses between a worker's death and the next: the ordinary, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(5));
+/// So many early deaths in a row before the pauses grow: kills from outside are not a worker's own
+/// fault, and output waits in pipes meanwhile.
+const BURST: u32 = 50;
 /// A worker that lived so long has earned a fresh start.
 const SETTLED: Duration = Duration::from_secs(10);
 /// Bytes of `R/monitor.log` at which a new monitor begins it anew.
@@ -88,7 +91,7 @@ pub(super) fn run(options: &Options) -> Result<(), Error> {
 
     let mut store = Store::new();
     let mut generation = 0;
-    let mut pause = PAUSE.0;
+    let mut early = 0_u32;
     loop {
         let (ours, theirs) = deposit::pair()
             .map_err(|source| Error::Setup { step: "make the deposit's sockets", source })?;
@@ -120,8 +123,9 @@ pub(super) fn run(options: &Options) -> Result<(), Error> {
             Err(error) => journal::note(&format!("fork a worker: {error}")),
         }
         generation += 1;
-        pause = if began.elapsed() >= SETTLED { PAUSE.0 } else { (pause * 2).min(PAUSE.1) };
-        std::thread::sleep(pause);
+        early = if began.elapsed() >= SETTLED { 0 } else { early.saturating_add(1) };
+        let growth = early.saturating_sub(BURST).min(16);
+        std::thread::sleep((PAUSE.0 * (1 << growth)).min(PAUSE.1));
     }
 }
 

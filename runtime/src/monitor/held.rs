@@ -148,6 +148,7 @@ fn refused(what: &str, error: &container::Error) -> Failure {
 fn kind(error: &container::Error) -> FailureKind {
     match error {
         container::Error::NotFound { .. } => FailureKind::NotFound,
+        _ => FailureKind::Failed,
     }
 }
 
@@ -229,6 +230,13 @@ impl Held {
     fn build(mut record: Record, around: &Surroundings<'_>) -> Result<Self, Failure> {
         let name = record.create.container.clone();
         let directory = around.paths.container(&name);
+        // One that could not be taken over may still run; undoing a second creation would kill it.
+        if Record::load(&directory).is_ok_and(|record| record.init.is_some()) {
+            return Err(Failure {
+                kind: FailureKind::WrongState,
+                message: format!("container {name} exists and could not be taken over"),
+            });
+        }
         let mut undo = Undo { record: None, around };
         DirBuilder::new()
             .recursive(true)

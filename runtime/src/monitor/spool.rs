@@ -89,6 +89,8 @@ pub(crate) struct Spool {
     current: Option<(Stream, u64)>,
     /// Bytes written since the last [`Spool::sync`].
     dirty: bool,
+    /// The first segment that may not be durable.
+    unsynced: u32,
 }
 
 impl Spool {
@@ -120,7 +122,9 @@ impl Spool {
             length,
             index_length,
             current: None,
-            dirty: false,
+            // What a killed worker wrote is as fresh as what we will write.
+            dirty: true,
+            unsynced: 0,
         })
     }
 
@@ -219,6 +223,22 @@ impl Spool {
             return Ok(());
         }
         let at = |path: PathBuf| move |source| Error::Sync { path, source };
+        for (number, _) in &self.closed {
+            if *number < self.unsynced {
+                continue;
+            }
+            for path in
+                [spool_data(&self.directory, *number), spool_index(&self.directory, *number)]
+            {
+                match File::open(&path).and_then(|file| file.sync_data()) {
+                    Ok(()) => {}
+                    // Consumed.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(source) => return Err(Error::Sync { path, source }),
+                }
+            }
+        }
+        self.unsynced = self.segment;
         self.data.sync_data().map_err(at(spool_data(&self.directory, self.segment)))?;
         self.index.sync_data().map_err(at(spool_index(&self.directory, self.segment)))?;
         File::open(&self.directory)
@@ -255,7 +275,6 @@ impl Spool {
 
     fn roll(&mut self) -> Result<(), Error> {
         let next = self.segment + 1;
-        // What is closed is made durable at the exit only by the file system's own writeback.
         let (data, index) = open_segment(&self.directory, next, true)?;
         self.closed.push_back((self.segment, self.length + self.index_length));
         self.segment = next;
