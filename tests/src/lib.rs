@@ -2,6 +2,8 @@
 
 pub mod host;
 pub mod monitor;
+pub mod image;
+pub mod registry;
 
 use std::path::{Path, PathBuf};
 

@@ -3,4 +3,5 @@
 
 mod architecture;
 mod monitor;
+mod image;
 mod task;

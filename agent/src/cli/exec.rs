@@ -54,7 +54,12 @@ pub(super) struct Args {
     /// The task's id, or its beginning
     task: String,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
     command: Vec<String>,
 }
 
@@ -130,8 +135,8 @@ async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
     let own = |name: &str| std::env::var(name).ok();
     let process = process(base, &arguments, user.as_ref(), terminal, own);
 
-    let (client, events) = Client::connect(&layout.task_run(&id))
-        .map_err(|source| ExecError::Connect { source })?;
+    let (client, events) =
+        Client::connect(&layout.task_run(&id)).map_err(|source| ExecError::Connect { source })?;
     client.subscribe().await.map_err(|source| ExecError::Connect { source })?;
     let session = Session {
         client,
@@ -163,7 +168,10 @@ fn choose<'a>(view: &'a TaskView, name: Option<&str>) -> Result<&'a ContainerVie
     };
     if container.last_status != "RUNNING" {
         let status = container.last_status.to_lowercase();
-        return Err(Failure::said(format!("container {} is not running: {status}", container.name)));
+        return Err(Failure::said(format!(
+            "container {} is not running: {status}",
+            container.name
+        )));
     }
     Ok(container)
 }

@@ -219,8 +219,7 @@ fn list(
     format: Format,
     now: Timestamp,
 ) -> Result<String, Error> {
-    let shorten =
-        |id: &str| if no_trunc { id.to_owned() } else { human::short(id).to_owned() };
+    let shorten = |id: &str| if no_trunc { id.to_owned() } else { human::short(id).to_owned() };
     if quiet {
         return Ok(images.iter().map(|image| format!("{}\n", shorten(&image.id))).collect());
     }
@@ -299,6 +298,8 @@ mod tests {
         );
         let none = ImageView { references: Vec::new(), created: None, ..image };
         let text = list(&[none], false, true, true, Format::Json, now).unwrap();
-        assert!(text.contains(r#""Repository":"<none>""#) && text.contains(r#""CreatedSince":"N/A""#));
+        assert!(
+            text.contains(r#""Repository":"<none>""#) && text.contains(r#""CreatedSince":"N/A""#)
+        );
     }
 }

@@ -163,9 +163,9 @@ impl Cli {
         Self::try_parse_from(arguments).map_err(|error| {
             let text = error.render().to_string();
             if error.use_stderr() {
-                let text = text.strip_prefix("error: ").map_or(text.clone(), |text| {
-                    format!("lighter: {text}")
-                });
+                let text = text
+                    .strip_prefix("error: ")
+                    .map_or(text.clone(), |text| format!("lighter: {text}"));
                 (text, true, OURS)
             } else {
                 (text, false, 0)

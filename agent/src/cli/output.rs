@@ -12,10 +12,7 @@ pub(super) fn print(text: &str) -> Result<(), Error> {
 /// Writes bytes to standard output at once.
 pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(bytes)
-        .and_then(|()| stdout.flush())
-        .map_err(|source| Error::Output { source })
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|source| Error::Output { source })
 }
 
 /// Tells people something. Whoever closed standard error does not want to know.

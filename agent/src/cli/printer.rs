@@ -9,8 +9,10 @@ use super::Error;
 use crate::api::types::LogLine;
 
 /// As `docker compose` hands them out.
-const COLOURS: [&str; 10] =
-    ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[96m", "\x1b[93m", "\x1b[92m", "\x1b[95m", "\x1b[94m"];
+const COLOURS: [&str; 10] = [
+    "\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[96m", "\x1b[93m", "\x1b[92m",
+    "\x1b[95m", "\x1b[94m",
+];
 const RESET: &str = "\x1b[0m";
 
 /// How to print.

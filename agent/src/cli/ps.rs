@@ -49,7 +49,8 @@ pub(super) async fn run(arguments: Args, connection: &Connection) -> Result<u8, 
         if arguments.no_trunc { id.to_owned() } else { human::short(id).to_owned() }
     };
     if arguments.quiet {
-        let ids: String = tasks.iter().map(|task| format!("{}\n", shorten(&task.task_id))).collect();
+        let ids: String =
+            tasks.iter().map(|task| format!("{}\n", shorten(&task.task_id))).collect();
         output::print(&ids)?;
         return Ok(0);
     }

@@ -14,7 +14,7 @@ pub enum Error {
     #[error("platform {platform:?}: expected os/architecture[/variant] such as linux/amd64")]
     PlatformSyntax { platform: String },
     #[error("pull {reference} from {registry}")]
-    Registry { reference: String, registry: String, source: registry::Error },
+    Registry { reference: String, registry: String, source: Box<registry::Error> },
     #[error("{reference}: no image for platform {wanted}; there is {offered}")]
     NoPlatform { reference: String, wanted: String, offered: String },
     #[error("{reference}: {document} is of type {media_type:?}, which is not supported{hint}")]
@@ -24,7 +24,7 @@ pub enum Error {
     #[error("{reference}: {reason}")]
     Inconsistent { reference: String, reason: String },
     #[error("{reference}: layer {layer}")]
-    Layer { reference: String, layer: String, source: unpack::Error },
+    Layer { reference: String, layer: String, source: Box<unpack::Error> },
     #[error("{reference}: cancelled")]
     Cancelled { reference: String },
     #[error("load {archive}: {reason}")]

@@ -165,7 +165,7 @@ impl Loader<'_> {
         let failed = |source| Error::Layer {
             reference: self.path.display().to_string(),
             layer: expected.map_or_else(|| member.to_owned(), |layer| layer.digest.clone()),
-            source,
+            source: Box::new(source),
         };
         let (size, inner) = self.archive.read(member).map_err(broken)?;
         if let Some(layer) = expected

@@ -89,7 +89,7 @@ impl Store {
 
 fn registry_error(text: &str, reference: &Reference, source: registry::Error) -> Error {
     let registry = reference.domain().to_owned();
-    Error::Registry { reference: text.to_owned(), registry, source }
+    Error::Registry { reference: text.to_owned(), registry, source: Box::new(source) }
 }
 
 /// The whole chain, colon-separated.
@@ -247,9 +247,8 @@ impl Pull {
 
     /// The manifest for the platform, and the digest that the reference stands for.
     async fn manifest(&self, wanted: &Platform) -> Result<(Bytes, String, Manifest), Error> {
-        let (bytes, resolved) = retry(|| self.session.manifest(None))
-            .await
-            .map_err(|error| self.registry(error))?;
+        let (bytes, resolved) =
+            retry(|| self.session.manifest(None)).await.map_err(|error| self.registry(error))?;
         let entries = match self.document(&bytes, "manifest")? {
             Document::Manifest(manifest) => return Ok((bytes, resolved, manifest)),
             Document::Index(entries) => entries,
@@ -304,7 +303,7 @@ impl Pull {
             Err(source) => Err(Error::Layer {
                 reference: self.text.clone(),
                 layer: format!("configuration {}", descriptor.digest),
-                source,
+                source: Box::new(source),
             }),
         }
     }
@@ -355,8 +354,8 @@ impl Pull {
                     known.insert(fetch.diff_id, (record, Some(fetch.dir)));
                 }
                 Err(error) => {
-                    let cancelled =
-                        matches!(&error, Error::Layer { source: unpack::Error::Cancelled, .. });
+                    let cancelled = matches!(&error, Error::Layer { source, .. }
+                        if matches!(**source, unpack::Error::Cancelled));
                     if failure.is_none() || !cancelled {
                         failure = Some(error);
                     }
@@ -423,7 +422,7 @@ impl Pull {
             Err(source) => Err(Error::Layer {
                 reference: self.text.clone(),
                 layer: descriptor.digest.clone(),
-                source,
+                source: Box::new(source),
             }),
         }
     }

@@ -198,12 +198,7 @@ struct Ship {
 }
 
 impl Ship {
-    fn open(
-        name: String,
-        spool: &Path,
-        log: PathBuf,
-        options: Options,
-    ) -> Result<Self, ShipError> {
+    fn open(name: String, spool: &Path, log: PathBuf, options: Options) -> Result<Self, ShipError> {
         let cursor_path = cursor::path(&log);
         let mut cursor = Cursor::load(&cursor_path)?.unwrap_or_default();
         let writer = Writer::open(&log, options, cursor.log)?;
@@ -314,8 +309,7 @@ pub(super) mod testing {
     /// Ships what is there, again from the files if the work was ended by the test.
     pub(in super::super) fn ship_all(spool: &Path, log: &Path, options: &Options, last: bool) {
         let run = || -> Result<(), ShipError> {
-            let mut ship =
-                Ship::open("test".to_owned(), spool, log.to_owned(), options.clone())?;
+            let mut ship = Ship::open("test".to_owned(), spool, log.to_owned(), options.clone())?;
             while ship.batch(last)? == Progress::More {}
             Ok(())
         };

@@ -315,7 +315,9 @@ async fn a_closed_shipper_is_gone_on_with_by_the_next() {
 }
 
 fn record(time: u32, text: &str) -> String {
-    format!("{{\"log\":\"{text}\\n\",\"stream\":\"stdout\",\"time\":\"2026-11-21T10:00:{time:02}Z\"}}\n")
+    format!(
+        "{{\"log\":\"{text}\\n\",\"stream\":\"stdout\",\"time\":\"2026-11-21T10:00:{time:02}Z\"}}\n"
+    )
 }
 
 async fn history(sources: &[(&str, &Path)], query: Query) -> Vec<String> {

@@ -179,10 +179,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database itself cannot be read.
-    pub fn load<T: DeserializeOwned>(
-        &self,
-        table: Table,
-    ) -> Result<Rows<T>, Error> {
+    pub fn load<T: DeserializeOwned>(&self, table: Table) -> Result<Rows<T>, Error> {
         let read = self.database.begin_read().map_err(access("begin to read"))?;
         let rows = read.open_table(table.definition()).map_err(access("open a table of"))?;
         let mut found = Vec::new();

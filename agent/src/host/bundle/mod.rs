@@ -17,7 +17,9 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use protocol::taskdef::{ContainerDefinition, CpuArchitecture, NamespaceMode, NetworkMode, TaskDefinition};
+use protocol::taskdef::{
+    ContainerDefinition, CpuArchitecture, NamespaceMode, NetworkMode, TaskDefinition,
+};
 use serde_json::{Map, Value, json};
 
 use crate::image::{Config, User};
