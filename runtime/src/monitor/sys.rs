@@ -21,8 +21,19 @@ pub(super) fn fork() -> io::Result<Forked> {
     }
 }
 
-/// The descriptor `number` that the process was started with.
+/// The descriptor `number` that the process was started with. Of a standard stream, which a threaded
+/// parent can hand over without code of its own in the child, a copy: the stream's own number
+/// becomes what the caller makes of its streams.
 pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= libc::STDERR_FILENO {
+        // SAFETY: F_DUPFD_CLOEXEC takes no pointer; it fails on a number that is not open.
+        let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) };
+        if copy == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call succeeded, so the number is a new descriptor that nothing else owns.
+        return Ok(unsafe { OwnedFd::from_raw_fd(copy) });
+    }
     // SAFETY: F_SETFD takes no pointer; it fails on a number that is not open.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
         return Err(io::Error::last_os_error());

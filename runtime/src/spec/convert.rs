@@ -1,2 +1,5 @@
 //! convert
-#[derive(Debug)] pub struct Error; pub fn plan() {} pub fn process() {}
+#[derive(Debug)]
+pub struct Error;
+pub fn plan() {}
+pub fn process() {}
