@@ -1,8 +1,8 @@
 //! Helpers of the tests: where the binaries are, and a host of a test's own.
 
 pub mod host;
-pub mod monitor;
 pub mod image;
+pub mod monitor;
 pub mod registry;
 
 use std::path::{Path, PathBuf};

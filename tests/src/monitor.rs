@@ -3,10 +3,9 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -83,8 +82,8 @@ impl Task {
             .to_owned();
         fs::create_dir(directory.path().join("t"))?;
         fs::create_dir(directory.path().join("r"))?;
-        let listener =
-            socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        // Inherited by the monitor under its own number.
+        let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None)?;
         bind(listener.as_raw_fd(), &UnixAddr::new(&directory.path().join("r/monitor.sock"))?)?;
         listen(&listener, Backlog::new(64)?)?;
         Ok(Self {
@@ -116,8 +115,6 @@ impl Task {
 
     /// Starts a monitor.
     pub fn start(&mut self, more: &[&str]) -> Result<()> {
-        let number: RawFd = 10;
-        let listener = self.listener.as_raw_fd();
         let mut command = Command::new(binary()?);
         command
             .arg("monitor")
@@ -125,19 +122,11 @@ impl Task {
             .arg(self.task())
             .arg("--run-dir")
             .arg(self.run())
-            .args(["--listen-fd", &number.to_string()])
+            .args(["--listen-fd", &self.listener.as_raw_fd().to_string()])
             .args(&self.options)
             .args(more)
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null());
-        #[allow(unsafe_code)] // no safe way to give a child one descriptor under a number
-        // SAFETY: dup2 is async-signal-safe and `listener` stays open until after the spawn.
-        unsafe {
-            command.pre_exec(move || match libc::dup2(listener, number) {
-                -1 => Err(std::io::Error::last_os_error()),
-                _ => Ok(()),
-            });
-        }
         self.monitors.push(command.spawn().context("start lighter-runtime monitor")?);
         Ok(())
     }
@@ -303,7 +292,7 @@ impl Drop for Task {
         if std::thread::panicking()
             && let Ok(log) = fs::read_to_string(self.run().join("monitor.log"))
         {
-            eprintln!("--- monitor.log\n{log}---");
+            let _ = write!(std::io::stderr(), "--- monitor.log\n{log}---\n");
         }
         self.end();
     }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use protocol::taskdef::{NetworkMode, TransportProtocol};
 
 use super::event::NewTask;
-use super::state::{Host, PortLease, Resources};
+use super::state::{Host, PortLease, Resources, Task};
 use crate::network::{ipam, ports};
 
 /// What a task was given.
@@ -32,10 +32,22 @@ pub(super) fn lease(host: &Host, new: &NewTask) -> Result<Leases, String> {
         .map(|lease| (lease.protocol, lease.host_port))
         .collect();
 
+    // Stopped tasks are remembered for a while, and with them what was leased last: it rests longest.
+    let mut recent: Vec<&Task> = host.tasks.values().collect();
+    recent.sort_by_key(|task| std::cmp::Reverse(task.times.created));
+    let mut last_address =
+        recent.iter().find_map(|task| task.containers.iter().rev().find_map(|c| c.address));
+    let (first_port, end_port) = host.settings.dynamic_ports;
+    let mut last_port = recent.iter().find_map(|task| {
+        let ports = task.containers.iter().rev().flat_map(|c| c.ports.iter().rev());
+        ports.map(|lease| lease.host_port).find(|port| (first_port..=end_port).contains(port))
+    });
+
     let mut leases = Leases::default();
     if definition.network_mode == NetworkMode::Awsvpc {
         let subnet = host.settings.awsvpc_subnet;
-        leases.address = Some(ipam::allocate(subnet, &addresses, None).ok_or_else(|| {
+        let last = recent.iter().find_map(|task| task.address);
+        leases.address = Some(ipam::allocate(subnet, &addresses, last).ok_or_else(|| {
             format!("ResourceInitializationError: no free address in the awsvpc subnet {subnet}; set LIGHTER_AWSVPC_SUBNET to a larger one")
         })?);
     }
@@ -76,10 +88,11 @@ pub(super) fn lease(host: &Host, new: &NewTask) -> Result<Leases, String> {
             && !container.disable_networking
         {
             let subnet = host.settings.bridge_subnet;
-            let address = ipam::allocate(subnet, &addresses, None).ok_or_else(|| {
+            let address = ipam::allocate(subnet, &addresses, last_address).ok_or_else(|| {
                 format!("ResourceInitializationError: no free address in the bridge subnet {subnet}; set LIGHTER_BRIDGE_SUBNET to a larger one")
             })?;
             addresses.insert(address);
+            last_address = Some(address);
             Some(address)
         } else {
             None
@@ -87,13 +100,13 @@ pub(super) fn lease(host: &Host, new: &NewTask) -> Result<Leases, String> {
         let mut container_ports = Vec::new();
         for mapping in container.port_mappings.iter().filter(|_| takes_ports) {
             let host_port = if mapping.host_port == 0 {
-                let (first, last) = host.settings.dynamic_ports;
                 let taken = used.union(&new.busy_ports).copied().collect();
-                let port = ports::allocate(first..=last, mapping.protocol, &taken, None)
+                let port = ports::allocate(first_port..=end_port, mapping.protocol, &taken, last_port)
                     .ok_or_else(|| {
-                        format!("ResourceInitializationError: no free dynamic host port in {first}-{last}")
+                        format!("ResourceInitializationError: no free dynamic host port in {first_port}-{end_port}")
                     })?;
                 used.insert((mapping.protocol, port));
+                last_port = Some(port);
                 port
             } else {
                 mapping.host_port

@@ -432,6 +432,21 @@ fn ports_are_leased_once_and_given_back() {
 }
 
 #[test]
+fn what_was_freed_rests_longest() {
+    let mut world = World::new();
+    let mut addresses = Vec::new();
+    for number in 1..=4 {
+        world.now = world.now.checked_add(SignedDuration::from_secs(1)).unwrap();
+        world.run(number, definition(NetworkMode::Awsvpc, vec![container("web", true, &[])]));
+        addresses.push(world.task(number).address.unwrap().octets()[3]);
+        world.settle(number);
+        world.exit(number, 0, 0);
+        world.settle(number);
+    }
+    assert_eq!(addresses, [2, 3, 4, 5]);
+}
+
+#[test]
 fn lost_tasks_end_with_unknown_exit_codes() {
     let mut world = World::new();
     world.run(1, definition(NetworkMode::None, vec![container("web", true, &[])]));

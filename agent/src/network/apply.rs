@@ -11,6 +11,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
@@ -27,6 +28,11 @@ const LOOPBACK: u32 = 1;
 const DEFAULT_MTU: u32 = 1500;
 /// The least MTU that IPv4 works with (RFC 791); the kernel refuses less.
 const LEAST_MTU: u32 = 68;
+
+/// How long an interface may take to become operational (well below a millisecond on an idle host),
+/// and how often we look.
+const CARRIER_DEADLINE: Duration = Duration::from_secs(5);
+const CARRIER_POLL: Duration = Duration::from_micros(100);
 
 /// The bridge as it stands.
 #[derive(Debug, Clone, Copy)]
@@ -220,7 +226,25 @@ pub(super) fn attach(
         requests.push(netlink::set_hairpin(outside, &name));
     }
     requests.push(netlink::set_up(outside, &name));
-    Ok(host.apply(requests)?)
+    host.apply(requests)?;
+    // The port forwards first, which gives the bridge its carrier.
+    let deadline = Instant::now() + CARRIER_DEADLINE;
+    settle(&mut host, &name, deadline)?;
+    settle(&mut host, &names.bridge, deadline)?;
+    settle(&mut inner, INNER, deadline)
+}
+
+/// Waits until an interface passes packets. The kernel acts on a new carrier from a work queue, and
+/// drops what is sent before; a lost ARP request would cost a task a whole second.
+fn settle(socket: &mut Socket, name: &str, deadline: Instant) -> Result<(), Error> {
+    loop {
+        match socket.link(name)? {
+            Some(link) if link.operational => return Ok(()),
+            Some(_) if Instant::now() < deadline => std::thread::sleep(CARRIER_POLL),
+            Some(_) => return Err(Error::NoCarrier { name: name.to_owned() }),
+            None => return Err(Error::Vanished { name: name.to_owned() }),
+        }
+    }
 }
 
 /// Removes a lease's veth pair; none is no error.

@@ -59,6 +59,8 @@ pub enum Error {
     NotOurs { name: String },
     #[error("interface {name} disappeared while it was being configured")]
     Vanished { name: String },
+    #[error("interface {name} has no carrier")]
+    NoCarrier { name: String },
     #[error("read {}", path.display())]
     ReadSysctl { path: PathBuf, source: io::Error },
     #[error("write {}", path.display())]

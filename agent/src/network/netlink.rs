@@ -38,6 +38,8 @@ const ADDRESS_HEADER: usize = 8;
 const ROUTE_HEADER: usize = 12;
 /// Attribute of an extended acknowledgement that holds the reason in words.
 const NLMSGERR_ATTR_MSG: u16 = 1;
+/// RFC 2863 operational state "up".
+const IF_OPER_UP: u8 = 6;
 /// The kernel never sends a larger datagram to a reader that offers this much.
 const RECEIVE_BUFFER: usize = 32 * 1024;
 
@@ -98,6 +100,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of the peer, in the peer's namespace, for a veth.
     pub peer: Option<u32>,
+    /// Up with carrier, and the kernel has acted on it: queues run, a bridge port forwards.
+    pub operational: bool,
 }
 
 /// An IPv4 address of an interface.
@@ -474,6 +478,7 @@ fn parse_link(payload: &[u8]) -> Result<Option<Link>, String> {
         mtu: 0,
         master: None,
         peer: None,
+        operational: false,
     };
     for nla in NlasIterator::new(payload.get(LINK_HEADER..).unwrap_or_default()) {
         let nla = nla.map_err(|error| error.to_string())?;
@@ -483,6 +488,7 @@ fn parse_link(payload: &[u8]) -> Result<Option<Link>, String> {
             4 => link.mtu = number(nla.value()).ok_or("short MTU")?,
             5 => link.peer = number(nla.value()),
             10 => link.master = number(nla.value()),
+            16 => link.operational = nla.value() == [IF_OPER_UP],
             18 => {
                 link.kind = NlasIterator::new(nla.value())
                     .map_while(Result::ok)

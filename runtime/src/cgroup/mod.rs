@@ -302,10 +302,10 @@ impl Cgroup {
             v2 = Dir::open("", &known.mount, &known.mount.join(&path))?;
         }
         let mut group = Self { record: Record { path, ..record.clone() }, v1, v2 };
-        if group.limits_on_v2() {
-            if let Some(dir) = &mut group.v2 {
-                dir.controllers = available(dir)?.join(",");
-            }
+        if group.limits_on_v2()
+            && let Some(dir) = &mut group.v2
+        {
+            dir.controllers = available(dir)?.join(",");
         }
         Ok(group)
     }
@@ -370,17 +370,8 @@ impl Cgroup {
     /// Changes limits of a group that may have processes. What is not asked for stays.
     pub fn update(&self, resources: &Resources) -> Result<(), Error> {
         self.listing()?;
-        let number = |dir: &Dir, file: &str| -> Result<u64, Error> {
-            let text = dir.read(file)?;
-            Ok(if text.trim() == "max" {
-                u64::MAX
-            } else {
-                text.trim().parse().map_err(|_| Error::Parse {
-                    path: dir.path.join(file),
-                    reason: "not a number",
-                })?
-            })
-        };
+        let number =
+            |dir: &Dir, file: &str| stats::number(dir, file).map(|n| n.unwrap_or(u64::MAX));
         let memory = &resources.memory;
         let check = memory.check_before_update && memory.limit.is_some();
         let writes = if self.limits_on_v2() {

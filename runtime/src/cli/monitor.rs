@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::monitor::{self, Options};
+use crate::seal;
 
 /// What is wrong with the command line.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +32,10 @@ enum Usage {
 /// Runs the monitor that the words after the verb describe, until it is shut down.
 pub(super) fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     let result = match parse(words) {
-        Ok(options) => monitor::run(&options).map_err(|error| super::describe(&error)),
+        // An agent executes monitors from a sealed copy already, and then this does nothing.
+        Ok(options) => seal::ensure()
+            .map_err(|error| super::describe(&error))
+            .and_then(|()| monitor::run(&options).map_err(|error| super::describe(&error))),
         Err(usage) => Err(usage.to_string()),
     };
     match result {

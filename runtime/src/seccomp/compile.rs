@@ -353,10 +353,10 @@ impl<'a> Table<'a> {
     fn segments(&'a self, default: u32, newer: Option<u32>) -> Vec<(u32, Leaf<'a>)> {
         let mut segments: Vec<(u32, Leaf<'a>)> = vec![(0, Leaf::Return(default))];
         let mut push = |start: u32, leaf: Leaf<'a>| {
-            if let (Some((_, Leaf::Return(before))), Leaf::Return(now)) = (segments.last(), &leaf) {
-                if before == now {
-                    return;
-                }
+            if let (Some((_, Leaf::Return(before))), Leaf::Return(now)) = (segments.last(), &leaf)
+                && before == now
+            {
+                return;
             }
             match segments.last_mut() {
                 Some(last) if last.0 == start => {
@@ -364,10 +364,9 @@ impl<'a> Table<'a> {
                     // The replaced one may have been all that parted two equal neighbours.
                     if let [.., (_, Leaf::Return(before)), (_, Leaf::Return(now))] =
                         segments.as_slice()
+                        && before == now
                     {
-                        if before == now {
-                            segments.pop();
-                        }
+                        segments.pop();
                     }
                 }
                 _ => segments.push((start, leaf)),

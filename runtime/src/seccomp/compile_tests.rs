@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::cast_sign_loss, clippy::cast_possible_truncation)]
 
 use std::borrow::Cow;
 
@@ -107,12 +108,13 @@ pub(super) fn expected(profile: &Profile, native: Arch, call: &Call) -> u32 {
             }
         }
         let allows = matches!(rule.action, Action::Allow | Action::Log);
-        if arch == Arch::X86 && (rule.args.is_empty() || !allows) {
-            if let Some((multiplexer, value_wanted)) = tables::multiplexed(name) {
-                if number(multiplexer) == Some(call.number) && call.args[0] == value_wanted {
-                    conditional = conditional.or(Some(value));
-                }
-            }
+        if arch == Arch::X86
+            && (rule.args.is_empty() || !allows)
+            && let Some((multiplexer, value_wanted)) = tables::multiplexed(name)
+            && number(multiplexer) == Some(call.number)
+            && call.args[0] == value_wanted
+        {
+            conditional = conditional.or(Some(value));
         }
     }
     conditional.unwrap_or(default)

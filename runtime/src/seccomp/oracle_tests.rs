@@ -3,7 +3,8 @@
 //! Left out on purpose: a call newer than the profile (libseccomp alone has no rule for that; ours is
 //! checked against the specification of runc's), conditional rules for calls that i386 multiplexes
 //! (libseccomp drops their conditions there), several conditional verdicts for one call (its answer
-//! depends on its internal order), and a masked comparison with bits outside of the mask.
+//! depends on its internal order), and a masked comparison with bits outside of the mask. Profiles are
+//! small because its tree of conditions grows beyond all patience with some larger ones.
 
 use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
@@ -196,8 +197,12 @@ const PLAIN: [&str; 8] = ["read", "write", "open", "close", "clone", "execve", "
 
 fn comparable_profile() -> impl Strategy<Value = Profile> {
     let argument = any_argument().prop_map(|mut argument| {
+        if argument.op == Operator::MaskedEqual {
+            // With an empty mask it takes the rule for one without conditions.
+            argument.value |= 1;
+        }
         argument.value_two &= argument.value;
-        // 32-bit ABIs: libseccomp cuts values off, ours knows that they cannot occur.
+        // On 32-bit ABIs it cuts values off, while we know that they cannot occur.
         argument.value &= 0xffff_ffff;
         argument.value_two &= 0xffff_ffff;
         argument
@@ -205,20 +210,20 @@ fn comparable_profile() -> impl Strategy<Value = Profile> {
     let a_rule =
         (prop::sample::select(PLAIN.to_vec()), any_action(), prop::collection::vec(argument, 0..3));
     let arches = prop::sample::subsequence(X86_ARCHES.to_vec(), 0..4);
-    (any_action(), arches, prop::collection::vec(a_rule, 0..10)).prop_map(
+    (any_action(), arches, prop::collection::vec(a_rule, 0..6)).prop_map(
         |(default, arches, rules)| {
             let mut seen: Vec<(&str, Action)> = Vec::new();
             let rules = rules
                 .into_iter()
-                .filter_map(|(name, action, args)| {
-                    if args.is_empty() {
-                        return Some(rule(&[name], action, args));
+                .map(|(name, mut action, args)| {
+                    if !args.is_empty() {
+                        // One verdict for all conditional rules of a call.
+                        match seen.iter().find(|(known, _)| *known == name) {
+                            Some((_, first)) => action = *first,
+                            None => seen.push((name, action)),
+                        }
                     }
-                    // One verdict for all conditional rules of a call.
-                    let known = seen.iter().find(|(known, _)| *known == name).map(|(_, a)| *a);
-                    let action = known.unwrap_or(action);
-                    seen.push((name, action));
-                    Some(rule(&[name], action, args))
+                    rule(&[name], action, args)
                 })
                 .collect();
             profile(default, &arches, rules)
@@ -227,7 +232,7 @@ fn comparable_profile() -> impl Strategy<Value = Profile> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn random_profiles_get_libseccomp_s_verdicts(

@@ -88,4 +88,15 @@ mod tests {
         drop(udp);
         host_port_free(Udp, port).unwrap();
     }
+
+    #[test]
+    fn the_kernels_tables_tell_what_is_bound() {
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let udp = UdpSocket::bind((std::net::Ipv6Addr::LOCALHOST, 0)).unwrap();
+        let (tcp_port, udp_port) =
+            (tcp.local_addr().unwrap().port(), udp.local_addr().unwrap().port());
+        let listening = listening();
+        assert!(listening.contains(&(Tcp, tcp_port)) && listening.contains(&(Udp, udp_port)));
+        drop((tcp, udp));
+    }
 }
