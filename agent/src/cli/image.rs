@@ -126,7 +126,7 @@ async fn load(input: Option<&Path>, quiet: bool, connection: &Connection) -> Res
             // In a thread, because the read may wait for ever and signals must not.
             spooled = tokio::task::spawn_blocking(move || Spooled::from_stdin(&directory))
                 .await
-                .map_err(|_| Failure::said("read standard input: interrupted"))??;
+                .map_err(|error| Failure::said(format!("read standard input: {error}")))??;
             spooled.path()
         }
     };
@@ -223,7 +223,7 @@ fn list(
     if quiet {
         return Ok(images.iter().map(|image| format!("{}\n", shorten(&image.id))).collect());
     }
-    let rows: Vec<Row> = images.iter().flat_map(|image| rows(image, &shorten, now)).collect();
+    let rows: Vec<Row> = images.iter().flat_map(|image| rows(image, shorten, now)).collect();
     if format == Format::Json {
         let lines: Result<Vec<String>, _> = rows.iter().map(serde_json::to_string).collect();
         let lines = lines.map_err(|source| Error::Json { source })?;
