@@ -57,8 +57,7 @@ pub(super) struct Birth {
 
 /// Runs a monitor until it is shut down. In the worker, too, this is where the life ends.
 pub(super) fn run(options: &Options) -> Result<(), Error> {
-    sys::close_inherited(options.listen);
-    let listener = sys::inherited(options.listen)
+    let listener = sys::inherit(options.listen)
         .map_err(|source| Error::Listener { number: options.listen, source })?;
     check_listener(&listener, options.listen)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")

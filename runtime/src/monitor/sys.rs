@@ -21,32 +21,19 @@ pub(super) fn fork() -> io::Result<Forked> {
     }
 }
 
-/// The descriptor `number` that the process was started with. Of a standard stream, which a threaded
-/// parent can hand over without code of its own in the child, a copy: the stream's own number
-/// becomes what the caller makes of its streams.
-pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    if number <= libc::STDERR_FILENO {
-        // SAFETY: F_DUPFD_CLOEXEC takes no pointer; it fails on a number that is not open.
-        let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) };
-        if copy == -1 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the call succeeded, so the number is a new descriptor that nothing else owns.
-        return Ok(unsafe { OwnedFd::from_raw_fd(copy) });
-    }
-    // SAFETY: F_SETFD takes no pointer; it fails on a number that is not open.
-    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+/// Takes over the descriptor `number` that the process was started with, and closes every other
+/// but the standard streams. Call before anything owns a descriptor.
+///
+/// What comes back has another number, above the standard streams: `number` may be one of them,
+/// which the caller redirects later.
+pub(super) fn inherit(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes no pointer; it fails on a number that is not open.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the number is open (checked above), and nothing else in this process owns it: it was
-    // inherited, and its number came on the command line, which is read once.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-/// Closes every descriptor from 3 on but `keep`. Call before anything owns one.
-pub(super) fn close_inherited(keep: RawFd) {
-    let keep = u32::try_from(keep).unwrap_or(0);
-    for (first, last) in [(3, keep.saturating_sub(1)), (keep.saturating_add(1).max(3), u32::MAX)] {
+    let keep = copy.unsigned_abs();
+    for (first, last) in [(3, keep - 1), (keep + 1, u32::MAX)] {
         if first <= last {
             // SAFETY: the call takes no pointer; no `OwnedFd` in this process refers to a
             // descriptor in the range, since the caller comes before anything opens one. It fails
@@ -54,6 +41,8 @@ pub(super) fn close_inherited(keep: RawFd) {
             unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         }
     }
+    // SAFETY: the kernel has just made this descriptor for us, and it is outside what was closed.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Pid of some child that has ended, which stays a zombie.
