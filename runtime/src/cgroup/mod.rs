@@ -576,27 +576,39 @@ fn enable_controllers(dir: &mut Dir, relative: &str) -> Result<(), Error> {
     Ok(())
 }
 
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
 /// Gives a new v1 cpuset group its parent's processors and nodes: it starts with none and can hold no process so.
 fn inherit_cpuset(dir: &Dir) -> Result<(), Error> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        inherit(&dir.mount, &dir.path, file)?;
+    if dir.fresh {
+        let values = cpuset_of(&dir.mount, dir.path.parent().unwrap_or(&dir.mount))?;
+        for (file, value) in CPUSET.into_iter().zip(values) {
+            dir.set(file, value.trim())?;
+        }
+    } else {
+        cpuset_of(&dir.mount, &dir.path)?;
     }
     Ok(())
 }
 
-/// Fills the file at `path` and returns what it then holds.
-fn inherit(mount: &Path, path: &Path, file: &str) -> Result<String, Error> {
+/// What the group at `path` has, after it got from its ancestors what it lacked.
+fn cpuset_of(mount: &Path, path: &Path) -> Result<[String; 2], Error> {
     let Some(dir) = Dir::open("cpuset", mount, path)? else {
         return Err(Error::Missing { path: path.display().to_string() });
     };
-    let present = dir.read(file)?;
-    if !present.trim().is_empty() || path == mount {
+    let present = [dir.read(CPUSET[0])?, dir.read(CPUSET[1])?];
+    if path == mount || present.iter().all(|value| !value.trim().is_empty()) {
         return Ok(present);
     }
-    let parent = path.parent().unwrap_or(mount);
-    let value = inherit(mount, parent, file)?;
-    dir.set(file, value.trim())?;
-    Ok(value)
+    let above = cpuset_of(mount, path.parent().unwrap_or(mount))?;
+    let mut values = present;
+    for ((file, value), inherited) in CPUSET.into_iter().zip(&mut values).zip(above) {
+        if value.trim().is_empty() {
+            dir.set(file, inherited.trim())?;
+            *value = inherited;
+        }
+    }
+    Ok(values)
 }
 
 #[cfg(test)]
