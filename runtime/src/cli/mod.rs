@@ -1,8 +1,6 @@
 //! cli
 pub mod monitor;
-pub fn main() -> std::process::ExitCode {
-    monitor::main(std::env::args_os().skip(2))
-}
+pub fn main() -> std::process::ExitCode { monitor::main(std::env::args_os().skip(2)) }
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -9,9 +9,7 @@ pub struct Id(String);
 
 /// Why an id is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "container id {id:?} is not valid: use 1 to {LONGEST} of letters, digits and _+.-, and not . or .."
-)]
+#[error("container id {id:?} is not valid: use 1 to {LONGEST} of letters, digits and _+.-, and not . or ..")]
 pub struct Invalid {
     id: String,
 }
@@ -23,11 +21,7 @@ impl Id {
     /// If it is empty, too long, `.`, `..`, or has another character.
     pub fn parse(id: &str) -> Result<Self, Invalid> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_+.-".contains(&byte);
-        if id.is_empty()
-            || id.len() > LONGEST
-            || id == "."
-            || id == ".."
-            || !id.bytes().all(allowed)
+        if id.is_empty() || id.len() > LONGEST || id == "." || id == ".." || !id.bytes().all(allowed)
         {
             return Err(Invalid { id: id.chars().take(300).collect() });
         }

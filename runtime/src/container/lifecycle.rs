@@ -15,28 +15,12 @@ pub enum Error {
 pub struct Container;
 
 impl Container {
-    pub fn create(create: Create<'_>) -> Result<(Self, Created), Error> {
-        Err(Error::NotFound { id: create.id.into() })
-    }
-    pub fn load(root: &Path, id: &str) -> Result<Self, Error> {
-        Err(Error::NotFound { id: id.into() })
-    }
-    pub fn start(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-    pub fn kill(&self, signal: i32, all: bool) -> Result<(), Error> {
-        Ok(())
-    }
-    pub fn delete(self, force: bool) -> Result<(), Error> {
-        Ok(())
-    }
-    pub fn state(&self) -> Result<State, Error> {
-        Err(Error::NotFound { id: String::new() })
-    }
-    pub fn exec(&self, process: &spec::Process, stdio: Stdio) -> Result<Created, Error> {
-        Err(Error::NotFound { id: String::new() })
-    }
-    pub fn cgroup(&self) -> Result<Cgroup, Error> {
-        Err(Error::NotFound { id: String::new() })
-    }
+    pub fn create(create: Create<'_>) -> Result<(Self, Created), Error> { Err(Error::NotFound { id: create.id.into() }) }
+    pub fn load(root: &Path, id: &str) -> Result<Self, Error> { Err(Error::NotFound { id: id.into() }) }
+    pub fn start(&mut self) -> Result<(), Error> { Ok(()) }
+    pub fn kill(&self, signal: i32, all: bool) -> Result<(), Error> { Ok(()) }
+    pub fn delete(self, force: bool) -> Result<(), Error> { Ok(()) }
+    pub fn state(&self) -> Result<State, Error> { Err(Error::NotFound { id: String::new() }) }
+    pub fn exec(&self, process: &spec::Process, stdio: Stdio) -> Result<Created, Error> { Err(Error::NotFound { id: String::new() }) }
+    pub fn cgroup(&self) -> Result<Cgroup, Error> { Err(Error::NotFound { id: String::new() }) }
 }

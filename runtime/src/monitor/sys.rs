@@ -82,30 +82,6 @@ pub(super) fn pidfd_exit(pidfd: BorrowedFd<'_>) -> Option<i32> {
     (info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
 }
 
-nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
-
-/// `IFF_UP` in the width of `ifru_flags`.
-const IFF_UP: libc::c_short = 1;
-
-/// Brings the loopback interface of the current network namespace up.
-pub(super) fn loopback_up() -> io::Result<()> {
-    let socket = rustix::net::socket_with(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        rustix::net::SocketFlags::CLOEXEC,
-        None,
-    )?;
-    // SAFETY: ifreq is plain data for which all zeros is valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    request.ifr_ifru.ifru_flags = IFF_UP;
-    // SAFETY: `request` is a whole ifreq with a terminated name and the flags in place.
-    unsafe { set_interface_flags(socket.as_raw_fd(), &raw const request) }?;
-    Ok(())
-}
-
 /// Keeps the heap of a process that lives long and does little at the pages it needs.
 pub(super) fn small_heap() {
     // SAFETY: mallopt takes two numbers and no thread runs beside us.

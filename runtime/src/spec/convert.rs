@@ -1,5 +1,2 @@
 //! convert
-#[derive(Debug)]
-pub struct Error;
-pub fn plan() {}
-pub fn process() {}
+#[derive(Debug)] pub struct Error; pub fn plan() {} pub fn process() {}
