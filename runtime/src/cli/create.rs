@@ -46,7 +46,7 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
     seal::ensure()?;
     let bundle = common.bundle()?;
     let socket = common.console_socket.as_deref().map(console::connect).transpose()?;
-    let wants_terminal = container::wants_terminal(&bundle)?;
+    let wants_terminal = container::wants_terminal(&bundle);
     let stdio = match (wants_terminal, &socket) {
         (true, Some(_)) => Stdio::Terminal,
         (true, None) => return Err(console::Error::Required.into()),

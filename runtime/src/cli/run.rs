@@ -36,7 +36,7 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
     seal::ensure()?;
     let bundle = common.bundle()?;
     let socket = common.console_socket.as_deref().map(console::connect).transpose()?;
-    let stdio = match (container::wants_terminal(&bundle)?, &socket) {
+    let stdio = match (container::wants_terminal(&bundle), &socket) {
         (true, None) if detach => return Err(console::Error::Required.into()),
         (false, Some(_)) => return Err(console::Error::NotWanted.into()),
         (true, _) => Stdio::Terminal,
