@@ -240,23 +240,30 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the group and applies all limits.
-    pub fn create(path: &str, resources: &Resources) -> Result<Self, Error> {
+    /// Where the group of a path will be, for whoever wants to store that before it is made.
+    pub fn plan(path: &str) -> Result<Record, Error> {
         let path = normalize(path)?;
         let hierarchies = Hierarchies::discover()?;
         let recorded = |hierarchy: &discover::Hierarchy| RecordedDir {
             mount: hierarchy.mount.clone(),
             controllers: hierarchy.controllers.clone(),
         };
-        let mut group = Self {
-            record: Record {
-                path,
-                v1: hierarchies.v1.iter().map(recorded).collect(),
-                v2: hierarchies.v2.as_ref().map(recorded),
-            },
-            v1: Vec::with_capacity(hierarchies.v1.len()),
-            v2: None,
-        };
+        Ok(Record {
+            path,
+            v1: hierarchies.v1.iter().map(recorded).collect(),
+            v2: hierarchies.v2.as_ref().map(recorded),
+        })
+    }
+
+    /// Makes the group and applies all limits.
+    pub fn create(path: &str, resources: &Resources) -> Result<Self, Error> {
+        Self::create_planned(Self::plan(path)?, resources)
+    }
+
+    /// Makes the group that was planned and applies all limits.
+    pub fn create_planned(record: Record, resources: &Resources) -> Result<Self, Error> {
+        let v1 = Vec::with_capacity(record.v1.len());
+        let mut group = Self { record, v1, v2: None };
         match group.make_all(resources) {
             Ok(()) => Ok(group),
             Err(error) => {
