@@ -202,7 +202,9 @@ async fn follow(
     progress.clear();
     match failed {
         Some(message) => Err(Failure::said(message)),
-        None if done.is_empty() => Err(Failure::said(format!("{shown}: the agent ended meanwhile"))),
+        None if done.is_empty() => {
+            Err(Failure::said(format!("{shown}: the agent ended meanwhile")))
+        }
         None => Ok(done.into_iter().collect()),
     }
 }

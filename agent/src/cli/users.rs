@@ -5,6 +5,8 @@
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use pathrs::Root;
 use pathrs::flags::OpenFlags;
 
@@ -24,7 +26,7 @@ pub(super) struct User {
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     #[error("open the container's root {path}")]
-    Root { path: PathBuf, source: pathrs::error::Error },
+    Root { path: PathBuf, source: io::Error },
     #[error("read {file} of the container")]
     Read { file: &'static str, source: io::Error },
     #[error("no user {0:?} in the container's /etc/passwd")]
@@ -36,7 +38,11 @@ pub enum UserError {
 /// Resolves `user[:group]` in the container whose init is `pid`.
 pub(super) fn resolve(pid: i32, user: &str) -> Result<User, UserError> {
     let path = PathBuf::from(format!("/proc/{pid}/root"));
-    let root = Root::open(&path).map_err(|source| UserError::Root { path, source })?;
+    // The kernel's link, which pathrs itself would not follow.
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open(&path, flags, Mode::empty())
+        .map_err(|source| UserError::Root { path, source: source.into() })?;
+    let root = Root::from_fd(root);
     find(user, &read(&root, "/etc/passwd")?, &read(&root, "/etc/group")?)
 }
 
@@ -151,8 +157,7 @@ mod tests {
     fn a_fifo_in_place_of_passwd_does_not_hold_us_up() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("etc")).unwrap();
-        let mode = nix::sys::stat::Mode::S_IRUSR;
-        nix::unistd::mkfifo(&directory.path().join("etc/passwd"), mode).unwrap();
+        nix::unistd::mkfifo(&directory.path().join("etc/passwd"), Mode::S_IRUSR).unwrap();
         std::os::unix::fs::symlink("/etc/group", directory.path().join("etc/group")).unwrap();
         let root = Root::open(directory.path()).unwrap();
         assert_eq!(read(&root, "/etc/passwd").unwrap(), "");

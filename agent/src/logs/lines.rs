@@ -137,8 +137,9 @@ mod tests {
     use super::*;
 
     type Owned = (Vec<u8>, bool, u64);
+    type Chunk<'a> = (&'a [u8], u64);
 
-    fn frame(chunks: &[(&[u8], u64)]) -> Vec<Owned> {
+    fn frame(chunks: &[Chunk<'_>]) -> Vec<Owned> {
         let mut framer = Framer::default();
         let mut lines = Vec::new();
         for (chunk, time) in chunks {
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn table() {
         let full = vec![b'x'; LIMIT];
-        let cases: [(&[(&[u8], u64)], Vec<Owned>); 9] = [
+        let cases: [(&[Chunk<'_>], Vec<Owned>); 9] = [
             (&[], vec![]),
             (&[(b"", 1)], vec![]),
             (&[(b"\n", 1)], vec![line(b"", true, 1)]),

@@ -94,7 +94,7 @@ fn human_size(text: &str) -> Option<u64> {
         clippy::cast_sign_loss,
         reason = "positive and below 2^63"
     )]
-    (size.is_finite() && size >= 1.0 && size < 9e18).then_some(size as u64)
+    (1.0..9e18).contains(&size).then_some(size as u64)
 }
 
 /// Writing the log failed.
