@@ -2,9 +2,9 @@
 //! do with the same image and the same definition. Pure but for what [`HostFacts`] and
 //! [`devices`] read.
 //!
-//! Networks: a container of an `awsvpc` or `none` task has no network entry and so inherits its
-//! monitor's namespace; in bridge mode, and with `disableNetworking`, it gets one of its own; in
-//! host mode its monitor has the host's.
+//! Networks: a container of an `awsvpc` or `none` task joins its monitor's namespace, which is the
+//! task's; in bridge mode, and with `disableNetworking`, it gets one of its own; in host mode there
+//! is no entry, so it inherits the host's.
 //!
 //! Seccomp: the annotation [`SECCOMP`] asks the runtime for its built-in profile (Docker's); a
 //! privileged container goes without. `linux.seccomp` stays absent, which for a runtime means none.
@@ -231,10 +231,18 @@ fn namespaces(
     if definition.network_mode != NetworkMode::Host {
         kinds.push("uts");
     }
-    if definition.network_mode == NetworkMode::Bridge || container.disable_networking {
+    let own = definition.network_mode == NetworkMode::Bridge || container.disable_networking;
+    if own {
         kinds.push("network");
     }
-    Ok(kinds.into_iter().map(|kind| json!({ "type": kind })).collect())
+    let mut namespaces: Vec<Value> =
+        kinds.into_iter().map(|kind| json!({ "type": kind })).collect();
+    if !own && definition.network_mode != NetworkMode::Host {
+        // By name and not by silence, which to a runtime is the host's: only so are sysctls of the
+        // network allowed. The one who opens this path is the monitor.
+        namespaces.push(json!({ "type": "network", "path": "/proc/self/ns/net" }));
+    }
+    Ok(namespaces)
 }
 
 fn rlimit(ulimit: &protocol::taskdef::Ulimit) -> Value {

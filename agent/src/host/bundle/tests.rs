@@ -176,22 +176,21 @@ fn capabilities_follow_dockers_rules() {
 
 #[test]
 fn network_namespaces_follow_the_mode() {
-    let kinds = |mode, disable| {
+    let network = |mode, disable| {
         let mut c = container();
         c.disable_networking = disable;
         let config = build(&task(c, mode), &image(), &[]);
-        let kinds: Vec<String> = config["linux"]["namespaces"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|entry| entry["type"].as_str().unwrap().to_owned())
-            .collect();
-        kinds
+        let namespaces = config["linux"]["namespaces"].as_array().unwrap().clone();
+        namespaces.into_iter().find(|entry| entry["type"] == "network")
     };
-    assert!(kinds(NetworkMode::Bridge, false).contains(&"network".to_owned()));
+    let new = Some(json!({ "type": "network" }));
+    let of_monitor = Some(json!({ "type": "network", "path": "/proc/self/ns/net" }));
+    assert_eq!(network(NetworkMode::Bridge, false), new);
+    assert_eq!(network(NetworkMode::Host, false), None);
+    assert_eq!(network(NetworkMode::Awsvpc, false), of_monitor);
+    assert_eq!(network(NetworkMode::None, false), of_monitor);
     for mode in [NetworkMode::Awsvpc, NetworkMode::None, NetworkMode::Host] {
-        assert!(!kinds(mode, false).contains(&"network".to_owned()), "{mode:?}");
-        assert!(kinds(mode, true).contains(&"network".to_owned()), "{mode:?}");
+        assert_eq!(network(mode, true), new, "{mode:?}");
     }
 }
 
