@@ -6,6 +6,7 @@ pub mod api;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod engine;
 pub mod host;
 pub mod image;
@@ -14,4 +15,6 @@ pub mod logs;
 pub mod monitor;
 pub mod network;
 pub mod store;
+#[allow(unsafe_code, reason = "the one module that wraps what has no safe form")]
+pub mod sys;
 pub mod volume;

@@ -32,7 +32,11 @@ impl FromStr for TaskId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if text.len() == 32 && digits { Ok(Self(text.to_owned())) } else { Err(InvalidTaskId(text.to_owned())) }
+        if text.len() == 32 && digits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidTaskId(text.to_owned()))
+        }
     }
 }
 

@@ -8,5 +8,3 @@ pub mod monitor;
 pub mod ids;
 #[cfg(feature = "ecs")]
 pub mod taskdef;
-#[cfg(feature = "ecs")]
-pub mod time;

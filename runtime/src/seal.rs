@@ -83,7 +83,8 @@ pub fn ensure() -> Result<(), Error> {
     });
     let environment = c_strings(variables.collect())?;
     // The kernel opens the path before it closes what is close-on-exec.
-    let path = CString::new(format!("/proc/self/fd/{}", copy.as_raw_fd())).map_err(Error::Argument)?;
+    let path =
+        CString::new(format!("/proc/self/fd/{}", copy.as_raw_fd())).map_err(Error::Argument)?;
     match nix::unistd::execve(&path, &arguments, &environment) {
         Ok(never) => match never {},
         Err(errno) => Err(Error::Execute(errno)),

@@ -1,3 +1,31 @@
-//! Helpers of the tests.
+//! Helpers of the tests: where the binaries are, and a host of a test's own.
 
+pub mod host;
+pub mod image;
 pub mod monitor;
+pub mod registry;
+
+use std::path::{Path, PathBuf};
+
+/// The workspace's top directory.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+}
+
+/// A binary as shipped: from `LIGHTER_DIST` (set by `make test`), else `target/dist`, else the
+/// development build.
+///
+/// # Panics
+/// If it is in none of them.
+#[expect(clippy::panic, reason = "a test without its subject must fail loudly")]
+pub fn binary(name: &str) -> PathBuf {
+    let dist = std::env::var_os("LIGHTER_DIST").map(PathBuf::from);
+    let candidates =
+        [dist, Some(workspace().join("target/dist")), Some(workspace().join("target/debug"))];
+    let found = candidates
+        .into_iter()
+        .flatten()
+        .map(|directory| directory.join(name))
+        .find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} is not built: run `make build`"))
+}

@@ -1,4 +1,7 @@
-//! Tests across the binaries.
+//! The real binaries as root against real peers. One binary, a module per subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod architecture;
+mod image;
 mod monitor;
+mod task;

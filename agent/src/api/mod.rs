@@ -1,3 +1,5 @@
 //! The API socket.
 
+pub mod client;
+pub mod server;
 pub mod types;

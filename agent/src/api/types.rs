@@ -140,11 +140,24 @@ pub struct PullImage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum PullEvent {
-    Resolving { reference: String },
+    Resolving {
+        reference: String,
+    },
     /// `layer` is a digest; bytes are compressed ones. `done == total` when it is unpacked.
-    Layer { reference: String, layer: String, done: u64, total: u64 },
-    Done { reference: String, digest: String },
-    Failed { reference: String, message: String },
+    Layer {
+        reference: String,
+        layer: String,
+        done: u64,
+        total: u64,
+    },
+    Done {
+        reference: String,
+        digest: String,
+    },
+    Failed {
+        reference: String,
+        message: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,1 +1,96 @@
-//! See `lighter image`.
+//! Images: from a registry or an archive into a content-addressed store, and from there, as
+//! unpacked layers, under the overlay of a container.
+//!
+//! ```text
+//! reference.rs  what people write: name[:tag][@digest], Docker's grammar and defaults
+//! auth.rs       credentials of registries
+//! platform.rs   which entry of an index fits
+//! manifest.rs   the documents of the OCI image specification and their Docker twins
+//! registry.rs   OCI distribution API; the only module that knows the client crate
+//! archive.rs    OCI layouts and docker-archives in a tar
+//! pull.rs       registry → store          load.rs  archive → store
+//! layer.rs      one blob: digest → decompress → digest → unpack, bounded memory
+//! entries.rs    tar format                unpack.rs  entry → directory
+//! tree.rs       the only way to a path below a layer's directory
+//! whiteout.rs   names with `.wh.`
+//! content.rs    the store on disk: commit, find, remove, sweep
+//! snapshot.rs   reading an image's files as a container would see them
+//! passwd.rs     the image's users
+//! ```
+//!
+//! Everything that comes from a registry or an archive is hostile: sizes, counts and memory are
+//! bounded, digests verified before anything is committed, and no entry of a layer can name, link
+//! or write what is not in the layer's own directory. A pull that fails leaves nothing.
+
+mod archive;
+mod auth;
+mod content;
+mod entries;
+mod error;
+mod layer;
+mod load;
+mod manifest;
+mod passwd;
+mod platform;
+mod pull;
+mod reference;
+mod registry;
+mod snapshot;
+mod tree;
+mod unpack;
+mod whiteout;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use auth::Auth;
+pub use content::Store;
+pub use error::Error;
+pub use passwd::User;
+pub use reference::Reference;
+
+use crate::api::types::PullEvent;
+
+/// Receives the progress of a pull or load, on any thread, in order per layer.
+pub type Progress = Arc<dyn Fn(PullEvent) + Send + Sync>;
+
+/// An image of the store. The directories stay as long as the image is not removed.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Digest of the configuration (Docker's image id).
+    pub id: String,
+    /// Digest of the manifest of this platform.
+    pub digest: String,
+    /// `name:tag` forms as Docker shows them (`alpine:3.20`, not `docker.io/library/alpine:3.20`).
+    pub references: Vec<String>,
+    /// `name@digest` forms; the digest is what the registry answered with, maybe an index.
+    pub repo_digests: Vec<String>,
+    /// Unpacked layers, topmost first: lower directories of an overlay.
+    pub layers: Vec<PathBuf>,
+    pub config: Config,
+    /// RFC 3339, as the image says.
+    pub created: Option<String>,
+    /// Bytes unpacked.
+    pub size: u64,
+}
+
+/// What the image says about its containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// `NAME=value`
+    pub env: Vec<String>,
+    /// Empty: `/`.
+    pub working_dir: String,
+    /// Docker's `user[:group]`; empty: root.
+    pub user: String,
+    /// Name or number; `None`: SIGTERM.
+    pub stop_signal: Option<String>,
+    pub volumes: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    /// `amd64`, `arm64`, …
+    pub architecture: String,
+    pub os: String,
+}

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::units;
+
 /// A task definition that keeps every rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskDefinition {
@@ -21,6 +23,17 @@ pub struct TaskDefinition {
     pub pid_mode: NamespaceMode,
     pub ipc_mode: NamespaceMode,
     pub tags: Vec<(String, String)>,
+    /// `runtimePlatform.cpuArchitecture`: the host must have it. `None`: any. The operating system
+    /// is always Linux.
+    pub cpu_architecture: Option<CpuArchitecture>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum CpuArchitecture {
+    #[serde(rename = "X86_64")]
+    X86_64,
+    Arm64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +180,19 @@ pub struct Ulimit {
 pub struct LogConfiguration {
     pub driver: LogDriver,
     pub options: BTreeMap<String, String>,
+}
+
+impl LogConfiguration {
+    /// Option `max-size`: bytes after which a log file is rotated. `None`: never.
+    pub fn max_size(&self) -> Option<u64> {
+        self.options.get("max-size").and_then(|text| units::log_bytes(text))
+    }
+
+    /// Option `max-file`: how many log files are kept, at least 1. It matters only with
+    /// [`Self::max_size`].
+    pub fn max_file(&self) -> u32 {
+        self.options.get("max-file").and_then(|text| text.parse().ok()).unwrap_or(1)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -75,19 +75,19 @@ impl Cgroup {
     pub fn kill_all(&self, signal: i32) -> Result<(), Error> {
         let Ok(listing) = self.listing() else { return Ok(()) };
         let mut killed = false;
-        if signal == libc::SIGKILL {
-            if let Some(dir) = &self.v2 {
-                match dir.write("cgroup.kill", "1") {
-                    Ok(()) => killed = true,
-                    // Older than 5.14, or removed.
-                    Err(source) if gone(&source) => {}
-                    Err(source) => {
-                        return Err(Error::Write {
-                            path: dir.path.join("cgroup.kill"),
-                            value: "1".to_owned(),
-                            source,
-                        });
-                    }
+        if signal == libc::SIGKILL
+            && let Some(dir) = &self.v2
+        {
+            match dir.write("cgroup.kill", "1") {
+                Ok(()) => killed = true,
+                // Older than 5.14, or removed.
+                Err(source) if gone(&source) => {}
+                Err(source) => {
+                    return Err(Error::Write {
+                        path: dir.path.join("cgroup.kill"),
+                        value: "1".to_owned(),
+                        source,
+                    });
                 }
             }
         }
@@ -103,18 +103,18 @@ impl Cgroup {
             }
         }
         let result = if rest.is_empty() { Ok(()) } else { self.kill_listed(signal, listing) };
-        if signal == libc::SIGKILL {
-            if let Some(dir) = self.freezer() {
-                match dir.write("freezer.state", "THAWED") {
-                    Ok(()) => {}
-                    Err(source) if gone(&source) => {}
-                    Err(source) => {
-                        return Err(Error::Write {
-                            path: dir.path.join("freezer.state"),
-                            value: "THAWED".to_owned(),
-                            source,
-                        });
-                    }
+        if signal == libc::SIGKILL
+            && let Some(dir) = self.freezer()
+        {
+            match dir.write("freezer.state", "THAWED") {
+                Ok(()) => {}
+                Err(source) if gone(&source) => {}
+                Err(source) => {
+                    return Err(Error::Write {
+                        path: dir.path.join("freezer.state"),
+                        value: "THAWED".to_owned(),
+                        source,
+                    });
                 }
             }
         }
@@ -124,10 +124,8 @@ impl Cgroup {
     /// Freeze, signal, thaw. A group that will not freeze is signalled all the same.
     fn kill_listed(&self, signal: i32, listing: &Dir) -> Result<(), Error> {
         let was_frozen = self.is_frozen().unwrap_or(false);
-        if !was_frozen {
-            if let Err(error) = self.freeze() {
-                log::warn!("signal without freezing: {error}");
-            }
+        if !was_frozen && let Err(error) = self.freeze() {
+            log::warn!("signal without freezing: {error}");
         }
         let mut result = listing.pids_below().and_then(|pids| {
             let mut first = Ok(());

@@ -309,10 +309,10 @@ impl Cgroup {
             v2 = Dir::open("", &known.mount, &known.mount.join(&path))?;
         }
         let mut group = Self { record: Record { path, ..record.clone() }, v1, v2 };
-        if group.limits_on_v2() {
-            if let Some(dir) = &mut group.v2 {
-                dir.controllers = available(dir)?.join(",");
-            }
+        if group.limits_on_v2()
+            && let Some(dir) = &mut group.v2
+        {
+            dir.controllers = available(dir)?.join(",");
         }
         Ok(group)
     }
@@ -377,17 +377,8 @@ impl Cgroup {
     /// Changes limits of a group that may have processes. What is not asked for stays.
     pub fn update(&self, resources: &Resources) -> Result<(), Error> {
         self.listing()?;
-        let number = |dir: &Dir, file: &str| -> Result<u64, Error> {
-            let text = dir.read(file)?;
-            Ok(if text.trim() == "max" {
-                u64::MAX
-            } else {
-                text.trim().parse().map_err(|_| Error::Parse {
-                    path: dir.path.join(file),
-                    reason: "not a number",
-                })?
-            })
-        };
+        let number =
+            |dir: &Dir, file: &str| stats::number(dir, file).map(|n| n.unwrap_or(u64::MAX));
         let memory = &resources.memory;
         let check = memory.check_before_update && memory.limit.is_some();
         let writes = if self.limits_on_v2() {
@@ -592,27 +583,39 @@ fn enable_controllers(dir: &mut Dir, relative: &str) -> Result<(), Error> {
     Ok(())
 }
 
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
 /// Gives a new v1 cpuset group its parent's processors and nodes: it starts with none and can hold no process so.
 fn inherit_cpuset(dir: &Dir) -> Result<(), Error> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        inherit(&dir.mount, &dir.path, file)?;
+    if dir.fresh {
+        let values = cpuset_of(&dir.mount, dir.path.parent().unwrap_or(&dir.mount))?;
+        for (file, value) in CPUSET.into_iter().zip(values) {
+            dir.set(file, value.trim())?;
+        }
+    } else {
+        cpuset_of(&dir.mount, &dir.path)?;
     }
     Ok(())
 }
 
-/// Fills the file at `path` and returns what it then holds.
-fn inherit(mount: &Path, path: &Path, file: &str) -> Result<String, Error> {
+/// What the group at `path` has, after it got from its ancestors what it lacked.
+fn cpuset_of(mount: &Path, path: &Path) -> Result<[String; 2], Error> {
     let Some(dir) = Dir::open("cpuset", mount, path)? else {
         return Err(Error::Missing { path: path.display().to_string() });
     };
-    let present = dir.read(file)?;
-    if !present.trim().is_empty() || path == mount {
+    let present = [dir.read(CPUSET[0])?, dir.read(CPUSET[1])?];
+    if path == mount || present.iter().all(|value| !value.trim().is_empty()) {
         return Ok(present);
     }
-    let parent = path.parent().unwrap_or(mount);
-    let value = inherit(mount, parent, file)?;
-    dir.set(file, value.trim())?;
-    Ok(value)
+    let above = cpuset_of(mount, path.parent().unwrap_or(mount))?;
+    let mut values = present;
+    for ((file, value), inherited) in CPUSET.into_iter().zip(&mut values).zip(above) {
+        if value.trim().is_empty() {
+            dir.set(file, inherited.trim())?;
+            *value = inherited;
+        }
+    }
+    Ok(values)
 }
 
 #[cfg(test)]

@@ -100,14 +100,14 @@ impl Cgroup {
 }
 
 /// A file of one number; `None` for `max`.
-fn number(dir: &Dir, file: &str) -> Result<Option<u64>, Error> {
+pub(super) fn number(dir: &Dir, file: &str) -> Result<Option<u64>, Error> {
     let text = dir.read(file)?;
     match text.trim() {
         "max" => Ok(None),
-        digits => digits
-            .parse()
-            .map(Some)
-            .map_err(|_| Error::Parse { path: dir.path.join(file), reason: "not a number" }),
+        digits => match digits.parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(Error::Parse { path: dir.path.join(file), reason: "not a number" }),
+        },
     }
 }
 

@@ -30,12 +30,12 @@ enum Usage {
 }
 
 /// Runs the monitor that the words after the verb describe, until it is shut down.
-pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
+pub(super) fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
     let result = match parse(words) {
         // An agent executes monitors from a sealed copy already, and then this does nothing.
         Ok(options) => seal::ensure()
-            .map_err(|error| super::chain(&error))
-            .and_then(|()| monitor::run(&options).map_err(|error| super::chain(&error))),
+            .map_err(|error| super::describe(&error))
+            .and_then(|()| monitor::run(&options).map_err(|error| super::describe(&error))),
         Err(usage) => Err(usage.to_string()),
     };
     match result {

@@ -87,7 +87,7 @@ impl Record {
 }
 
 /// Start time of a process, and whether it is more than a zombie; `None` if there is none.
-pub fn start_time(pid: i32) -> Option<(u64, bool)> {
+pub(super) fn start_time(pid: i32) -> Option<(u64, bool)> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The second field is a name in parentheses, which may itself contain anything.
     let end = stat.iter().rposition(|byte| *byte == b')')?;
@@ -102,12 +102,12 @@ pub fn start_time(pid: i32) -> Option<(u64, bool)> {
 ///
 /// # Errors
 /// If `/proc` cannot be read.
-pub fn boot_id() -> io::Result<String> {
+pub(super) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// The time as RFC 3339 in UTC.
-pub fn timestamp(now: SystemTime) -> String {
+pub(super) fn timestamp(now: SystemTime) -> String {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = since.as_secs();
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);

@@ -81,7 +81,11 @@ const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 
 /// The first process: the container's, or one that joins namespaces and makes that one.
-pub fn first(prepared: &Prepared) -> i32 {
+pub(super) fn first(prepared: &Prepared) -> i32 {
+    // Our memory is no business of the container's other processes, until the exec.
+    if let Err(errno) = sys::set_dumpable(false) {
+        return report(prepared, &Failure { stage: Stage::Session, index: 0, errno });
+    }
     if !prepared.intermediate {
         return container(prepared);
     }
@@ -291,7 +295,7 @@ fn namespace(
         set_readonly(root).at(Stage::ReadonlyRoot)?;
     }
     pivot(setup, root).at(Stage::Pivot)?; // 10
-    for flags in setup.propagation {
+    if let Some(flags) = setup.propagation {
         mount::mount(None, c"/", None, flags, None).at(Stage::RootPropagation)?;
     }
     Ok(())

@@ -12,12 +12,12 @@
 //! ```
 
 /// Bytes of every message.
-pub const SIZE: usize = 12;
+pub(super) const SIZE: usize = 12;
 
 /// What the child was doing when it failed. The index says which of several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Stage {
+pub(super) enum Stage {
     Parent,
     Session,
     Join,
@@ -108,7 +108,7 @@ const STAGES: [Stage; 41] = [
 
 /// A message of the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Message {
+pub(super) enum Message {
     Pid(i32),
     Hooks,
     Ready,
@@ -117,7 +117,7 @@ pub enum Message {
 
 impl Message {
     /// As bytes.
-    pub fn encode(self) -> [u8; SIZE] {
+    pub(super) fn encode(self) -> [u8; SIZE] {
         let (kind, stage, index, errno) = match self {
             Self::Pid(pid) => (0, 0, 0, pid),
             Self::Hooks => (1, 0, 0, 0),
@@ -133,7 +133,7 @@ impl Message {
     }
 
     /// From bytes; `None` if they are no message.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; SIZE] = bytes.try_into().ok()?;
         let number = |at: usize| Some(u32::from_ne_bytes(bytes[at..at + 4].try_into().ok()?));
         let (index, errno) = (number(4)?, number(8)?.cast_signed());

@@ -280,6 +280,7 @@ fn collect<'a>(
         })
         .collect();
     let mut order = 0;
+    let mut lookup = tables::Lookup::default();
     for (place, rule) in profile.syscalls.iter().enumerate() {
         let name = rule.names.first().map_or("", |name| name);
         if let Some(argument) = rule.args.iter().find(|argument| argument.index > 5) {
@@ -290,7 +291,7 @@ fn collect<'a>(
             rule.args.iter().take(position).any(|before| before.index == argument.index)
         });
         for name in &rule.names {
-            let Some(numbers) = tables::numbers(name) else {
+            let Some(numbers) = lookup.numbers(name) else {
                 log::debug!("seccomp: unknown system call {name} skipped");
                 continue;
             };
@@ -331,7 +332,7 @@ fn collect<'a>(
         }
     }
     for table in &mut tables {
-        table.entries.sort_by_key(|entry| (entry.number, entry.order));
+        table.entries.sort_unstable_by_key(|entry| (entry.number, entry.order));
     }
     Ok(tables)
 }
@@ -353,10 +354,10 @@ impl<'a> Table<'a> {
     fn segments(&'a self, default: u32, newer: Option<u32>) -> Vec<(u32, Leaf<'a>)> {
         let mut segments: Vec<(u32, Leaf<'a>)> = vec![(0, Leaf::Return(default))];
         let mut push = |start: u32, leaf: Leaf<'a>| {
-            if let (Some((_, Leaf::Return(before))), Leaf::Return(now)) = (segments.last(), &leaf) {
-                if before == now {
-                    return;
-                }
+            if let (Some((_, Leaf::Return(before))), Leaf::Return(now)) = (segments.last(), &leaf)
+                && before == now
+            {
+                return;
             }
             match segments.last_mut() {
                 Some(last) if last.0 == start => {
@@ -364,10 +365,9 @@ impl<'a> Table<'a> {
                     // The replaced one may have been all that parted two equal neighbours.
                     if let [.., (_, Leaf::Return(before)), (_, Leaf::Return(now))] =
                         segments.as_slice()
+                        && before == now
                     {
-                        if before == now {
-                            segments.pop();
-                        }
+                        segments.pop();
                     }
                 }
                 _ => segments.push((start, leaf)),

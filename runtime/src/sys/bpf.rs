@@ -18,7 +18,7 @@ const BPF_CGROUP_DEVICE: u32 = 6;
 const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
 const BPF_F_REPLACE: u32 = 1 << 2;
 /// The kernel's bound on programs attached to one group.
-const MOST_PROGRAMS: usize = 64;
+const MOST_PROGRAMS: u32 = 64;
 
 #[repr(C)]
 #[derive(Default)]
@@ -69,8 +69,8 @@ struct IdAttr {
 pub fn load_device_program(program: &[Insn]) -> io::Result<OwnedFd> {
     let mut attr = LoadAttr {
         kind: BPF_PROG_TYPE_CGROUP_DEVICE,
-        instruction_count: u32::try_from(program.len())
-            .map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
+        // The kernel refuses a number this large as well.
+        instruction_count: u32::try_from(program.len()).unwrap_or(u32::MAX),
         instructions: program.as_ptr() as u64,
         license: c"Apache-2.0".as_ptr() as u64,
         ..LoadAttr::default()
@@ -112,13 +112,12 @@ pub fn detach_device_program(group: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
 
 /// Ids of the device programs attached to a group itself.
 pub fn query_device_programs(group: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
-    let mut ids = vec![0u32; MOST_PROGRAMS];
+    let mut ids = vec![0u32; MOST_PROGRAMS as usize];
     let mut attr = QueryAttr {
         target: number(group),
         kind: BPF_CGROUP_DEVICE,
         ids: ids.as_mut_ptr() as u64,
-        // 64
-        count: MOST_PROGRAMS as u32,
+        count: MOST_PROGRAMS,
         ..QueryAttr::default()
     };
     // SAFETY: `ids` points to `count` writable numbers that live through the call and are not otherwise borrowed.
@@ -140,7 +139,9 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 }
 
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
-    let fd = RawFd::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    let Ok(fd) = RawFd::try_from(fd) else {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    };
     // SAFETY: the kernel just returned this descriptor to us, close-on-exec; nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -47,7 +47,9 @@ pub fn load(instructions: &[libc::sock_filter], flags: u32) -> io::Result<Option
             Err(io::Error::from_raw_os_error(libc::ESRCH))
         };
     }
-    let fd = RawFd::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    let Ok(fd) = RawFd::try_from(result) else {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    };
     // SAFETY: the kernel just returned this descriptor to us, close-on-exec; nobody else knows its number.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }

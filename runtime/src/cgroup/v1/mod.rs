@@ -109,13 +109,11 @@ fn cpu(cpu: &Cpu, update: bool, list: &mut Vec<Write>) -> Result<(), Error> {
 fn memory(memory: &Memory, current: Option<Current>, list: &mut Vec<Write>) -> Result<(), Error> {
     let limit = memory.limit.filter(|&limit| limit != 0);
     let mut swap = memory.swap.filter(|&swap| swap != 0);
-    if let (Some(limit), Some(swap)) = (limit, swap) {
-        if swap != -1 && (limit == -1 || swap < limit) {
-            return Err(invalid(
-                "memory.swap",
-                format!("{swap} is below the memory limit {limit}"),
-            ));
-        }
+    if let (Some(limit), Some(swap)) = (limit, swap)
+        && swap != -1
+        && (limit == -1 || swap < limit)
+    {
+        return Err(invalid("memory.swap", format!("{swap} is below the memory limit {limit}")));
     }
     if let (Some(current), Some(limit), true) = (current, limit, memory.check_before_update) {
         super::write::check_usage(limit, current.memory_usage)?;
@@ -154,10 +152,10 @@ fn memory(memory: &Memory, current: Option<Current>, list: &mut Vec<Write>) -> R
     if let Some(tcp) = memory.kernel_tcp.filter(|&tcp| tcp != 0) {
         list.push(Write::new("memory", "memory.kmem.tcp.limit_in_bytes", tcp.to_string()));
     }
-    if let Some(disable) = memory.disable_oom_killer {
-        if disable || current.is_some() {
-            list.push(Write::new("memory", "memory.oom_control", if disable { "1" } else { "0" }));
-        }
+    if let Some(disable) = memory.disable_oom_killer
+        && (disable || current.is_some())
+    {
+        list.push(Write::new("memory", "memory.oom_control", if disable { "1" } else { "0" }));
     }
     if let Some(swappiness) = memory.swappiness {
         if swappiness > 100 {

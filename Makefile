@@ -1,0 +1,49 @@
+# One page: every task of the project. `make demo` and `make test` do all their set-up themselves.
+
+TARGET  := $(shell rustc -vV | sed -n 's/^host: //p')
+DIST    := target/dist
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+.PHONY: build setup setup-test demo test lint bench install clean
+
+# The three binaries, release-built. The runtime is static: it starts in two thirds of the time.
+build:
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile runtime -p runtime \
+	    --bin lighter-runtime --target $(TARGET) --target-dir target/static
+	cargo build --locked --release -p agent -p control-plane
+	install -D -m 0755 -t $(DIST) target/static/$(TARGET)/runtime/lighter-runtime \
+	    target/release/lighter target/release/lighter-control-plane
+
+setup:
+	.ci/setup demo
+
+setup-test:
+	.ci/setup test
+
+demo: setup build
+	examples/demo.sh $(DIST)
+
+lint: setup-test
+	cargo fmt --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo check --locked -q -p protocol --no-default-features
+	cargo deny --config .ci/deny.toml check --hide-inclusion-graph bans licenses sources
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items -q
+
+# Unit tests, then the real binaries (built as shipped) against real peers, as root.
+test: lint build
+	cargo build --locked -p runtime --features failpoints --target-dir target/failpoints
+	LIGHTER_DIST=$(CURDIR)/$(DIST) LIGHTER_FAILPOINTS=$(CURDIR)/target/failpoints/debug \
+	    cargo nextest run --locked --workspace
+
+bench: setup-test build
+	LIGHTER_DIST=$(CURDIR)/$(DIST) benches/run.sh $(BENCH)
+
+install: build
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(DIST)/lighter $(DIST)/lighter-runtime $(DIST)/lighter-control-plane
+	install -D -m 0644 -t $(DESTDIR)/etc/systemd/system systemd/lighter.service
+	install -D -m 0600 ecs.config.example $(DESTDIR)/etc/ecs/ecs.config.example
+
+clean:
+	cargo clean

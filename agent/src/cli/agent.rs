@@ -1,0 +1,49 @@
+//! `lighter agent`: the daemon.
+
+use super::connect::Connection;
+use super::signals::Signals;
+use super::{Failure, configuration};
+use crate::daemon::{self, Mode};
+use crate::layout::Layout;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Start it in the background, unless one runs, and return once it answers
+    #[arg(long)]
+    background: bool,
+    /// Leave the terminal's session (for the agent that other commands start)
+    #[arg(long, hide = true, conflicts_with = "background")]
+    detached: bool,
+}
+
+impl Args {
+    /// This process will be the agent.
+    pub(super) fn is_daemon(&self) -> bool {
+        !self.background
+    }
+}
+
+pub(super) async fn run(arguments: Args, layout: Layout) -> Result<u8, Failure> {
+    if arguments.background {
+        Connection::open_lasting(layout).await?.close().await?;
+        return Ok(0);
+    }
+    if arguments.detached {
+        // Fails only for the leader of a process group, which then has no terminal to lose.
+        let _ = nix::unistd::setsid();
+    }
+    let mut signals = Signals::open()?;
+    let config = configuration(&layout)?;
+    let mode = if arguments.detached { Mode::Background } else { Mode::Foreground };
+    let agent = daemon::serve(layout, &config, mode).await?;
+    tokio::select! {
+        _ = signals.next() => {}
+        () = agent.idle() => {}
+    }
+    // Nobody to tell unless systemd started us.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    // Tasks live on; the next agent finds them.
+    let left = agent.shutdown().await;
+    left.map_err(|failures| Failure::said(format!("end the agent: {}", failures.join("; "))))?;
+    Ok(0)
+}

@@ -1,0 +1,57 @@
+//! `lighter rm`: removes stopped tasks, their files and logs.
+
+use super::connect::Connection;
+use super::stop::await_end;
+use super::{Failure, output};
+use crate::api::client::ClientError;
+use crate::api::types::StopTask;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Kill the task first if it runs; a task that does not exist is no error
+    #[arg(short, long)]
+    force: bool,
+    /// Ids, or the beginnings of ids
+    #[arg(required = true, value_name = "TASK")]
+    tasks: Vec<String>,
+}
+
+pub(super) async fn run(arguments: Args, connection: &Connection) -> Result<u8, Failure> {
+    let mut code = 0;
+    for task in &arguments.tasks {
+        match remove(connection, task, arguments.force).await {
+            Ok(()) => output::print(&format!("{task}\n"))?,
+            Err(error) => {
+                let gone = matches!(&error.error,
+                    super::Error::Client(error) if error.is_not_found());
+                output::tell(&format!("lighter: {}", super::chain(&error.error)));
+                if !(gone && arguments.force) {
+                    code = 1;
+                }
+            }
+        }
+    }
+    Ok(code)
+}
+
+async fn remove(connection: &Connection, task: &str, force: bool) -> Result<(), Failure> {
+    let view = connection.client.task(task).await?;
+    if view.last_status != "STOPPED" {
+        if !force {
+            let status = view.last_status.to_lowercase();
+            return Err(Failure::said(format!(
+                "remove task {task}: it is {status}; stop it first, or use --force"
+            )));
+        }
+        let reason = Some("Task removed by user".to_owned());
+        let kill = StopTask { reason, kill: true, timeout: None };
+        connection.client.stop(&view.task_id, &kill).await?;
+        await_end(connection, &view.task_id).await?;
+    }
+    match connection.client.remove(&view.task_id).await {
+        // Run with --rm, and faster.
+        Err(error @ ClientError::Refused { .. }) if !error.is_not_found() => Err(error.into()),
+        Err(ClientError::Refused { .. }) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

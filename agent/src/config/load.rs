@@ -1,0 +1,445 @@
+//! From environment and `ecs.config` to [`Config`].
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::{self, Write as _};
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use super::duration::parse_duration;
+use super::table::{Kind, VARIABLES, Variable};
+
+/// The configuration, with every default filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub log_level: LogLevel,
+    /// Between stop signal and SIGKILL, where the definition says nothing.
+    pub stop_timeout: Duration,
+    pub start_timeout: Duration,
+    /// How long a stopped task is kept.
+    pub task_cleanup_wait: Duration,
+    pub registry_auth: RegistryAuth,
+    /// Ports for `hostPort` 0; `None`: the kernel's ephemeral range.
+    pub dynamic_host_ports: Option<RangeInclusive<u16>>,
+    /// `None`: chosen among what is free.
+    pub awsvpc_subnet: Option<Ipv4Net>,
+    /// `None`: chosen among what is free.
+    pub bridge_subnet: Option<Ipv4Net>,
+}
+
+/// `ECS_LOGLEVEL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    /// Also Amazon's `crit`, which has no counterpart.
+    Error,
+    None,
+}
+
+/// `ECS_ENGINE_AUTH_TYPE` and `ECS_ENGINE_AUTH_DATA`; the image store reads what is inside.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct RegistryAuth {
+    pub kind: Option<String>,
+    /// Secret.
+    pub data: Option<String>,
+}
+
+impl fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryAuth").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read configuration {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}", join(.0))]
+    Bad(Vec<Problem>),
+}
+
+/// A variable has a value that breaks its rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub name: &'static str,
+    /// `None` for secrets.
+    pub value: Option<String>,
+    /// Ends the sentence "must be …".
+    pub rule: String,
+    /// `the environment`, or the file's path.
+    pub origin: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, value, rule, origin } = self;
+        match value {
+            Some(value) => write!(f, "{name}={value} in {origin}: must be {rule}"),
+            None => write!(f, "{name} in {origin}: must be {rule}"),
+        }
+    }
+}
+
+fn join(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl Config {
+    /// Reads `file`, which need not exist, under `environment`. The strings are warnings: what was
+    /// set and has no effect.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or any value breaks its rule; then all such values are named.
+    pub fn load(
+        file: &Path,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(Self, Vec<String>), ConfigError> {
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path: file.to_owned(), source }),
+        };
+        let mut given = Given::default();
+        given.take_file(&text, &file.display().to_string());
+        given.take_environment(environment);
+        let config = given.config();
+        if given.problems.is_empty() {
+            Ok((config, given.warnings))
+        } else {
+            Err(ConfigError::Bad(given.problems))
+        }
+    }
+}
+
+/// Values by variable, each with its origin; and what was found on the way.
+#[derive(Debug, Default)]
+struct Given {
+    values: BTreeMap<&'static str, (String, String)>,
+    warnings: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+impl Given {
+    /// As the agent's supervisor reads it: `KEY=VALUE`, split at the first `=`, no quotes. A line
+    /// that begins with `#` sets nothing.
+    fn take_file(&mut self, text: &str, origin: &str) {
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let number = number + 1;
+            let Some((name, value)) = line.split_once('=') else {
+                self.warnings.push(format!("{origin}:{number}: not KEY=VALUE, ignored"));
+                continue;
+            };
+            match known(name.trim()) {
+                Some(variable) if variable.environment_only => self.warnings.push(format!(
+                    "{origin}:{number}: {} is only taken from the environment, ignored",
+                    variable.name
+                )),
+                Some(variable) => self.set(variable, value.trim().to_owned(), origin),
+                None => self.warnings.push(format!(
+                    "{origin}:{number}: {} has no effect in this version",
+                    name.trim()
+                )),
+            }
+        }
+    }
+
+    fn take_environment(&mut self, environment: impl IntoIterator<Item = (OsString, OsString)>) {
+        const ORIGIN: &str = "the environment";
+        for (name, value) in environment {
+            let Some(name) = name.to_str() else { continue };
+            match known(name) {
+                Some(variable) if variable.environment_only => {}
+                // A text that is no Unicode breaks every rule; the replacement character shows it.
+                Some(variable) => self.set(variable, value.to_string_lossy().into_owned(), ORIGIN),
+                None if name.starts_with("ECS_") => {
+                    self.warnings.push(format!("{ORIGIN}: {name} has no effect in this version"));
+                }
+                None => {}
+            }
+        }
+        self.warnings.sort();
+    }
+
+    /// The later source wins, unless it has nothing to say.
+    fn set(&mut self, variable: &Variable, value: String, origin: &str) {
+        if !value.is_empty() {
+            self.values.insert(variable.name, (value, origin.to_owned()));
+        }
+    }
+
+    fn config(&mut self) -> Config {
+        let registry_auth = RegistryAuth {
+            kind: self.value("ECS_ENGINE_AUTH_TYPE", one_of),
+            data: self.value("ECS_ENGINE_AUTH_DATA", |text, _| {
+                let object = serde_json::from_str::<serde_json::Map<_, _>>(text);
+                object.is_ok().then(|| text.to_owned())
+            }),
+        };
+        if registry_auth.data.is_some()
+            && registry_auth.kind.is_none()
+            && !self.values.contains_key("ECS_ENGINE_AUTH_TYPE")
+        {
+            self.problems.push(Problem {
+                name: "ECS_ENGINE_AUTH_TYPE",
+                value: Some(String::new()),
+                rule: "set where ECS_ENGINE_AUTH_DATA is".to_owned(),
+                origin: self
+                    .values
+                    .get("ECS_ENGINE_AUTH_DATA")
+                    .map_or_else(String::new, |(_, origin)| origin.clone()),
+            });
+        }
+        let level =
+            self.value("ECS_LOGLEVEL", |text, kind| one_of(&text.to_ascii_lowercase(), kind));
+        Config {
+            log_level: match level.as_deref() {
+                Some("debug") => LogLevel::Debug,
+                Some("warn") => LogLevel::Warn,
+                Some("error" | "crit") => LogLevel::Error,
+                Some("none") => LogLevel::None,
+                _ => LogLevel::Info,
+            },
+            stop_timeout: self.duration("ECS_CONTAINER_STOP_TIMEOUT"),
+            start_timeout: self.duration("ECS_CONTAINER_START_TIMEOUT"),
+            task_cleanup_wait: self.duration("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"),
+            registry_auth,
+            dynamic_host_ports: self
+                .value("ECS_DYNAMIC_HOST_PORT_RANGE", |text, _| port_range(text)),
+            awsvpc_subnet: self.value("LIGHTER_AWSVPC_SUBNET", |text, _| subnet(text)),
+            bridge_subnet: self.value("LIGHTER_BRIDGE_SUBNET", |text, _| subnet(text)),
+        }
+    }
+
+    /// The value that was given, else the default, read by `read`; a problem if it cannot.
+    fn value<T>(
+        &mut self,
+        name: &'static str,
+        read: impl Fn(&str, Kind) -> Option<T>,
+    ) -> Option<T> {
+        let variable = known(name)?;
+        let (text, origin) = match self.values.get(name) {
+            Some((text, origin)) => (text.as_str(), origin.as_str()),
+            None if variable.default.is_empty() => return None,
+            None => (variable.default, "the defaults"),
+        };
+        let value = read(text, variable.kind);
+        if value.is_none() {
+            self.problems.push(Problem {
+                name,
+                value: (variable.kind != Kind::Json).then(|| text.to_owned()),
+                rule: variable.kind.rule(),
+                origin: origin.to_owned(),
+            });
+        }
+        value
+    }
+
+    fn duration(&mut self, name: &'static str) -> Duration {
+        let value = self.value(name, |text, kind| {
+            let Kind::Duration { least } = kind else { return None };
+            parse_duration(text).ok().filter(|duration| *duration >= least)
+        });
+        // Only with a problem, and then nobody sees it.
+        value.unwrap_or_default()
+    }
+}
+
+fn known(name: &str) -> Option<&'static Variable> {
+    VARIABLES.iter().find(|variable| variable.name == name)
+}
+
+fn one_of(text: &str, kind: Kind) -> Option<String> {
+    let Kind::OneOf(values) = kind else { return None };
+    values.contains(&text).then(|| text.to_owned())
+}
+
+fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-')?;
+    let first: u16 = first.trim().parse().ok()?;
+    let last: u16 = last.trim().parse().ok()?;
+    (first > 0 && first <= last).then_some(first..=last)
+}
+
+fn subnet(text: &str) -> Option<Ipv4Net> {
+    let net: Ipv4Net = text.parse().ok()?;
+    ((8..=29).contains(&net.prefix_len()) && net.addr() == net.network()).then_some(net)
+}
+
+/// The contents of `ecs.config.example`.
+pub fn example() -> String {
+    let mut text = String::from(
+        "# Configuration of the Lighter agent, /etc/ecs/ecs.config: one KEY=VALUE per line, no\n\
+         # quotes. A line that begins with # sets nothing; a variable of the same name in the\n\
+         # agent's environment wins. Generated from the agent's table of variables.\n",
+    );
+    for variable in VARIABLES.iter().filter(|variable| !variable.environment_only) {
+        let Variable { name, kind, default, doc, since, .. } = variable;
+        text.push('\n');
+        for line in wrap(doc, 96) {
+            let _ = writeln!(text, "# {line}");
+        }
+        let _ = writeln!(text, "# Value: {}. Since {since}.", kind.rule());
+        let _ = writeln!(text, "#{name}={default}");
+    }
+    text
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn load(
+        file: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<(Config, Vec<String>), ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ecs.config");
+        std::fs::write(&path, file).unwrap();
+        Config::load(&path, environment.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    #[test]
+    fn defaults() {
+        let missing = Path::new("/nonexistent/ecs.config");
+        let (config, warnings) = Config::load(missing, []).unwrap();
+        assert_eq!(
+            config,
+            Config {
+                log_level: LogLevel::Info,
+                stop_timeout: Duration::from_secs(30),
+                start_timeout: Duration::from_secs(180),
+                task_cleanup_wait: Duration::from_secs(3 * 3600),
+                registry_auth: RegistryAuth::default(),
+                dynamic_host_ports: None,
+                awsvpc_subnet: None,
+                bridge_subnet: None,
+            }
+        );
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn environment_wins_over_file_and_empty_values_say_nothing() {
+        let file = "# ECS_LOGLEVEL=none\nECS_CONTAINER_STOP_TIMEOUT=10s\r\n\
+                    ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION = 1m\nECS_LOGLEVEL=\n";
+        let (config, warnings) = load(
+            file,
+            &[
+                ("ECS_CONTAINER_STOP_TIMEOUT", "20s"),
+                ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", ""),
+                ("LIGHTER_ROOT", "/x"),
+                ("HOME", "/root"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.stop_timeout, Duration::from_secs(20));
+        assert_eq!(config.task_cleanup_wait, Duration::from_secs(60));
+        assert_eq!(config.log_level, LogLevel::Info);
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn values() {
+        let (config, _) = load(
+            "ECS_LOGLEVEL=WARN\nECS_DYNAMIC_HOST_PORT_RANGE=50000-50100\n\
+             LIGHTER_AWSVPC_SUBNET=10.9.0.0/24\nECS_ENGINE_AUTH_TYPE=docker\n\
+             ECS_ENGINE_AUTH_DATA={\"r\":{\"username\":\"a=b\",\"password\":\"c\"}}\n",
+            &[],
+        )
+        .unwrap();
+        assert_eq!(config.log_level, LogLevel::Warn);
+        assert_eq!(config.dynamic_host_ports, Some(50000..=50100));
+        assert_eq!(config.awsvpc_subnet, Some("10.9.0.0/24".parse().unwrap()));
+        assert!(config.registry_auth.data.as_deref().unwrap().contains("a=b"));
+        assert!(!format!("{config:?}").contains("a=b"), "secrets are not printed");
+    }
+
+    #[test]
+    fn every_bad_value_is_named_with_its_rule() {
+        for (name, value) in [
+            ("ECS_CONTAINER_STOP_TIMEOUT", "soon"),
+            ("ECS_CONTAINER_STOP_TIMEOUT", "500ms"),
+            ("ECS_CONTAINER_START_TIMEOUT", "44s"),
+            ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "0"),
+            ("ECS_LOGLEVEL", "loud"),
+            ("ECS_ENGINE_AUTH_TYPE", "kerberos"),
+            ("ECS_DYNAMIC_HOST_PORT_RANGE", "2-1"),
+            ("ECS_DYNAMIC_HOST_PORT_RANGE", "0-1"),
+            ("ECS_DYNAMIC_HOST_PORT_RANGE", "1-65536"),
+            ("LIGHTER_AWSVPC_SUBNET", "10.9.0.1/24"),
+            ("LIGHTER_BRIDGE_SUBNET", "10.9.0.0/30"),
+            ("LIGHTER_BRIDGE_SUBNET", "fd00::/64"),
+        ] {
+            let error = load("", &[(name, value)]).unwrap_err().to_string();
+            let start = format!("{name}={value} in the environment: must be ");
+            assert!(error.starts_with(&start), "{error}");
+        }
+        let error = load("ECS_LOGLEVEL=loud\nLIGHTER_AWSVPC_SUBNET=x", &[]).unwrap_err();
+        let ConfigError::Bad(problems) = error else { unreachable!("a bad value") };
+        assert_eq!(problems.len(), 2);
+        let secret =
+            load("", &[("ECS_ENGINE_AUTH_TYPE", "docker"), ("ECS_ENGINE_AUTH_DATA", "pw")]);
+        assert!(!secret.unwrap_err().to_string().contains("pw"));
+        let untyped = load("", &[("ECS_ENGINE_AUTH_DATA", "{}")]).unwrap_err().to_string();
+        assert!(untyped.contains("ECS_ENGINE_AUTH_TYPE"), "{untyped}");
+    }
+
+    #[test]
+    fn what_has_no_effect_is_said() {
+        let (_, warnings) = load(
+            "ECS_CLUSTER=prod\nnonsense\nLIGHTER_ROOT=/x\n",
+            &[("ECS_FUTURE", "1"), ("LIGHTER_TEST", "1")],
+        )
+        .unwrap();
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        for word in ["ECS_CLUSTER", "not KEY=VALUE", "only taken from", "ECS_FUTURE"] {
+            assert!(warnings.iter().any(|warning| warning.contains(word)), "{word}");
+        }
+    }
+
+    #[test]
+    fn the_committed_example_is_generated_from_the_table() {
+        let committed = include_str!("../../../ecs.config.example");
+        assert_eq!(committed, example(), "run: lighter config-example > ecs.config.example");
+        // Taking out every mark of a comment before a variable gives a configuration that loads.
+        let uncommented: String = committed
+            .lines()
+            .map(|line| {
+                format!(
+                    "{}\n",
+                    line.strip_prefix("#ECS_")
+                        .map_or(line.to_owned(), |rest| format!("ECS_{rest}"))
+                )
+            })
+            .collect();
+        let (config, warnings) = load(&uncommented, &[]).unwrap();
+        assert_eq!(config, load("", &[]).unwrap().0);
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+}

@@ -1,0 +1,312 @@
+//! The agent as a whole: lock, store, recovery, loop, API; for `lighter agent` and for commands
+//! that embed it.
+//!
+//! Start, in this order: the root's lock (one agent per root), the store, load, network (which
+//! makes the kernel agree with the leases), sweep, observe, loop, API socket, readiness. End: the
+//! loop stops deciding, effects under way come to their end, and if no task is left the host is as
+//! it was before the first one.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::api::server::{self, Api};
+use crate::cgroup;
+use crate::config::Config;
+use crate::engine::{self, Event};
+use crate::host::hands::{Hands, Parts};
+use crate::host::owner::Owner;
+use crate::host::view::Snapshot;
+use crate::host::{INBOX, Input, chain, recover};
+use crate::image;
+use crate::layout::Layout;
+use crate::network::{self, Network, Subnets, ports};
+use crate::store::{self, Batch, Store, Table};
+
+/// How long the end waits for effects under way.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A background agent without tasks and callers ends after this long.
+const IDLE: Duration = Duration::from_secs(5);
+/// Row of the host table with the subnets of this root.
+const SUBNETS: &str = "subnets";
+
+/// For whom the agent runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// `lighter agent`, by a service manager or a person.
+    Foreground,
+    /// Started by a command for the tasks it left; ends by itself when none is left.
+    Background,
+    /// Inside a command, for as long as it lasts.
+    Embedded,
+}
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("create {path}")]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error("open the lock {path}")]
+    Lock { path: PathBuf, source: std::io::Error },
+    #[error("another agent serves this root: {path} is locked")]
+    Served { path: PathBuf },
+    #[error("open the state")]
+    Store(#[from] store::Error),
+    #[error("open the image store")]
+    Images(#[source] image::Error),
+    #[error("read the registries' credentials")]
+    Auth(#[source] image::Error),
+    #[error("open the network")]
+    Network(#[from] network::Error),
+    #[error("serve the API")]
+    Listen(#[from] server::ListenError),
+    #[error("the agent failed internally: {0}")]
+    Internal(String),
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    layout: Layout,
+    inbox: mpsc::Sender<Input>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    hands: Arc<Hands>,
+    owner: JoinHandle<()>,
+    server: AbortOnDropHandle<()>,
+    connections: Arc<AtomicUsize>,
+    mode: Mode,
+    /// Held until the end.
+    _lock: File,
+}
+
+/// Starts the agent of a root. It serves when this returns.
+///
+/// # Errors
+/// If another agent serves the root ([`Error::Served`]), or something of it cannot be opened; then
+/// nothing was changed but what a crash had left.
+pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent, Error> {
+    let lock = lock(&layout)?;
+    let opened = {
+        let (layout, config) = (layout.clone(), config.clone());
+        tokio::task::spawn_blocking(move || open(&layout, &config))
+            .await
+            .map_err(|failed| Error::Internal(failed.to_string()))??
+    };
+    let Opened { store, images, auth, network, loaded } = opened;
+    // The last thing that can fail. Who connects now waits until there is something to show.
+    let listener = server::listen(&layout.api_socket())?;
+    let (inbox, receiver) = mpsc::channel(INBOX);
+    let hands =
+        Hands::new(Parts { layout: layout.clone(), images, auth, network, inbox: inbox.clone() });
+
+    for task in loaded.host.tasks.values() {
+        recover::resume_logs(&hands, task);
+    }
+    let mut observations = Vec::new();
+    for task in loaded.host.tasks.values() {
+        let (hands, task) = (Arc::clone(&hands), task.clone());
+        observations.push(tokio::spawn(async move { recover::observe(&hands, &task).await }));
+    }
+    let (owner, snapshots) = Owner::new(loaded.host, Arc::new(store), Arc::clone(&hands));
+    let owner = tokio::spawn(owner.run(receiver));
+    for observation in observations {
+        let events = observation.await.map_err(|failed| Error::Internal(failed.to_string()))?;
+        for event in events {
+            let _ = inbox.send(Input::Event(event)).await;
+        }
+    }
+    let _ = inbox.send(Input::Event(Event::Recovered)).await;
+
+    let connections = Arc::new(AtomicUsize::new(0));
+    let api = Api {
+        inbox: inbox.clone(),
+        snapshots: snapshots.clone(),
+        hands: Arc::clone(&hands),
+        embedded: mode == Mode::Embedded,
+        connections: Arc::clone(&connections),
+    };
+    let server = AbortOnDropHandle::new(tokio::spawn(async move {
+        if let Err(error) = server::serve(listener, api).await {
+            tracing::error!(%error, "the API ended");
+        }
+    }));
+    if mode == Mode::Foreground
+        && let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready])
+    {
+        tracing::warn!(%error, "cannot tell the service manager that the agent is ready");
+    }
+    Ok(Agent { layout, inbox, snapshots, hands, owner, server, connections, mode, _lock: lock })
+}
+
+impl Agent {
+    /// Tasks that have not stopped.
+    pub fn live_tasks(&self) -> usize {
+        self.snapshots.borrow().live
+    }
+
+    /// Connections to the API, ended ones perhaps for a moment longer.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Returns when a background agent has had nothing to do for a while; never in other modes.
+    pub async fn idle(&self) {
+        if self.mode != Mode::Background {
+            std::future::pending::<()>().await;
+        }
+        let busy = || self.live_tasks() > 0 || self.connections() > 0;
+        let mut since = tokio::time::Instant::now();
+        while since.elapsed() < IDLE {
+            tokio::time::sleep(IDLE / 10).await;
+            if busy() {
+                since = tokio::time::Instant::now();
+            }
+        }
+    }
+
+    /// Ends the agent. Tasks live on; without any, the host is left as it was found.
+    ///
+    /// # Errors
+    /// What could not be given back to the host, all of it.
+    pub async fn shutdown(self) -> Result<(), Vec<String>> {
+        drop(self.server);
+        let _ = self.inbox.send(Input::Shutdown).await;
+        let mut failures = Vec::new();
+        if let Err(failed) = self.owner.await {
+            failures.push(format!("the loop failed: {failed}"));
+        }
+        self.hands.close(PATIENCE).await;
+        let live = self.snapshots.borrow().live;
+        let (layout, hands) = (self.layout, self.hands);
+        let left = tokio::task::spawn_blocking(move || leave(&layout, &hands, live)).await;
+        failures.extend(left.unwrap_or_else(|failed| vec![failed.to_string()]));
+        if failures.is_empty() { Ok(()) } else { Err(failures) }
+    }
+}
+
+/// Removes what the agent has on the host beside its state. With live tasks only the API's socket.
+fn leave(layout: &Layout, hands: &Hands, live: usize) -> Vec<String> {
+    let mut failures = Vec::new();
+    let socket = layout.api_socket();
+    if let Err(error) = std::fs::remove_file(&socket)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        failures.push(format!("remove {}: {error}", socket.display()));
+    }
+    if live > 0 {
+        return failures;
+    }
+    if let Err(error) = hands.network().close() {
+        failures.push(chain(&error));
+    }
+    if let Err(errors) = cgroup::remove(&layout.cgroup_parent()) {
+        failures.extend(errors.iter().map(|error| chain(error)));
+    }
+    for path in [layout.run().join("tasks"), layout.run()] {
+        // Others may keep files there, whose directory stays.
+        let _ = std::fs::remove_dir(path);
+    }
+    failures
+}
+
+fn lock(layout: &Layout) -> Result<File, Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    for path in [layout.state(), layout.run()] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|source| Error::Directory { path, source })?;
+    }
+    let path = layout.state().join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| Error::Lock { path: path.clone(), source })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Served { path }),
+        Err(source) => Err(Error::Lock { path, source: source.into() }),
+    }
+}
+
+struct Opened {
+    store: Store,
+    images: image::Store,
+    auth: image::Auth,
+    network: Network,
+    loaded: recover::Loaded,
+}
+
+fn open(layout: &Layout, config: &Config) -> Result<Opened, Error> {
+    let store = Store::open(&layout.database())?;
+    let images = image::Store::open(&layout.images()).map_err(Error::Images)?;
+    let auth = image::Auth::load(
+        config.registry_auth.kind.as_deref(),
+        config.registry_auth.data.as_deref(),
+        docker_config().as_deref(),
+    )
+    .map_err(Error::Auth)?;
+    let before: Option<Subnets> = store
+        .load(Table::Host)?
+        .into_iter()
+        .find(|(key, _)| key == SUBNETS)
+        .map(|(_, row)| row)
+        .transpose()?;
+    // Addresses are leased from the subnets, so the tasks must be known before the network, and
+    // the settings with the subnets after it.
+    let mut loaded = recover::load(&store, settings(config, UNSET))?;
+    let leases = recover::leases(&loaded.host);
+    let network = Network::open(
+        network::Settings {
+            suffix: layout.suffix(),
+            awsvpc_subnet: config.awsvpc_subnet.or(before.map(|subnets| subnets.awsvpc)),
+            bridge_subnet: config.bridge_subnet.or(before.map(|subnets| subnets.bridge)),
+        },
+        &leases,
+    )?;
+    let subnets = network.subnets();
+    loaded.host.settings = settings(config, subnets);
+    if before != Some(subnets) {
+        let mut batch = Batch::default();
+        batch.put(Table::Host, SUBNETS, &subnets)?;
+        store.commit(batch)?;
+    }
+    recover::sweep(layout, &loaded);
+    Ok(Opened { store, images, auth, network, loaded })
+}
+
+/// Stands where no address is leased yet.
+const UNSET: Subnets = {
+    let net = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 32);
+    Subnets { awsvpc: net, bridge: net }
+};
+
+fn settings(config: &Config, subnets: Subnets) -> engine::Settings {
+    let range = config.dynamic_host_ports.clone().unwrap_or_else(ports::dynamic_range);
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    engine::Settings {
+        stop_timeout: seconds(config.stop_timeout),
+        cleanup_after: seconds(config.task_cleanup_wait),
+        awsvpc_subnet: subnets.awsvpc,
+        bridge_subnet: subnets.bridge,
+        dynamic_ports: (*range.start(), *range.end()),
+    }
+}
+
+/// Docker's own configuration, of the user who runs the agent.
+fn docker_config() -> Option<PathBuf> {
+    let directory = std::env::var_os("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")))?;
+    Some(directory.join("config.json"))
+}

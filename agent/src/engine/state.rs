@@ -1,0 +1,205 @@
+//! All decided state of the host. The host loop owns the one value; redb holds it per task.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use protocol::ids::TaskId;
+use protocol::monitor::Exit;
+use protocol::taskdef::{ContainerDefinition, TaskDefinition, TransportProtocol};
+use serde::{Deserialize, Serialize};
+
+use crate::api::types::PullPolicy;
+
+/// Everything the engine decides on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Host {
+    pub settings: Settings,
+    pub tasks: BTreeMap<TaskId, Task>,
+    /// Number of the next effect; results of older effects are stale.
+    pub next_generation: u64,
+}
+
+impl Host {
+    /// A host without tasks.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, tasks: BTreeMap::new(), next_generation: 1 }
+    }
+}
+
+/// Configuration that decisions need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Seconds between stop signal and SIGKILL where the definition says nothing
+    /// (`ECS_CONTAINER_STOP_TIMEOUT`).
+    pub stop_timeout: u32,
+    /// Seconds a stopped task is kept (`ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION`).
+    pub cleanup_after: u32,
+    pub awsvpc_subnet: Ipv4Net,
+    pub bridge_subnet: Ipv4Net,
+    /// Inclusive range of dynamic host ports.
+    pub dynamic_ports: (u16, u16),
+}
+
+/// One task and everything decided about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    pub id: TaskId,
+    pub definition: TaskDefinition,
+    pub pull: PullPolicy,
+    /// Remove the record soon after the task has stopped (`lighter run --rm`).
+    pub remove: bool,
+    pub desired: Desired,
+    pub resources: Resources,
+    /// In the definition's order.
+    pub containers: Vec<Container>,
+    /// awsvpc: the task's address, leased from admission until the resources are released.
+    pub address: Option<Ipv4Addr>,
+    /// Why the task stops or stopped.
+    pub stop: Option<Stop>,
+    pub times: Times,
+    /// Code of the essential container that ended first.
+    pub exit_code: Option<i32>,
+    /// Someone who has seen the end asked for the record to go.
+    pub remove_now: bool,
+    /// The record and the files are being removed.
+    pub removing: bool,
+}
+
+impl Task {
+    /// The definition of the container at `index`, which is the same in both lists.
+    pub fn container_definition(&self, index: usize) -> Option<&ContainerDefinition> {
+        self.definition.containers.get(index)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Desired {
+    Running,
+    Stopped,
+}
+
+/// The task's directories, cgroup, monitor and network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resources {
+    Absent,
+    Creating { generation: u64 },
+    Ready,
+    Releasing { generation: u64 },
+    Released,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its name in the definition, unique in the task.
+    pub name: String,
+    pub image: Image,
+    pub life: Life,
+    /// bridge: its address, leased from admission until the task's resources are released.
+    pub address: Option<Ipv4Addr>,
+    /// bridge and host: ports of the host, leased likewise.
+    pub ports: Vec<PortLease>,
+    pub pid: Option<i32>,
+    pub created_at: Option<Timestamp>,
+    pub started_at: Option<Timestamp>,
+    pub stopped_at: Option<Timestamp>,
+    /// When the stop signal was sent.
+    pub signalled_at: Option<Timestamp>,
+    /// SIGKILL was sent.
+    pub killed: bool,
+    /// Why it failed or stopped, in ECS's words.
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Image {
+    Unresolved,
+    Resolving {
+        generation: u64,
+    },
+    /// `id`: digest of the image configuration; `digest`: of the manifest.
+    Ready {
+        id: String,
+        digest: String,
+    },
+    Failed,
+}
+
+/// How far a container has come. Only moves forward, except that recovery takes an unfinished
+/// creation or start back to be issued again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    Waiting,
+    Creating {
+        generation: u64,
+    },
+    Created,
+    Starting {
+        generation: u64,
+    },
+    Running,
+    /// `None`: it never ran. An [`Exit`] without a code: nobody could read it.
+    Stopped {
+        exit: Option<Exit>,
+    },
+}
+
+impl Life {
+    /// Whether it has ended for good.
+    pub fn is_stopped(self) -> bool {
+        matches!(self, Self::Stopped { .. })
+    }
+}
+
+/// A port of the host that belongs to a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortLease {
+    pub protocol: TransportProtocol,
+    pub host_port: u16,
+    pub container_port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    pub code: StopCode,
+    pub reason: String,
+    /// SIGKILL at once, without order.
+    pub kill: bool,
+    /// Seconds that replace every container's stop timeout.
+    pub timeout: Option<u32>,
+}
+
+/// `stopCode` of DescribeTasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopCode {
+    UserInitiated,
+    EssentialContainerExited,
+    TaskFailedToStart,
+}
+
+impl StopCode {
+    /// The name in the ECS API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UserInitiated => "UserInitiated",
+            Self::EssentialContainerExited => "EssentialContainerExited",
+            Self::TaskFailedToStart => "TaskFailedToStart",
+        }
+    }
+}
+
+/// When things happened, named as in DescribeTasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    pub created: Timestamp,
+    pub pull_started: Option<Timestamp>,
+    pub pull_stopped: Option<Timestamp>,
+    pub started: Option<Timestamp>,
+    pub stopping: Option<Timestamp>,
+    pub stopped: Option<Timestamp>,
+}

@@ -1,0 +1,372 @@
+//! What effects are carried out with, and what lives with a task between them: its monitor link
+//! and its log shippers.
+//!
+//! [`Hands`] is shared by all effects. Per task it keeps a [`Held`], made on first use; everything
+//! in it can be made again from the task's files, so nothing of it is state.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use protocol::ids::TaskId;
+use protocol::monitor::Status;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio_util::task::TaskTracker;
+
+use super::bundle::HostFacts;
+use super::{Input, run, view};
+use crate::cgroup;
+use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
+use crate::image;
+use crate::layout::Layout;
+use crate::logs::drivers::json_file::Options;
+use crate::logs::{Shipper, ShipperConfig, ShipperHandle, Source, Watcher};
+use crate::monitor::link::{Link, Report, Target};
+use crate::monitor::spawn::Program;
+use crate::network::Network;
+
+/// Reports of one task's monitor that wait to be passed on. When full the link waits, and the
+/// monitor's socket behind it.
+const REPORTS: usize = 64;
+
+/// Shared by all effects.
+#[derive(Debug)]
+pub struct Hands {
+    pub(super) layout: Layout,
+    pub(super) images: image::Store,
+    pub(super) auth: image::Auth,
+    pub(super) network: Network,
+    pub(super) facts: HostFacts,
+    pub(super) watcher: Watcher,
+    inbox: mpsc::Sender<Input>,
+    program: tokio::sync::OnceCell<Arc<Program>>,
+    held: Mutex<HashMap<TaskId, Arc<Held>>>,
+    /// Pulls that can be cancelled.
+    pulls: Mutex<HashMap<(TaskId, usize), AbortHandle>>,
+    tracker: TaskTracker,
+}
+
+/// What the hands are made with.
+#[derive(Debug)]
+pub struct Parts {
+    pub layout: Layout,
+    pub images: image::Store,
+    pub auth: image::Auth,
+    pub network: Network,
+    pub inbox: mpsc::Sender<Input>,
+}
+
+/// What one task has between effects.
+#[derive(Debug)]
+pub(super) struct Held {
+    link: tokio::sync::Mutex<Option<Link>>,
+    /// Two containers must not fill one fresh volume at once.
+    pub(super) volumes: tokio::sync::Mutex<()>,
+    logs: Mutex<BTreeMap<usize, Log>>,
+}
+
+#[derive(Debug)]
+struct Log {
+    shipper: Option<ShipperHandle>,
+    /// Turns true when the log is complete.
+    ended: watch::Sender<bool>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { shipper: None, ended: watch::channel(false).0 }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each critical section is one insertion or removal: what a panic left is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hands {
+    /// Must be called within a tokio runtime.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { layout, images, auth, network, inbox } = parts;
+        Arc::new(Self {
+            layout,
+            images,
+            auth,
+            network,
+            facts: HostFacts::read(),
+            watcher: Watcher::start(),
+            inbox,
+            program: tokio::sync::OnceCell::new(),
+            held: Mutex::new(HashMap::new()),
+            pulls: Mutex::new(HashMap::new()),
+            tracker: TaskTracker::new(),
+        })
+    }
+
+    /// Where everything lies.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The image store.
+    pub fn images(&self) -> &image::Store {
+        &self.images
+    }
+
+    /// Credentials of registries.
+    pub fn auth(&self) -> &image::Auth {
+        &self.auth
+    }
+
+    /// The host's networks.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Where log readers get their wake-ups.
+    pub fn watcher(&self) -> &Watcher {
+        &self.watcher
+    }
+
+    /// Carries out an effect of `task`, which is as it was when the effect was decided.
+    pub(super) fn start(hands: &Arc<Self>, effect: Effect, task: Arc<Task>) {
+        if let Action::CancelPull { container } = effect.action {
+            if let Some(pull) = lock(&hands.pulls).remove(&(effect.task, container)) {
+                pull.abort();
+            }
+            return;
+        }
+        let (hands_of_task, action, id) =
+            (Arc::clone(hands), effect.action.clone(), effect.task.clone());
+        let work = hands.tracker.spawn(run::effect(hands_of_task, effect.clone(), task));
+        if let Action::ResolveImage { container } = action {
+            lock(&hands.pulls).insert((id, container), work.abort_handle());
+        }
+        let hands = Arc::clone(hands);
+        hands.tracker.clone().spawn(async move {
+            let result = match work.await {
+                Ok(event) => event,
+                // A panic was printed where it happened.
+                Err(failed) if failed.is_panic() => run::panicked(&effect),
+                Err(_cancelled) => None,
+            };
+            if let Action::ResolveImage { container } = effect.action {
+                lock(&hands.pulls).remove(&(effect.task.clone(), container));
+            }
+            if let Some(event) = result {
+                hands.tell(event).await;
+            }
+        });
+    }
+
+    pub(super) async fn tell(&self, event: Event) {
+        // The owner has ended: the next one observes by itself.
+        let _ = self.inbox.send(Input::Event(event)).await;
+    }
+
+    /// Sends without waiting; what does not fit is dropped, as the next one says more.
+    pub(super) fn progress(
+        &self,
+        task: &TaskId,
+        container: usize,
+        event: crate::api::types::PullEvent,
+    ) {
+        let _ = self.inbox.try_send(Input::Progress { task: task.clone(), container, event });
+    }
+
+    /// Ends pulls at once and waits for other effects to come to their end, for shippers to finish
+    /// the batch at hand and links to close. Monitors and containers live on.
+    pub async fn close(&self, patience: std::time::Duration) {
+        for (_, pull) in lock(&self.pulls).drain() {
+            pull.abort();
+        }
+        self.tracker.close();
+        if tokio::time::timeout(patience, self.tracker.wait()).await.is_err() {
+            tracing::warn!("effects are still under way; the next agent issues them again");
+        }
+        let held: Vec<Arc<Held>> = lock(&self.held).drain().map(|(_, held)| held).collect();
+        for held in held {
+            held.close_logs().await;
+        }
+    }
+
+    async fn program(&self) -> Result<Arc<Program>, crate::monitor::Error> {
+        self.program
+            .get_or_try_init(|| async {
+                match tokio::task::spawn_blocking(Program::load).await {
+                    Ok(program) => program.map(Arc::new),
+                    Err(_panic) => {
+                        Err(crate::monitor::Error::Gone { log: "loading it panicked".to_owned() })
+                    }
+                }
+            })
+            .await
+            .cloned()
+    }
+
+    pub(super) fn held(&self, task: &TaskId) -> Arc<Held> {
+        let mut held = lock(&self.held);
+        Arc::clone(held.entry(task.clone()).or_insert_with(|| {
+            Arc::new(Held {
+                link: tokio::sync::Mutex::new(None),
+                volumes: tokio::sync::Mutex::new(()),
+                logs: Mutex::new(BTreeMap::new()),
+            })
+        }))
+    }
+
+    /// The task's link; made if there is none: to the monitor that lives, else to a new one.
+    pub(super) async fn link(self: &Arc<Self>, task: &Task) -> Result<Link, crate::monitor::Error> {
+        let held = self.held(&task.id);
+        let mut slot = held.link.lock().await;
+        if let Some(link) = &*slot {
+            return Ok(link.clone());
+        }
+        let run = self.layout.task_run(&task.id);
+        let target = Target {
+            task: self.layout.task(&task.id),
+            run: run.clone(),
+            new_network: run::has_own_network(task),
+            cgroup: Some(cgroup::monitors_path(&self.layout.cgroup_parent())),
+            program: self.program().await?,
+        };
+        let (sender, reports) = mpsc::channel(REPORTS);
+        tokio::spawn(pass_on(Arc::clone(self), task.id.clone(), names(task), reports));
+        let link = match crate::monitor::record(&run)? {
+            Some(_) => Link::attach(target, sender),
+            None => Link::launch(target, sender).await?,
+        };
+        *slot = Some(link.clone());
+        Ok(link)
+    }
+
+    /// The task's link, if it has one.
+    pub(super) async fn existing_link(&self, task: &TaskId) -> Option<Link> {
+        self.held(task).link.lock().await.clone()
+    }
+
+    pub(super) async fn drop_link(&self, task: &TaskId) {
+        self.held(task).link.lock().await.take();
+    }
+
+    /// Starts the container's shipper if it has none.
+    pub(super) fn ship(&self, task: &Task, index: usize, stopped: bool) -> Result<(), String> {
+        let Some(definition) = task.container_definition(index) else { return Ok(()) };
+        let held = self.held(&task.id);
+        let mut logs = lock(&held.logs);
+        let log = logs.entry(index).or_default();
+        if log.shipper.is_some() {
+            return Ok(());
+        }
+        let options =
+            Options::parse(&definition.log.options).map_err(|error| super::chain(&error))?;
+        let path = view::log(&self.layout, &task.id, &definition.name);
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)
+                .map_err(|error| format!("create {}: {error}", directory.display()))?;
+        }
+        let shipper = Shipper::spawn(ShipperConfig {
+            name: format!("{}/{}", task.id, definition.name),
+            spool: self.layout.task(&task.id).join(&definition.name).join("spool"),
+            log: path,
+            options,
+            stopped,
+            watcher: self.watcher.clone(),
+        });
+        let (mut finished, ended) = (shipper.ended(), log.ended.clone());
+        tokio::spawn(async move {
+            if finished.wait_for(|finished| *finished).await.is_ok() {
+                ended.send_replace(true);
+            }
+        });
+        log.shipper = Some(shipper);
+        Ok(())
+    }
+
+    /// Tells logs what the owner decided: a container that stopped without ever having had a
+    /// shipper has a complete log, an empty one.
+    pub(super) fn note(&self, task: &Task) {
+        let held = self.held(&task.id);
+        let mut logs = lock(&held.logs);
+        for (index, container) in task.containers.iter().enumerate() {
+            if container.life.is_stopped() {
+                let log = logs.entry(index).or_default();
+                match &log.shipper {
+                    Some(shipper) => shipper.stopped(),
+                    None => {
+                        log.ended.send_replace(true);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The task's logs, for readers.
+    pub fn log_sources(&self, task: &TaskId, containers: &[String]) -> Vec<Source> {
+        let held = self.held(task);
+        let mut logs = lock(&held.logs);
+        containers
+            .iter()
+            .enumerate()
+            .map(|(index, name)| Source {
+                container: name.clone(),
+                log: view::log(&self.layout, task, name),
+                ended: logs.entry(index).or_default().ended.subscribe(),
+            })
+            .collect()
+    }
+
+    /// Forgets the task: its shippers end, whoever reads its logs sees their end.
+    pub(super) async fn forget(&self, task: &TaskId) {
+        let held = lock(&self.held).remove(task);
+        if let Some(held) = held {
+            held.close_logs().await;
+        }
+    }
+}
+
+impl Held {
+    async fn close_logs(&self) {
+        let logs = std::mem::take(&mut *lock(&self.logs));
+        for (_, log) in logs {
+            if let Some(shipper) = log.shipper {
+                shipper.close().await;
+            }
+        }
+    }
+}
+
+fn names(task: &Task) -> Vec<String> {
+    task.definition.containers.iter().map(|container| container.name.clone()).collect()
+}
+
+/// From a link to the owner.
+async fn pass_on(
+    hands: Arc<Hands>,
+    task: TaskId,
+    names: Vec<String>,
+    mut reports: mpsc::Receiver<Report>,
+) {
+    while let Some(report) = reports.recv().await {
+        let event = match report {
+            Report::Container(facts) => {
+                let Some(container) = names.iter().position(|name| *name == facts.container) else {
+                    continue;
+                };
+                // What is only created says nothing the answer to its creation does not say.
+                if facts.status == Status::Created {
+                    continue;
+                }
+                Event::Container {
+                    task: task.clone(),
+                    container,
+                    event: ContainerEvent::Observed(facts),
+                }
+            }
+            Report::Lost(reason) => {
+                let reason = format!("the task's monitor was lost: {reason}");
+                Event::Task { task: task.clone(), event: TaskEvent::Lost { reason } }
+            }
+        };
+        hands.tell(event).await;
+    }
+}

@@ -1,0 +1,147 @@
+//! Effects. One file per kind; each may be repeated at any time and completes what an earlier
+//! attempt left. Failures become ECS's words here and nowhere else.
+
+mod container;
+mod image;
+mod release;
+mod resources;
+mod signal;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use protocol::taskdef::NetworkMode;
+
+use super::hands::Hands;
+use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
+
+pub(super) use release::{end_processes, leases, remove_files};
+
+/// Carries out one effect; the event says how it ended. `None`: nobody waits for it.
+pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -> Option<Event> {
+    let generation = effect.generation;
+    let of_task = |event| Some(Event::Task { task: effect.task.clone(), event });
+    let of_container =
+        |container, event| Some(Event::Container { task: effect.task.clone(), container, event });
+    match effect.action {
+        Action::ResolveImage { container } => {
+            let event = match image::resolve(&hands, &task, container).await {
+                Ok(image) => {
+                    ContainerEvent::ImageReady { generation, id: image.id, digest: image.digest }
+                }
+                Err(reason) => ContainerEvent::ImageFailed { generation, reason },
+            };
+            of_container(container, event)
+        }
+        Action::CancelPull { .. } => None,
+        Action::CreateResources => of_task(match resources::create(&hands, &task).await {
+            Ok(()) => TaskEvent::ResourcesReady { generation },
+            Err(error) => {
+                let reason = format!("ResourceInitializationError: {error}");
+                TaskEvent::ResourcesFailed { generation, reason }
+            }
+        }),
+        Action::CreateContainer { container } => {
+            let event = match container::create(&hands, &task, container).await {
+                Ok(facts) => ContainerEvent::Created { generation, facts },
+                Err(failure) => ContainerEvent::CreateFailed {
+                    generation,
+                    reason: failure.reason("CannotCreateContainerError"),
+                    exit_code: failure.exit_code,
+                },
+            };
+            of_container(container, event)
+        }
+        Action::StartContainer { container } => {
+            let event = match container::start(&hands, &task, container).await {
+                Ok(facts) => ContainerEvent::Observed(facts),
+                Err(failure) => ContainerEvent::StartFailed {
+                    generation,
+                    reason: failure.reason("CannotStartContainerError"),
+                    exit_code: failure.exit_code,
+                },
+            };
+            of_container(container, event)
+        }
+        Action::Signal { container, kill } => {
+            signal::send(&hands, &task, container, kill).await;
+            None
+        }
+        Action::Release => {
+            release::release(&hands, &task).await;
+            of_task(TaskEvent::Released { generation })
+        }
+        Action::Remove => {
+            release::remove(&hands, &task).await;
+            of_task(TaskEvent::Removed)
+        }
+    }
+}
+
+/// The event in whose place an effect panicked.
+pub(super) fn panicked(effect: &Effect) -> Option<Event> {
+    let generation = effect.generation;
+    let reason = || format!("the agent failed internally at {:?}; see its log", effect.action);
+    let of_container =
+        |container, event| Some(Event::Container { task: effect.task.clone(), container, event });
+    match effect.action {
+        Action::ResolveImage { container } => of_container(
+            container,
+            ContainerEvent::ImageFailed {
+                generation,
+                reason: format!("CannotPullContainerError: {}", reason()),
+            },
+        ),
+        Action::CreateContainer { container } => of_container(
+            container,
+            ContainerEvent::CreateFailed {
+                generation,
+                reason: format!("CannotCreateContainerError: {}", reason()),
+                exit_code: None,
+            },
+        ),
+        Action::StartContainer { container } => of_container(
+            container,
+            ContainerEvent::StartFailed {
+                generation,
+                reason: format!("CannotStartContainerError: {}", reason()),
+                exit_code: None,
+            },
+        ),
+        Action::CreateResources => Some(Event::Task {
+            task: effect.task.clone(),
+            event: TaskEvent::ResourcesFailed {
+                generation,
+                reason: format!("ResourceInitializationError: {}", reason()),
+            },
+        }),
+        Action::CancelPull { .. } | Action::Signal { .. } | Action::Release | Action::Remove => {
+            None
+        }
+    }
+}
+
+/// Whether the task's monitor has a network namespace of its own.
+pub(super) fn has_own_network(task: &Task) -> bool {
+    matches!(task.definition.network_mode, NetworkMode::Awsvpc | NetworkMode::None)
+}
+
+/// Runs what blocks on files or netlink off the reactor.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(failed) => Err(format!("the agent failed internally: {failed}")),
+    }
+}
+
+/// Makes a directory that only root may look into, and its parents.
+fn private_directory(path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| format!("create {}: {error}", path.display()))
+}

@@ -1,0 +1,74 @@
+//! Why an image could not be had, read or removed. The reference, the entry of the layer or the
+//! path is in the text; what the other side or the kernel said is the source.
+
+use std::path::PathBuf;
+
+use super::{auth, reference, registry, unpack};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("image reference {reference:?}")]
+    Reference { reference: String, source: reference::Error },
+    #[error("registry credentials")]
+    Auth(#[from] auth::Error),
+    #[error("platform {platform:?}: expected os/architecture[/variant] such as linux/amd64")]
+    PlatformSyntax { platform: String },
+    #[error("pull {reference} from {registry}")]
+    Registry { reference: String, registry: String, source: Box<registry::Error> },
+    #[error("{reference}: no image for platform {wanted}; there is {offered}")]
+    NoPlatform { reference: String, wanted: String, offered: String },
+    #[error("{reference}: {document} is of type {media_type:?}, which is not supported{hint}")]
+    MediaType { reference: String, document: String, media_type: String, hint: &'static str },
+    #[error("{reference}: {document} is malformed")]
+    Document { reference: String, document: String, source: serde_json::Error },
+    #[error("{reference}: {reason}")]
+    Inconsistent { reference: String, reason: String },
+    #[error("{reference}: layer {layer}")]
+    Layer { reference: String, layer: String, source: Box<unpack::Error> },
+    #[error("{reference}: cancelled")]
+    Cancelled { reference: String },
+    #[error("load {archive}: {reason}")]
+    Archive { archive: PathBuf, reason: String },
+    #[error("image store: {operation} {path}")]
+    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("image store: record {path} is damaged; remove it and pull the image again")]
+    Record { path: PathBuf, source: serde_json::Error },
+    #[error(
+        "image store: layer directory {path} holds {found}, not {wanted}: two layers with the same short name"
+    )]
+    ShortName { path: PathBuf, found: String, wanted: String },
+    #[error("no such image: {reference}")]
+    Unknown { reference: String },
+    #[error("image id {prefix} is ambiguous: it begins {count} images")]
+    Ambiguous { prefix: String, count: usize },
+    #[error(
+        "conflict: unable to remove repository reference {reference:?} (must force) - a container is using its referenced image {id}"
+    )]
+    ReferenceInUse { reference: String, id: String },
+    #[error(
+        "conflict: unable to delete {id} (must be forced) - image is referenced in multiple repositories"
+    )]
+    SeveralReferences { id: String },
+    #[error(
+        "conflict: unable to delete {id} (cannot be forced) - image is being used by a container"
+    )]
+    InUse { id: String },
+    #[error("image {id}: path {path}")]
+    Path { id: String, path: String, source: std::io::Error },
+    #[error("image {id}: {path} is larger than {limit} bytes")]
+    TooLarge { id: String, path: String, limit: u64 },
+    #[error("image {id}: user {user:?}: {reason}")]
+    User { id: String, user: String, reason: String },
+    #[error("the image worker ended early")]
+    Worker(#[source] tokio::task::JoinError),
+}
+
+impl Error {
+    pub(super) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { operation, path, source }
+    }
+}

@@ -1,0 +1,267 @@
+//! A host of a test's own: mount, network and pid namespaces, a root for `lighter`, an image.
+//!
+//! Everything that the test starts lives in the pid namespace; when the test ends, however it ends,
+//! the namespace's first process is killed and the kernel ends the rest.
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a test that cannot be set up must fail loudly"
+)]
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The image that [`TestHost::new`] loads: Debian's static busybox.
+pub const IMAGE: &str = "localhost/bench:latest";
+
+/// How long a condition may take to come true.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct TestHost {
+    directory: TempDir,
+    init: Child,
+}
+
+impl TestHost {
+    /// A host with the image loaded and nothing running.
+    pub fn new() -> Self {
+        let host = Self::empty();
+        let archive = host.path("busybox");
+        fs::create_dir(&archive).expect("a directory");
+        let made = Command::new("python3")
+            .arg(crate::workspace().join("benches/peers.py"))
+            .args([archive.as_os_str(), IMAGE.as_ref()])
+            .status();
+        assert!(made.expect("python3").success(), "make the image");
+        host.ok(&["image", "load", "-i", archive.join("bench.tar").to_str().expect("UTF-8")]);
+        host
+    }
+
+    /// A host without an image.
+    pub fn empty() -> Self {
+        let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID;
+        unshare(flags).expect("the tests run as root");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .expect("private mounts");
+        // The shell reaps what is orphaned: `wait` waits for every child.
+        let init = Command::new("/bin/busybox")
+            .args(["sh", "-c", "mount -t proc proc /proc && ip link set lo up && echo ready && sleep 100000 & while :; do wait; busybox sleep 0.1; done"])
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut init = init.expect("busybox-static is installed");
+        let mut ready = [0; 6];
+        let read = init.stdout.as_mut().map(|stdout| stdout.read_exact(&mut ready));
+        assert!(read.is_some_and(|read| read.is_ok()), "set up the namespaces");
+        let directory = TempDir::with_prefix("lighter-test-").expect("a directory");
+        let host = Self { directory, init };
+        fs::create_dir(host.root()).expect("a directory");
+        host
+    }
+
+    /// A path in the test's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// `LIGHTER_ROOT`.
+    pub fn root(&self) -> PathBuf {
+        self.path("root")
+    }
+
+    /// Durable directory of a task.
+    pub fn task_directory(&self, task: &str) -> PathBuf {
+        self.root().join("var/lib/lighter/tasks").join(task)
+    }
+
+    /// A `lighter` command, not yet started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(crate::binary("lighter"));
+        command.args(arguments).env("LIGHTER_ROOT", self.root()).env_remove("NO_COLOR");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("lighter starts")
+    }
+
+    /// Runs a command that must succeed; its standard output, trimmed.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(
+            output.status.success(),
+            "lighter {arguments:?}: {}\n{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Writes a task definition; its path.
+    pub fn definition(&self, name: &str, definition: &Value) -> String {
+        let path = self.path(name);
+        fs::write(&path, definition.to_string()).expect("write the definition");
+        path.to_str().expect("UTF-8").to_owned()
+    }
+
+    /// `lighter run FILE` in the foreground, to its end.
+    pub fn run_task(&self, definition: &Value) -> Output {
+        let path = self.definition("task.json", definition);
+        self.run(&["run", &path])
+    }
+
+    /// `lighter run --detach FILE`: the task's id.
+    pub fn detach(&self, definition: &Value) -> String {
+        let path = self.definition("task.json", definition);
+        self.ok(&["run", "--detach", &path])
+    }
+
+    /// `lighter inspect` of one task.
+    pub fn inspect(&self, task: &str) -> Value {
+        let text = self.ok(&["inspect", task]);
+        let views: Value = serde_json::from_str(&text).expect("inspect prints JSON");
+        views[0].clone()
+    }
+
+    /// The record of who serves a task.
+    pub fn monitor(&self, task: &str) -> Value {
+        let path = self.root().join("run/lighter/tasks").join(task).join("monitor.json");
+        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        serde_json::from_str(&text).expect("the record is JSON")
+    }
+
+    /// Pid of the background agent, if one runs.
+    pub fn agent_pid(&self) -> Option<i64> {
+        let socket = self.root().join("run/lighter/agent.sock");
+        let answer =
+            self.sh(&format!("curl -s --unix-socket {} http://agent/v1/agent", socket.display()));
+        serde_json::from_str::<Value>(&answer).ok()?["pid"].as_i64()
+    }
+
+    /// A shell script in the namespaces; its output, trimmed.
+    pub fn sh(&self, script: &str) -> String {
+        let output = Command::new("/bin/bash").args(["-c", script]).output().expect("bash");
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+        .trim()
+        .to_owned()
+    }
+
+    /// A signal to a process of the namespaces.
+    pub fn kill(&self, pid: i64, signal: &str) {
+        assert!(pid > 1, "no process {pid}");
+        self.sh(&format!("kill -{signal} {pid}"));
+    }
+
+    /// What a task could have changed and must not leave: mounts, links, nftables, forwarding,
+    /// cgroups, processes of ours.
+    pub fn state(&self) -> String {
+        let suffix =
+            format!("{:08x}", protocol::monitor::crc32(self.root().as_os_str().as_encoded_bytes()));
+        self.sh(&format!(
+            "cut -d' ' -f5,9- /proc/self/mountinfo | sort; ip -o link show | cut -d: -f2 | sort; \
+             nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; \
+             find /sys/fs/cgroup -mindepth 1 -type d -path '*{suffix}*' | sort; \
+             cat /proc/[0-9]*/comm 2>/dev/null | grep -E 'lighter|conmon' | sort; \
+             ls {root}/run/lighter/tasks 2>/dev/null",
+            root = self.root().display()
+        ))
+    }
+
+    /// Ends the background agent, if there is one, and waits until it is gone.
+    pub fn stop_agent(&self) {
+        if let Some(pid) = self.agent_pid() {
+            self.kill(pid, "TERM");
+            self.eventually("the agent ends", || !self.is_alive(pid));
+        }
+    }
+
+    /// Whether a process of the namespaces exists and is no zombie.
+    pub fn is_alive(&self, pid: i64) -> bool {
+        fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
+    }
+
+    /// Waits until a condition holds.
+    pub fn eventually(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Default for TestHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for TestHost {
+    fn drop(&mut self) {
+        let suffix =
+            format!("{:08x}", protocol::monitor::crc32(self.root().as_os_str().as_encoded_bytes()));
+        // The namespace's init takes everything in it along.
+        let _ = self.init.kill();
+        let _ = self.init.wait();
+        // A test that failed may have left cgroups; nothing lives in them any more.
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            remove_cgroup(&hierarchy.path().join(format!("lighter-{suffix}")));
+        }
+        remove_cgroup(&Path::new("/sys/fs/cgroup").join(format!("lighter-{suffix}")));
+    }
+}
+
+fn remove_cgroup(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(path);
+}
+
+/// A definition of one essential container with a shell script.
+pub fn script(network_mode: &str, script: &str) -> Value {
+    task(network_mode, vec![container("main", script)])
+}
+
+/// A definition with these containers.
+pub fn task(network_mode: &str, containers: Vec<Value>) -> Value {
+    json!({ "family": "test", "networkMode": network_mode, "containerDefinitions": containers })
+}
+
+/// An essential container that runs a shell script.
+pub fn container(name: &str, script: &str) -> Value {
+    json!({
+        "name": name, "image": IMAGE, "memory": 64, "essential": true, "stopTimeout": 5,
+        "entryPoint": ["sh", "-c"], "command": [script],
+    })
+}
+
+/// Standard output as text.
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Standard error as text.
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

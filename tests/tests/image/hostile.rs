@@ -1,0 +1,225 @@
+//! Layers that attack the host: each is refused with the entry and the reason, and leaves nothing.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use tests::image::{Entry, Image as Made, Layer, Tar, gzip};
+
+use super::{Fixture, chain};
+
+fn refused(name: &str, tar: Tar, reason: &str) {
+    refused_layer(name, Layer::gzip(&tar), reason);
+}
+
+fn refused_layer(name: &str, layer: Layer, reason: &str) {
+    let fixture = Fixture::new();
+    let good = Layer::gzip(&Tar::new().file("good", b"good"));
+    let image = Made::new(vec![good, layer]);
+    let error = match fixture.load(&image.oci_archive("hostile:1")) {
+        Err(error) => chain(&error),
+        Ok(_) => panic!("{name}: accepted"),
+    };
+    assert!(error.contains(reason), "{name}: {error:?} does not say {reason:?}");
+    assert_eq!(fixture.content(), Default::default(), "{name}");
+}
+
+#[test]
+fn paths_out_of_the_layer_are_refused() {
+    let outside = tempfile::tempdir().unwrap();
+    let victim = outside.path().join("victim");
+    std::fs::write(&victim, "untouched").unwrap();
+    let out = outside.path().to_str().unwrap();
+    let target = victim.to_str().unwrap();
+    let up = format!("{}{}", "../".repeat(40), &target[1..]);
+    let up_dir = format!("{}{}", "../".repeat(40), &out[1..]);
+
+    refused(
+        "dot-dot",
+        Tar::new().file("../evil", b"x"),
+        "entry \"../evil\": its name leads outside",
+    );
+    refused("inner dot-dot", Tar::new().file("a/../../evil", b"x"), "leads outside");
+    refused("long dot-dot", Tar::new().file(&up, b"x"), "leads outside");
+    refused("dot-dot alone", Tar::new().directory(".."), "leads outside");
+    refused("absolute", Tar::new().file(target, b"x"), "its name is absolute");
+    refused("absolute directory", Tar::new().directory("/etc"), "its name is absolute");
+    refused(
+        "write through an absolute link",
+        Tar::new().symlink("evil", out).file("evil/victim", b"x"),
+        "entry \"evil/victim\": its path passes symbolic link \"evil\"",
+    );
+    refused(
+        "write through a relative link",
+        Tar::new().symlink("evil", &up_dir).file("evil/victim", b"x"),
+        "leads outside of the layer through symbolic link \"evil\"",
+    );
+    refused(
+        "directory through a link",
+        Tar::new().symlink("evil", out).directory("evil/sub"),
+        "leads to nothing in this layer",
+    );
+    refused(
+        "link through a link",
+        Tar::new().symlink("a", "..").symlink("a/b", "c"),
+        "leads outside of the layer through symbolic link \"a\" -> \"..\"",
+    );
+    refused(
+        "links in a circle",
+        Tar::new().symlink("a", "b").symlink("b", "a").file("a/x", b""),
+        "too many symbolic links",
+    );
+    refused("hard link out", Tar::new().hard_link("evil", target), "hard link to");
+    refused("hard link up", Tar::new().hard_link("evil", &up), "hard link to");
+    refused(
+        "hard link through a link",
+        Tar::new().symlink("out", out).hard_link("evil", "out/victim"),
+        "entry \"evil\": hard link to \"out/victim\"",
+    );
+    refused(
+        "hard link to a missing file",
+        Tar::new().hard_link("evil", "etc/passwd"),
+        "does not exist in this layer",
+    );
+    refused(
+        "hard link to the root",
+        Tar::new().hard_link("evil", "."),
+        "a hard link to itself or to the root",
+    );
+    refused(
+        "hard link to a directory",
+        Tar::new().directory("d").hard_link("e", "d"),
+        "a hard link to a directory",
+    );
+    refused(
+        "whiteout through a link",
+        Tar::new().symlink("evil", out).file("evil/.wh.victim", b""),
+        "leads to nothing in this layer",
+    );
+    refused("whiteout of the parent", Tar::new().file("a/.wh...", b""), "a whiteout of nothing");
+    refused("whiteout of itself", Tar::new().file(".wh..", b""), "a whiteout of nothing");
+    refused("whiteout of nothing", Tar::new().file(".wh.", b""), "a whiteout of nothing");
+    refused("whiteout as directory", Tar::new().file(".wh.a/b", b""), "passes a whiteout");
+    refused(
+        "file as directory",
+        Tar::new().file("a", b"").file("a/b", b""),
+        "which is not a directory",
+    );
+    refused("root as file", Tar::new().file("./.", b"x"), "the root of a layer is a directory");
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
+    assert_eq!(std::fs::metadata(&victim).unwrap().nlink(), 1);
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn content_that_is_not_what_was_promised_is_refused() {
+    let tar = Tar::new().file("a", b"content");
+    let good = Layer::gzip(&tar);
+    let zeros = "sha256:".to_owned() + &"0".repeat(64);
+
+    // The manifest's digest and size are those of another blob than the one under that name.
+    let mut layer = good.clone();
+    layer.blob = gzip(&Tar::new().file("a", b"CONTENT").finish());
+    layer.size = layer.blob.len() as u64;
+    refused_layer("wrong digest", layer, "the manifest says sha256:");
+    let layer = Layer { size: good.size + 1, ..good.clone() };
+    refused_layer(
+        "wrong size",
+        layer,
+        &format!("content has {} bytes, the manifest says {}", good.size, good.size + 1),
+    );
+    let layer = Layer { diff_id: zeros.clone(), ..good.clone() };
+    refused_layer("wrong diff id", layer, &format!("the configuration says {zeros}"));
+    let layer = Layer { diff_id: "sha256:../../../etc".to_owned(), ..good.clone() };
+    refused_layer("diff id as path", layer, "is not a digest");
+    let layer = Layer { media_type: "application/x-zip".to_owned(), ..good.clone() };
+    refused_layer("media type", layer, "\"application/x-zip\" is not supported");
+
+    let bytes = tar.finish();
+    let cut = &good.blob[..good.blob.len() - 12];
+    refused_layer("truncated gzip", Layer::new(cut.to_vec(), "tar+gzip", &bytes), "incomplete deflate stream");
+    let cut = &bytes[..600];
+    refused_layer("truncated tar", Layer::new(gzip(cut), "tar+gzip", cut), "read at byte");
+    refused_layer(
+        "no tar",
+        Layer::new(gzip(&[7; 2048]), "tar+gzip", &[7; 2048]),
+        "checksum of a header",
+    );
+    refused_layer(
+        "no zstd",
+        Layer::new(b"\x28\xb5\x2f\xfdrubbish".to_vec(), "tar+zstd", b""),
+        "read at byte 0",
+    );
+}
+
+#[test]
+fn layers_that_exhaust_the_host_are_refused() {
+    // 64 GiB claimed by a sparse file without content.
+    let mut sparse = [0_u8; 512];
+    sparse[..4].copy_from_slice(b"huge");
+    let mut put = |at: usize, text: &[u8]| sparse[at..at + text.len()].copy_from_slice(text);
+    put(100, b"0000644\0");
+    put(108, b"0000000\0");
+    put(116, b"0000000\0");
+    put(124, b"00000000000\0");
+    put(136, b"00000000000\0");
+    put(148, b"        ");
+    put(156, b"S");
+    put(257, b"ustar  \0");
+    // Base 256, because octal digits end at 8 GiB.
+    put(483, &[0x80, 0, 0, 0, 0, 0, 0, 0x11, 0, 0, 0, 0]);
+    let sum: u32 = sparse.iter().map(|byte| u32::from(*byte)).sum();
+    sparse[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let tar = [sparse.as_slice(), &[0; 1024]].concat();
+    refused_layer(
+        "huge",
+        Layer::new(gzip(&tar), "tar+gzip", &tar),
+        "unpacks to more than 68719476736 bytes",
+    );
+
+    let deep = vec!["d"; 300].join("/");
+    refused("deep", Tar::new().directory(&deep), "more than 256 directories deep");
+    refused("long name", Tar::new().file(&"n".repeat(300), b""), "a component longer than 255");
+    let owner = Entry { name: "a", pax: &[("uid", b"4294967295")], ..Entry::default() };
+    refused("owner", Tar::new().entry(&owner), "its owner is not a 32-bit number");
+    let unknown = Entry { kind: b'V', name: "a", ..Entry::default() };
+    refused("unknown kind", Tar::new().entry(&unknown), "a kind of entry that layers do not have");
+}
+
+#[test]
+fn orders_to_overlayfs_and_labels_of_the_host_are_dropped() {
+    let fixture = Fixture::new();
+    let pax: &[(&str, &[u8])] = &[
+        ("SCHILY.xattr.trusted.overlay.redirect", b"/etc"),
+        ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+        ("SCHILY.xattr.user.overlay.opaque", b"y"),
+        ("SCHILY.xattr.security.selinux", b"x"),
+        ("SCHILY.xattr.user.kept", b"a\nb"),
+    ];
+    let entry = Entry { kind: b'5', name: "dir", mode: 0o755, pax, ..Entry::default() };
+    let image = Made::new(vec![Layer::gzip(&Tar::new().entry(&entry))]);
+    let loaded = fixture.load(&image.oci_archive("x:1")).unwrap();
+    let dir = loaded[0].layers[0].join("dir");
+    let names = std::process::Command::new("python3")
+        .args(["-c", "import os,sys; print(*os.listxattr(sys.argv[1]))"])
+        .arg(&dir)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&names.stdout).trim(), "user.kept");
+}
+
+#[test]
+fn device_nodes_are_made_as_docker_makes_them_behind_a_closed_door() {
+    let fixture = Fixture::new();
+    let device = |kind, name, device| Entry { kind, name, device, mode: 0o600, ..Entry::default() };
+    let tar = Tar::new()
+        .entry(&device(b'3', "null", (1, 3)))
+        .entry(&device(b'4', "disk", (8, 0)))
+        .entry(&device(b'6', "fifo", (0, 0)));
+    let image = Made::new(vec![Layer::gzip(&tar)]);
+    let loaded = fixture.load(&image.oci_archive("x:1")).unwrap();
+    let stat = |name: &str| std::fs::symlink_metadata(loaded[0].layers[0].join(name)).unwrap();
+    assert_eq!((stat("null").mode(), stat("null").rdev()), (0o20600, 0x103));
+    assert_eq!((stat("disk").mode(), stat("disk").rdev()), (0o60600, 0x800));
+    assert_eq!(stat("fifo").mode(), 0o10600);
+    let store = std::fs::metadata(fixture.dir.path().join("images")).unwrap();
+    assert_eq!(store.mode() & 0o777, 0o700);
+}

@@ -1,0 +1,80 @@
+//! What starting a container costs, counted.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use tests::host::{TestHost, script};
+
+/// Starting one container with the image present costs one exec (the monitor) and one clone per
+/// container; the monitor's two processes apart, no other process.
+#[test]
+fn one_exec_and_one_clone_per_container() {
+    let host = TestHost::new();
+    let path = host.definition("task.json", &script("awsvpc", "exec true"));
+    let trace = host.path("trace");
+    // Host-wide objects (bridge, nftables) are made for a root's first task; this counts the next.
+    let keeper = host.detach(&script("awsvpc", "exec sleep 100"));
+    let agent = host.agent_pid().expect("an agent");
+    host.sh(&format!(
+        "strace -f -qq -e trace=execve,execveat,clone,clone3,fork,vfork -o {trace} -p {agent} & echo $! > {trace}.pid; \
+         for i in $(seq 200); do grep -q 'TracerPid:.[1-9]' /proc/{agent}/status && break; sleep 0.05; done; \
+         LIGHTER_ROOT={root} {lighter} run --detach {path} >/dev/null 2>&1; sleep 0.5; kill $(cat {trace}.pid); sleep 0.3",
+        trace = trace.display(),
+        root = host.root().display(),
+        lighter = tests::binary("lighter").display(),
+    ));
+    let text = fs::read_to_string(&trace).expect("strace wrote");
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.contains("resumed>") && !line.contains("= -1")) {
+        if line.contains("CLONE_THREAD") {
+            continue;
+        }
+        for call in ["execve(", "execveat(", "clone(", "clone3(", "vfork(", "fork("] {
+            let called = line.split_whitespace().nth(1).is_some_and(|word| word.starts_with(call));
+            if called {
+                *count.entry(call).or_default() += 1;
+            }
+        }
+    }
+    let executed = count.get("execve(").unwrap_or(&0) + count.get("execveat(").unwrap_or(&0);
+    // The monitor, and the container's own program.
+    assert_eq!(executed, 2, "{text}");
+    let processes: usize =
+        ["clone(", "clone3(", "vfork(", "fork("].iter().filter_map(|call| count.get(call)).sum();
+    // The monitor (cloned by the agent), its worker, the container.
+    assert_eq!(processes, 3, "{text}");
+    host.ok(&["stop", &keeper]);
+}
+
+/// Two processes per task, sharing one sealed copy of a small binary.
+#[test]
+fn whole_host_monitors_are_small() {
+    let host = TestHost::new();
+    let tasks: Vec<String> =
+        (0..10).map(|_| host.detach(&script("none", "exec sleep 100"))).collect();
+    let pss = |pid: &serde_json::Value| -> u64 {
+        let text =
+            fs::read_to_string(format!("/proc/{}/smaps_rollup", pid["pid"])).expect("smaps_rollup");
+        let line = text.lines().find(|line| line.starts_with("Pss:")).expect("Pss");
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("kB")
+    };
+    for task in &tasks {
+        let record = host.monitor(task);
+        let both = pss(&record["guardian"]) + pss(&record["worker"]);
+        assert!(both <= 512, "{both} kB of proportional memory for one task's monitor");
+    }
+    let all: Vec<&str> =
+        ["stop", "--time", "0"].into_iter().chain(tasks.iter().map(String::as_str)).collect();
+    host.ok(&all);
+}
+
+/// design.md: under 2 MB.
+#[test]
+fn the_runtime_is_small_and_static() {
+    let path = tests::binary("lighter-runtime");
+    if path.components().any(|part| part.as_os_str() == "debug") {
+        return;
+    }
+    let size = fs::metadata(&path).expect("the binary").len();
+    assert!(size < 2_000_000, "{size} bytes");
+}

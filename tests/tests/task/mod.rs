@@ -1,0 +1,9 @@
+//! Tasks on one host, through `lighter` as people use it.
+
+mod bad_input;
+mod budget;
+mod crash;
+mod network;
+mod run;
+mod stop;
+mod volumes;

@@ -1,0 +1,83 @@
+//! Stopping: Ctrl-C, order, timeouts, the second Ctrl-C.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tests::host::{TestHost, container, stderr, stdout, task};
+
+const POLITE: &str = "trap 'echo stopping; exit 5' TERM; echo up; while :; do sleep 0.05; done";
+const DEAF: &str = "trap '' TERM; echo up; while :; do sleep 0.05; done";
+
+fn start(host: &TestHost, definition: &Value, containers: usize) -> Child {
+    let path = host.definition("task.json", definition);
+    let child = host
+        .command(&["run", "--timestamps", &path])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let child = child.expect("lighter starts");
+    host.eventually("every container is up", || {
+        let task =
+            host.ok(&["ps", "--quiet", "--no-trunc"]).lines().next().unwrap_or("").to_owned();
+        !task.is_empty() && host.ok(&["logs", &task]).matches("up").count() == containers
+    });
+    child
+}
+
+#[test]
+fn ctrl_c_stops_in_reverse_dependency_order() {
+    let host = TestHost::new();
+    let before = host.state();
+    let first = container("first", POLITE);
+    let mut second = container("second", POLITE);
+    second["dependsOn"] = json!([{"containerName": "first", "condition": "START"}]);
+    let mut third = container("third", POLITE);
+    third["dependsOn"] = json!([{"containerName": "second", "condition": "START"}]);
+    let child = start(&host, &task("awsvpc", vec![first, second, third]), 3);
+    host.sh(&format!("kill -INT {}", inner_pid(&host)));
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+    let text = stdout(&output);
+    let order: Vec<&str> = text.lines().filter(|line| line.contains("stopping")).collect();
+    let place = |name: &str| {
+        order.iter().position(|line| line.contains(name)).unwrap_or_else(|| panic!("{text}"))
+    };
+    assert!(place("third") < place("second") && place("second") < place("first"), "{text}");
+    assert_eq!(host.state(), before);
+}
+
+#[test]
+fn the_stop_timeout_ends_in_sigkill() {
+    let host = TestHost::new();
+    let mut main = container("main", DEAF);
+    main["stopTimeout"] = json!(2);
+    let child = start(&host, &task("none", vec![main]), 1);
+    let begin = Instant::now();
+    host.sh(&format!("kill -TERM {}", inner_pid(&host)));
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(137), "{}", stderr(&output));
+    assert!(begin.elapsed() >= Duration::from_secs(2), "not before its time");
+}
+
+#[test]
+fn a_second_ctrl_c_kills() {
+    let host = TestHost::new();
+    let mut main = container("main", DEAF);
+    main["stopTimeout"] = json!(100);
+    let child = start(&host, &task("none", vec![main]), 1);
+    let pid = inner_pid(&host);
+    host.sh(&format!("kill -INT {pid}"));
+    host.eventually("it is stopping", || {
+        let task = host.ok(&["ps", "--quiet", "--no-trunc"]);
+        host.inspect(&task)["lastStatus"] == "STOPPING"
+    });
+    host.sh(&format!("kill -INT {pid}"));
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(137), "{}", stderr(&output));
+}
+
+/// Pid, in the namespace, of the foreground command, which is the agent.
+fn inner_pid(host: &TestHost) -> i64 {
+    host.agent_pid().expect("an agent serves")
+}
