@@ -47,13 +47,13 @@ pub enum Error {
     #[error("process")]
     Process(#[source] spec::Error),
     #[error("cgroup of container {id}")]
-    Cgroup { id: String, source: cgroup::Error },
+    Cgroup { id: String, source: Box<cgroup::Error> },
     #[error("container {id} has no cgroup yet")]
     NoCgroup { id: String },
     #[error("prepare container {id}")]
-    Prepare { id: String, source: prepare::Error },
+    Prepare { id: String, source: Box<prepare::Error> },
     #[error("container {id}")]
-    Launch { id: String, source: launch::Error },
+    Launch { id: String, source: Box<launch::Error> },
     #[error("read the start time of process {pid}: it is gone")]
     Gone { pid: i32 },
     #[error("send signal {signal} to container {id}")]
@@ -63,7 +63,7 @@ pub enum Error {
     #[error("wait for the end of container {id}")]
     Wait { id: String, source: Errno },
     #[error("start container {id}: run hooks")]
-    Hooks { id: String, source: hooks::Error },
+    Hooks { id: String, source: Box<hooks::Error> },
 }
 
 impl Error {
@@ -75,13 +75,13 @@ impl Error {
             Self::Id(_) | Self::Parse { .. } | Self::Spec { .. } | Self::Process(_) => {
                 FailureKind::Invalid
             }
-            Self::Launch { source: launch::Error::Program { errno, .. }, .. } => {
-                if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
+            Self::Launch { source, .. } => match **source {
+                launch::Error::Program { errno: Errno::ENOENT | Errno::ENOTDIR, .. } => {
                     FailureKind::CommandNotFound
-                } else {
-                    FailureKind::CommandNotExecutable
                 }
-            }
+                launch::Error::Program { .. } => FailureKind::CommandNotExecutable,
+                _ => FailureKind::Failed,
+            },
             _ => FailureKind::Failed,
         }
     }
@@ -168,7 +168,7 @@ impl Container {
         })?;
         let mut undo = Undo { directory: &directory, cgroup: None, armed: true };
         let _lock = lock(&directory, create.id)?;
-        let failed = |source| Error::Cgroup { id: create.id.to_owned(), source };
+        let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
         let groups = match &plan.cgroups_path {
             Some(path) => Cgroup::plan(path),
             None => Cgroup::plan(create.id),
@@ -205,8 +205,9 @@ impl Container {
             state::start_time(launched.pid).ok_or(Error::Gone { pid: launched.pid })?;
         record.init = Some(ProcessRecord { pid: launched.pid, start_time });
         record.store(&directory).map_err(file("write", &state_path))?;
-        let (pid, pidfd, terminal) =
-            launched.confirm().map_err(|source| Error::Launch { id: record.id.clone(), source })?;
+        let (pid, pidfd, terminal) = launched
+            .confirm()
+            .map_err(|source| Error::Launch { id: record.id.clone(), source: Box::new(source) })?;
         undo.armed = false;
         Ok((Self { directory: directory.clone(), record }, Created { pid, pidfd, terminal }))
     }
@@ -219,8 +220,8 @@ impl Container {
         directory: &Path,
     ) -> Result<launch::Launched, Error> {
         let id = || create.id.to_owned();
-        let failed = |source| Error::Prepare { id: id(), source };
-        let launch_failed = |source| Error::Launch { id: id(), source };
+        let failed = |source| Error::Prepare { id: id(), source: Box::new(source) };
+        let launch_failed = |source| Error::Launch { id: id(), source: Box::new(source) };
         let fifo = make_fifo(directory)?;
         let groups = cgroup.record();
         let place =
@@ -348,7 +349,10 @@ impl Container {
                 &self.document_bytes(Status::Created),
                 Some((init.as_fd(), kinds)),
             )
-            .map_err(|source| Error::Hooks { id: self.record.id.clone(), source })?;
+            .map_err(|source| Error::Hooks {
+                id: self.record.id.clone(),
+                source: Box::new(source),
+            })?;
         }
         let failed = |operation| {
             let path = fifo.clone();
@@ -389,7 +393,9 @@ impl Container {
         let _lock = self.lock_only()?;
         if all {
             let cgroup = self.cgroup()?;
-            return cgroup.kill_all(signal).map_err(|source| Error::Cgroup { id: id(), source });
+            return cgroup
+                .kill_all(signal)
+                .map_err(|source| Error::Cgroup { id: id(), source: Box::new(source) });
         }
         let stopped =
             || Error::WrongStatus { operation: "kill", id: id(), status: Status::Stopped };
@@ -425,7 +431,7 @@ impl Container {
             }
         }
         if let Some(record) = &self.record.cgroup {
-            let failed = |source| Error::Cgroup { id: id(), source };
+            let failed = |source| Error::Cgroup { id: id(), source: Box::new(source) };
             let cgroup = Cgroup::open(record).map_err(failed)?;
             // Without a pid namespace of its own the init's death leaves the others alive.
             cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
@@ -473,7 +479,7 @@ impl Container {
             || Error::WrongStatus { operation: "exec in", id: id(), status: Status::Stopped };
         let init = self.init_pidfd().ok_or_else(stopped)?;
         let init_pid = self.record.init.map_or(0, |init| init.pid);
-        let failed = |source| Error::Prepare { id: id(), source };
+        let failed = |source| Error::Prepare { id: id(), source: Box::new(source) };
         let root_path = PathBuf::from(format!("/proc/{init_pid}/root"));
         let root = mount::open(&c_path(&root_path)?, libc::O_PATH | libc::O_DIRECTORY)
             .map_err(|source| failed(prepare::Error::Root { path: root_path, source }))?;
@@ -489,7 +495,7 @@ impl Container {
             preserve_fds: 0,
         };
         let program = prepare::program(&plan, stdio, &around).map_err(failed)?;
-        let launch_failed = |source| Error::Launch { id: id(), source };
+        let launch_failed = |source| Error::Launch { id: id(), source: Box::new(source) };
         let (ours, theirs) = launch::conversation().map_err(launch_failed)?;
         let kinds = i32::try_from(self.record.namespaces).unwrap_or(0);
         let join = if kinds == 0 { Vec::new() } else { vec![(init, kinds)] };
@@ -522,7 +528,10 @@ impl Container {
             .cgroup
             .as_ref()
             .ok_or_else(|| Error::NoCgroup { id: self.record.id.clone() })?;
-        Cgroup::open(record).map_err(|source| Error::Cgroup { id: self.record.id.clone(), source })
+        Cgroup::open(record).map_err(|source| Error::Cgroup {
+            id: self.record.id.clone(),
+            source: Box::new(source),
+        })
     }
 
     /// Locks the container and reads its record again: another command may have changed it.

@@ -39,7 +39,7 @@ pub fn spawn<T>(clone: Clone<'_>, context: &T, child: fn(&T) -> i32) -> Result<(
     }
     if let Some(cgroup) = clone.cgroup {
         args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = cgroup.as_raw_fd() as u64;
+        args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
     }
     // SAFETY: `args` outlives the call and its size is passed; without CLONE_VM the child has its
     // own copy of the memory and of this stack, so it may go on with the same frame.

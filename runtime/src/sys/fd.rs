@@ -168,15 +168,11 @@ pub fn send(socket: BorrowedFd<'_>, message: &[u8], fd: Option<BorrowedFd<'_>>) 
         let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
         // SAFETY: pure arithmetic.
         let length = unsafe { libc::CMSG_LEN(4) };
-        let head = libc::cmsghdr {
-            cmsg_len: length as _,
-            cmsg_level: libc::SOL_SOCKET,
-            cmsg_type: libc::SCM_RIGHTS,
-            ..{
-                // SAFETY: an all-zero `cmsghdr` is valid; musl has padding fields.
-                unsafe { core::mem::zeroed() }
-            }
-        };
+        // SAFETY: an all-zero `cmsghdr` is valid; musl's has padding fields, so it is not a literal.
+        let mut head: libc::cmsghdr = unsafe { core::mem::zeroed() };
+        head.cmsg_len = length as _;
+        head.cmsg_level = libc::SOL_SOCKET;
+        head.cmsg_type = libc::SCM_RIGHTS;
         // SAFETY: `first` points into `control`, which has room for a `cmsghdr` and is aligned.
         unsafe { first.write(head) };
         // SAFETY: `first` is a valid control message header.

@@ -18,7 +18,7 @@ pub fn openat2(
 ) -> Result<OwnedFd> {
     // SAFETY: an all-zero `open_how` is valid.
     let mut how: libc::open_how = unsafe { core::mem::zeroed() };
-    how.flags = (flags | libc::O_CLOEXEC) as u64;
+    how.flags = u64::from((flags | libc::O_CLOEXEC).unsigned_abs());
     how.resolve = resolve;
     // SAFETY: the path is a C string, the struct's size is passed.
     let fd = unsafe {
@@ -223,7 +223,7 @@ pub fn working_directory_is_inside() -> Result<bool> {
 }
 
 fn owned(fd: libc::c_long) -> Result<OwnedFd> {
-    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    let fd = RawFd::try_from(fd).or(Err(Errno::EBADF))?;
     // SAFETY: every caller has just got this descriptor from the kernel; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -3,6 +3,9 @@
 use super::{Errno, Result};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
+/// `IFF_UP | IFF_RUNNING` in the type of the field.
+const UP_AND_RUNNING: libc::c_short = 0x41;
+
 /// Sets `lo` of the current network namespace up.
 ///
 /// # Errors
@@ -18,7 +21,7 @@ pub fn loopback_up() -> Result<()> {
     for (place, byte) in request.ifr_name.iter_mut().zip(*b"lo") {
         *place = byte.cast_signed() as _;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    request.ifr_ifru.ifru_flags = UP_AND_RUNNING;
     // SAFETY: SIOCSIFFLAGS reads one `ifreq`, whose name is terminated by the zeroes behind it.
     let rc =
         unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };

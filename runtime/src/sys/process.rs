@@ -97,7 +97,7 @@ pub fn executable(path: &CStr) -> Result<()> {
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     // SAFETY: takes numbers only.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    let fd = RawFd::try_from(Errno::result(fd)?).or(Err(Errno::EBADF))?;
     // SAFETY: the descriptor is new and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -200,14 +200,9 @@ pub fn set_io_priority(packed: i32) -> Result<()> {
 /// Those of sethostname(2).
 pub fn set_uts_name(domain: bool, name: &CStr) -> Result<()> {
     let bytes = name.to_bytes();
-    // SAFETY: the kernel reads the length that is passed.
-    let rc = unsafe {
-        if domain {
-            libc::setdomainname(name.as_ptr(), bytes.len())
-        } else {
-            libc::sethostname(name.as_ptr(), bytes.len())
-        }
-    };
+    let call = if domain { libc::SYS_setdomainname } else { libc::SYS_sethostname };
+    // SAFETY: the kernel reads the length that is passed, from a C string of that length.
+    let rc = unsafe { libc::syscall(call, name.as_ptr(), bytes.len()) };
     Errno::result(rc).map(drop)
 }
 
