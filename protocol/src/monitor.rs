@@ -301,7 +301,7 @@ pub enum Stream {
 /// The entry is written *before* the bytes are spliced, so that bytes never lack an entry; an entry
 /// whose bytes never came has the same offset as the next one. Readers take the segment's size
 /// first and the index after it, and ignore entries at or beyond that size. They delete consumed
-/// segments, data file first, but never the newest. Times are exact to a millisecond.
+/// segments, but never the newest of a container that lives. Times are exact to a millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexEntry {
     pub offset: u64,

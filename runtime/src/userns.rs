@@ -1,1 +1,113 @@
-//! userns
+//! Id maps of a new user namespace: written by the parent, which has the privilege, into
+//! `/proc/<pid>/{uid,gid}_map` (user_namespaces(7)).
+
+use std::fmt::Write as _;
+use std::io;
+
+use crate::spec::IdMapping;
+
+/// Most lines a map may have.
+const MOST: usize = 340;
+
+/// Checks a map's shape; the error is the rule that it breaks.
+///
+/// # Errors
+/// If it is too long, has an empty or overflowing range, or ranges that overlap.
+pub fn check(map: &[IdMapping]) -> Result<(), String> {
+    if map.len() > MOST {
+        return Err(format!("has more than the {MOST} lines the kernel takes"));
+    }
+    for (index, one) in map.iter().enumerate() {
+        let range = |start: u32| Some(start..start.checked_add(one.size)?);
+        let (Some(inside), Some(outside)) = (range(one.container_id), range(one.host_id)) else {
+            return Err(format!("has a range that exceeds 32 bits (entry {index})"));
+        };
+        if one.size == 0 {
+            return Err(format!("has an empty range (entry {index})"));
+        }
+        for other in &map[..index] {
+            let overlaps = |range: &std::ops::Range<u32>, start: u32| {
+                range.start < start.saturating_add(other.size) && start < range.end
+            };
+            if overlaps(&inside, other.container_id) || overlaps(&outside, other.host_id) {
+                return Err(format!("has ranges that overlap (entry {index})"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The id on the host of an id in the container.
+pub fn to_host(map: &[IdMapping], id: u32) -> Option<u32> {
+    if map.is_empty() {
+        return Some(id);
+    }
+    map.iter().find_map(|range| {
+        let offset = id.checked_sub(range.container_id)?;
+        (offset < range.size).then(|| range.host_id + offset)
+    })
+}
+
+/// Writes both maps of a process that has just been cloned into a new user namespace.
+///
+/// # Errors
+/// If the kernel refuses a map; the name of the file is the first part.
+pub fn write_maps(
+    pid: i32,
+    uid_map: &[IdMapping],
+    gid_map: &[IdMapping],
+) -> Result<(), (&'static str, io::Error)> {
+    let write = |name: &'static str, text: &str| {
+        // One write: the kernel takes the whole map at once. By std::fs, as /proc here is the host's.
+        use std::io::Write as _;
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/{pid}/{name}"))
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(|error| (name, error))
+    };
+    let text = |map: &[IdMapping]| {
+        map.iter().fold(String::new(), |mut text, one| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{} {} {}", one.container_id, one.host_id, one.size);
+            text
+        })
+    };
+    write("uid_map", &text(uid_map))?;
+    match write("gid_map", &text(gid_map)) {
+        // Without CAP_SETGID outside, a map is taken only after setgroups is given up.
+        Err((_, error)) if error.raw_os_error() == Some(libc::EPERM) => {
+            write("setgroups", "deny")?;
+            write("gid_map", &text(gid_map))
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(container_id: u32, host_id: u32, size: u32) -> IdMapping {
+        IdMapping { container_id, host_id, size }
+    }
+
+    #[test]
+    fn maps_ids() {
+        let map = [range(0, 100_000, 1000), range(5000, 7, 1)];
+        assert_eq!(to_host(&map, 0), Some(100_000));
+        assert_eq!(to_host(&map, 999), Some(100_999));
+        assert_eq!(to_host(&map, 1000), None);
+        assert_eq!(to_host(&map, 5000), Some(7));
+        assert_eq!(to_host(&[], 12), Some(12));
+    }
+
+    #[test]
+    fn refuses_what_the_kernel_would() {
+        assert!(check(&[range(0, 100_000, 65536)]).is_ok());
+        assert!(check(&[range(0, 1, 0)]).is_err());
+        assert!(check(&[range(0, u32::MAX, 2)]).is_err());
+        assert!(check(&[range(0, 0, 10), range(9, 100, 10)]).is_err());
+        assert!(check(&[range(0, 0, 10), range(10, 5, 10)]).is_err());
+    }
+}

@@ -82,8 +82,8 @@ impl Task {
             .to_owned();
         fs::create_dir(directory.path().join("t"))?;
         fs::create_dir(directory.path().join("r"))?;
-        // Inherited by the monitor under its own number.
-        let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None)?;
+        let listener =
+            socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         bind(listener.as_raw_fd(), &UnixAddr::new(&directory.path().join("r/monitor.sock"))?)?;
         listen(&listener, Backlog::new(64)?)?;
         Ok(Self {
@@ -116,17 +116,18 @@ impl Task {
     /// Starts a monitor.
     pub fn start(&mut self, more: &[&str]) -> Result<()> {
         let mut command = Command::new(binary()?);
+        // As the agent does: standard input is what a child gets without code before its exec.
         command
             .arg("monitor")
             .arg("--task-dir")
             .arg(self.task())
             .arg("--run-dir")
             .arg(self.run())
-            .args(["--listen-fd", &self.listener.as_raw_fd().to_string()])
+            .args(["--listen-fd", "0"])
             .args(&self.options)
             .args(more)
             .envs(self.environment.iter().cloned())
-            .stdin(Stdio::null());
+            .stdin(Stdio::from(self.listener.try_clone()?));
         self.monitors.push(command.spawn().context("start lighter-runtime monitor")?);
         Ok(())
     }

@@ -92,14 +92,16 @@ pub enum ExecError {
 
 pub(super) async fn run(arguments: Args, layout: Layout) -> Result<u8, Failure> {
     start(arguments, layout).await.map_err(|failure| {
-        let code = match &failure.error {
-            Error::Exec(ExecError::Run { source: monitor::Error::Refused(refused), .. }) => {
-                match refused.kind {
-                    FailureKind::CommandNotFound => 127,
-                    FailureKind::CommandNotExecutable => 126,
-                    _ => OURS,
-                }
-            }
+        let refused = match &failure.error {
+            Error::Exec(error) => match error.as_ref() {
+                ExecError::Run { source: monitor::Error::Refused(refused), .. } => Some(refused),
+                _ => None,
+            },
+            _ => None,
+        };
+        let code = match refused.map(|refused| refused.kind) {
+            Some(FailureKind::CommandNotFound) => 127,
+            Some(FailureKind::CommandNotExecutable) => 126,
             _ => OURS,
         };
         failure.with_code(code)
@@ -118,7 +120,7 @@ async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
     let id: TaskId = view
         .task_id
         .parse()
-        .map_err(|_| Failure::said(format!("{:?} is no id of a task", view.task_id)))?;
+        .map_err(|error| Failure::said(format!("understand the agent: {error}")))?;
 
     let user = match (&arguments.user, container.pid) {
         (Some(user), Some(pid)) => Some(users::resolve(pid, user).map_err(ExecError::from)?),

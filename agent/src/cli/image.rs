@@ -77,7 +77,7 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
             let request = PullImage { reference: reference.clone(), platform };
             let events = connection.client.pull(&request).await?;
             let mut text = String::new();
-            for (name, digest) in follow(events, quiet, "pull").await? {
+            for (name, digest) in follow(events, quiet, &reference, &reference).await? {
                 if !quiet {
                     text.push_str(&format!("Digest: {digest}\n"));
                 }
@@ -110,6 +110,7 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
 /// The agent opens the archive itself: it is on the same host, and layers may be large.
 async fn load(input: Option<&Path>, quiet: bool, connection: &Connection) -> Result<u8, Failure> {
     let spooled;
+    let shown = input.map_or("standard input".to_owned(), |input| input.display().to_string());
     let archive = match input.filter(|input| *input != Path::new("-")) {
         Some(input) => {
             let failed = |source| Error::Read { path: input.to_owned(), source };
@@ -126,7 +127,7 @@ async fn load(input: Option<&Path>, quiet: bool, connection: &Connection) -> Res
             // In a thread, because the read may wait for ever and signals must not.
             spooled = tokio::task::spawn_blocking(move || Spooled::from_stdin(&directory))
                 .await
-                .map_err(|_| Failure::said("read standard input: interrupted"))??;
+                .map_err(|error| Failure::said(format!("read standard input: {error}")))??;
             spooled.path()
         }
     };
@@ -134,9 +135,9 @@ async fn load(input: Option<&Path>, quiet: bool, connection: &Connection) -> Res
         Failure::said(format!("load {}: the path is not UTF-8; rename it", archive.display()))
     })?;
     let events = connection.client.load(archive).await?;
-    for (name, digest) in follow(events, quiet, "load").await? {
+    for (name, digest) in follow(events, quiet, archive, &shown).await? {
         // An archive may hold an image without a name.
-        let text = if name.is_empty() || name == archive {
+        let text = if name.is_empty() || name == shown {
             format!("Loaded image ID: {digest}\n")
         } else {
             format!("Loaded image: {name}\n")
@@ -169,23 +170,31 @@ impl Spooled {
     }
 }
 
-/// Shows the events; the images that are done.
+/// Shows the events, those of `source` as those of `shown`; the images that are done.
 async fn follow(
     mut events: Lines<PullEvent>,
     quiet: bool,
-    what: &str,
+    source: &str,
+    shown: &str,
 ) -> Result<Vec<(String, String)>, Failure> {
     let mut progress = Progress::new(quiet);
     let mut done = BTreeMap::new();
     let mut failed = None;
-    while let Some(event) = events.next().await? {
+    while let Some(mut event) = events.next().await? {
+        let (PullEvent::Resolving { reference }
+        | PullEvent::Layer { reference, .. }
+        | PullEvent::Done { reference, .. }
+        | PullEvent::Failed { reference, .. }) = &mut event;
+        if reference == source {
+            *reference = shown.to_owned();
+        }
         progress.show(&event);
         match event {
             PullEvent::Done { reference, digest } => {
                 done.insert(reference, digest);
             }
             PullEvent::Failed { reference, message } => {
-                failed = Some(format!("{what} {reference}: {message}"));
+                failed = Some(format!("{reference}: {message}"));
             }
             PullEvent::Resolving { .. } | PullEvent::Layer { .. } => {}
         }
@@ -193,7 +202,7 @@ async fn follow(
     progress.clear();
     match failed {
         Some(message) => Err(Failure::said(message)),
-        None if done.is_empty() => Err(Failure::said(format!("{what}: the agent ended meanwhile"))),
+        None if done.is_empty() => Err(Failure::said(format!("{shown}: the agent ended meanwhile"))),
         None => Ok(done.into_iter().collect()),
     }
 }
@@ -223,7 +232,7 @@ fn list(
     if quiet {
         return Ok(images.iter().map(|image| format!("{}\n", shorten(&image.id))).collect());
     }
-    let rows: Vec<Row> = images.iter().flat_map(|image| rows(image, &shorten, now)).collect();
+    let rows: Vec<Row> = images.iter().flat_map(|image| rows(image, shorten, now)).collect();
     if format == Format::Json {
         let lines: Result<Vec<String>, _> = rows.iter().map(serde_json::to_string).collect();
         let lines = lines.map_err(|source| Error::Json { source })?;

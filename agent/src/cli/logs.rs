@@ -44,7 +44,7 @@ fn tail(text: &str) -> Result<Tail, String> {
     if text == "all" || text.parse::<i64>().is_ok_and(|number| number < 0) {
         return Ok(Tail::All);
     }
-    text.parse().map(Tail::Last).map_err(|_| "must be a number or all".to_owned())
+    text.parse().map(Tail::Last).map_err(|_not_a_number| "must be a number or all".to_owned())
 }
 
 fn since(text: &str) -> Result<Timestamp, String> {

@@ -113,14 +113,26 @@ pub enum Error {
     #[error("the agent in the background did not answer within {seconds} s: see {log}")]
     BackgroundSilent { seconds: u64, log: PathBuf },
     #[error("run the agent")]
-    Daemon(#[from] crate::daemon::Error),
+    Daemon(#[source] Box<crate::daemon::Error>),
     #[error(transparent)]
-    Exec(#[from] exec::ExecError),
+    Exec(Box<exec::ExecError>),
     #[error("print as JSON")]
     Json { source: serde_json::Error },
     /// A whole sentence of a verb.
     #[error("{0}")]
     Said(String),
+}
+
+impl From<crate::daemon::Error> for Error {
+    fn from(error: crate::daemon::Error) -> Self {
+        Self::Daemon(Box::new(error))
+    }
+}
+
+impl From<exec::ExecError> for Error {
+    fn from(error: exec::ExecError) -> Self {
+        Self::Exec(Box::new(error))
+    }
 }
 
 /// An error and what the process exits with.

@@ -25,6 +25,8 @@ enum Kind {
 
 #[derive(Debug)]
 struct Step {
+    /// The first line.
+    shown: String,
     bar: Option<ProgressBar>,
     done: bool,
 }
@@ -58,8 +60,10 @@ impl Progress {
             }
             PullEvent::Done { reference, digest } => {
                 self.end(reference);
-                self.step(reference, "", |_| format!("{reference}: resolving"));
-                self.finish(reference, "", &format!("{reference}: {digest}"));
+                let text = format!("{reference}: {digest}");
+                // A load resolves nothing before.
+                self.step(reference, "", |_| text.clone());
+                self.finish(reference, "", &text);
             }
             // Told by whoever asked for the pull.
             PullEvent::Failed { reference, .. } => self.end(reference),
@@ -93,15 +97,16 @@ impl Progress {
         if self.steps.contains_key(&key) {
             return;
         }
+        let shown = text(false);
         let bar = match &self.kind {
             Kind::Quiet => None,
             Kind::Lines => {
-                output::tell(&text(false));
+                output::tell(&shown);
                 None
             }
             Kind::Bars(bars) if layer.is_empty() => {
                 let bar = ProgressBar::new_spinner().with_style(style("{msg}"));
-                let bar = bars.add(bar.with_message(text(false)));
+                let bar = bars.add(bar.with_message(shown.clone()));
                 Some(bar)
             }
             Kind::Bars(bars) => {
@@ -111,7 +116,7 @@ impl Progress {
                 Some(bars.add(bar))
             }
         };
-        self.steps.insert(key, Step { bar, done: false });
+        self.steps.insert(key, Step { shown, bar, done: false });
     }
 
     fn advance(&mut self, reference: &str, layer: &str, done: u64, total: u64) {
@@ -141,7 +146,7 @@ impl Progress {
         step.done = true;
         match &step.bar {
             Some(bar) => bar.finish_with_message(text.to_owned()),
-            None if matches!(self.kind, Kind::Lines) => output::tell(text),
+            None if matches!(self.kind, Kind::Lines) && step.shown != text => output::tell(text),
             None => {}
         }
     }

@@ -180,7 +180,7 @@ impl Given {
 
     fn config(&mut self) -> Config {
         let registry_auth = RegistryAuth {
-            kind: self.value("ECS_ENGINE_AUTH_TYPE", |text, kind| one_of(text, kind)),
+            kind: self.value("ECS_ENGINE_AUTH_TYPE", one_of),
             data: self.value("ECS_ENGINE_AUTH_DATA", |text, _| {
                 let object = serde_json::from_str::<serde_json::Map<_, _>>(text);
                 object.is_ok().then(|| text.to_owned())

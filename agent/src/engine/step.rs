@@ -465,6 +465,16 @@ fn apply_essential_rule(task: &mut Task, now: Timestamp) {
 fn wind_down(task: &mut Task, settings: &Settings, now: Timestamp, issue: &mut Issue<'_>) {
     let (kill, timeout) =
         task.stop.as_ref().map_or((false, None), |stop| (stop.kill, stop.timeout));
+    // First what never ran: it holds up no container that it depends on.
+    for (index, container) in task.containers.iter_mut().enumerate() {
+        if container.life == Life::Waiting {
+            if matches!(container.image, Image::Resolving { .. }) {
+                issue.effect(Action::CancelPull { container: index });
+                container.image = Image::Unresolved;
+            }
+            end(container, None, now);
+        }
+    }
     for index in 0..task.containers.len() {
         let may_signal = kill || order::dependents_stopped(task, index);
         let default = task
@@ -473,13 +483,6 @@ fn wind_down(task: &mut Task, settings: &Settings, now: Timestamp, issue: &mut I
             .unwrap_or(settings.stop_timeout);
         let container = &mut task.containers[index];
         match container.life {
-            Life::Waiting => {
-                if matches!(container.image, Image::Resolving { .. }) {
-                    issue.effect(Action::CancelPull { container: index });
-                    container.image = Image::Unresolved;
-                }
-                end(container, None, now);
-            }
             // Their results come; then there is something to signal.
             Life::Creating { .. } | Life::Starting { .. } => {}
             // Its program never ran: nothing to ask politely.
@@ -494,7 +497,7 @@ fn wind_down(task: &mut Task, settings: &Settings, now: Timestamp, issue: &mut I
                     container.signalled_at = Some(now);
                 }
             }
-            Life::Stopped { .. } => {}
+            Life::Waiting | Life::Stopped { .. } => {}
         }
     }
 }

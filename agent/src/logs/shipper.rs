@@ -254,7 +254,7 @@ impl Ship {
         for run in self.reader.runs() {
             let mut input = self.reader.bytes(run.bytes.clone());
             loop {
-                if self.writer.is_full() {
+                if !input.is_empty() && self.writer.is_full() {
                     // Recorded at the very line, and again after: a restart finds the full file
                     // or the new one, and in either only what the cursor tells of.
                     self.writer.flush()?;

@@ -142,16 +142,24 @@ impl Reader {
             if segment >= self.position.segment && !all {
                 continue;
             }
-            // The data last: that is what is listed after a kill in between.
-            for path in [spool_index(&self.spool, segment), spool_data(&self.spool, segment)] {
-                match crash::point().and_then(|()| std::fs::remove_file(&path)) {
-                    Ok(()) => {}
-                    Err(source) if source.kind() == io::ErrorKind::NotFound => {}
-                    Err(source) => result = Err(SpoolError::Remove { path, source }),
-                }
+            if let Err(error) = self.remove_segment(segment) {
+                result = Err(error);
             }
         }
         result
+    }
+
+    /// The data last: that is what is listed after a failure or a kill in between.
+    fn remove_segment(&self, segment: u32) -> Result<(), SpoolError> {
+        for path in [spool_index(&self.spool, segment), spool_data(&self.spool, segment)] {
+            match crash::point().and_then(|()| std::fs::remove_file(&path)) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(SpoolError::Remove { path, source });
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Numbers of the segments, ascending.

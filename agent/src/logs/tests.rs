@@ -175,7 +175,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Roll),
         2 => Just(Step::Ship),
     ];
-    prop::collection::vec(step, 0..14)
+    prop::collection::vec(step, 0..10)
 }
 
 /// Writes and ships; killed at the `kill`th point. True if it was.
@@ -195,7 +195,7 @@ fn scenario(directory: &Path, steps: &[Step], options: &Options, kill: Option<u3
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(6))]
     #[test]
     fn each_byte_is_in_the_log_once_wherever_the_shipper_is_killed(
         steps in steps(),

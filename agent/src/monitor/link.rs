@@ -81,7 +81,7 @@ impl Link {
     /// If it cannot be started or ends before it answers; nothing of it is left then but what it
     /// wrote to the run directory.
     pub async fn launch(target: Target, reports: mpsc::Sender<Report>) -> Result<Self, Error> {
-        start(&target)?;
+        start(&target, false)?;
         let connection =
             connect(&target.run).await.map_err(|error| with_log(error, &target.run))?;
         Ok(Self::own(target, Some(connection), reports))
@@ -172,12 +172,13 @@ struct Connection {
     events: mpsc::Receiver<Change>,
 }
 
-fn start(target: &Target) -> Result<(), Error> {
+fn start(target: &Target, adopt: bool) -> Result<(), Error> {
     let child = target.program.spawn(Spawn {
         task: &target.task,
         run: &target.run,
         new_network: target.new_network,
         cgroup: target.cgroup.as_deref(),
+        adopt,
     })?;
     reap(child);
     Ok(())
@@ -230,7 +231,7 @@ async fn run(
                     }
                     restarts += 1;
                     tracing::warn!(task = %target.task.display(), "no monitor serves the task, start one");
-                    if let Err(error) = start(&target) {
+                    if let Err(error) = start(&target, true) {
                         tracing::warn!(task = %target.task.display(), error = %chain(&error), "start a monitor");
                     }
                 }

@@ -38,6 +38,8 @@ pub struct Spawn<'a> {
     pub new_network: bool,
     /// Cgroup of the monitor itself, absolute below the cgroup mount.
     pub cgroup: Option<&'a str>,
+    /// Take over what an earlier monitor of the run directory left.
+    pub adopt: bool,
 }
 
 impl Program {
@@ -100,6 +102,9 @@ impl Program {
             .stderr(Stdio::from(log));
         if spawn.new_network {
             command.arg("--new-network");
+        }
+        if spawn.adopt {
+            command.arg("--adopt");
         }
         if let Some(cgroup) = spawn.cgroup {
             command.arg("--cgroup").arg(cgroup);

@@ -29,6 +29,8 @@ pub(crate) struct Dir {
     pub(crate) mount: PathBuf,
     /// Where it is, for errors, removal and the record.
     pub(crate) path: PathBuf,
+    /// Whether `create` made it, rather than take it as it was.
+    pub(crate) fresh: bool,
     fd: OwnedFd,
 }
 
@@ -54,6 +56,7 @@ impl Dir {
                 controllers: controllers.to_owned(),
                 mount: mount.to_owned(),
                 path: path.to_owned(),
+                fresh: false,
                 fd,
             })),
             Err(Errno::NOENT) => Ok(None),
@@ -96,6 +99,7 @@ impl Dir {
                 controllers: controllers.to_owned(),
                 mount: mount.to_owned(),
                 path: path.clone(),
+                fresh,
                 fd,
             },
             Err(error) => {
@@ -235,8 +239,14 @@ fn make_parents(mount: &Path, relative: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads a whole control file; most fit into the first buffer.
+/// Reads a whole control file as text.
 fn read_below(fd: BorrowedFd<'_>, file: &str) -> io::Result<String> {
+    String::from_utf8(read_bytes(fd, file)?)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Reads a whole file of the kernel's; most fit into the first buffer.
+pub(super) fn read_bytes(fd: BorrowedFd<'_>, file: &str) -> io::Result<Vec<u8>> {
     let file = rustix::fs::openat(fd, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = vec![0u8; 4096];
     let mut filled = 0;
@@ -254,7 +264,7 @@ fn read_below(fd: BorrowedFd<'_>, file: &str) -> io::Result<String> {
         }
     }
     text.truncate(filled);
-    String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    Ok(text)
 }
 
 /// Opens the groups directly below one.

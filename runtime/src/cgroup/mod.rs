@@ -240,23 +240,30 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the group and applies all limits.
-    pub fn create(path: &str, resources: &Resources) -> Result<Self, Error> {
+    /// Where the group of a path will be, for whoever wants to store that before it is made.
+    pub fn plan(path: &str) -> Result<Record, Error> {
         let path = normalize(path)?;
         let hierarchies = Hierarchies::discover()?;
         let recorded = |hierarchy: &discover::Hierarchy| RecordedDir {
             mount: hierarchy.mount.clone(),
             controllers: hierarchy.controllers.clone(),
         };
-        let mut group = Self {
-            record: Record {
-                path,
-                v1: hierarchies.v1.iter().map(recorded).collect(),
-                v2: hierarchies.v2.as_ref().map(recorded),
-            },
-            v1: Vec::with_capacity(hierarchies.v1.len()),
-            v2: None,
-        };
+        Ok(Record {
+            path,
+            v1: hierarchies.v1.iter().map(recorded).collect(),
+            v2: hierarchies.v2.as_ref().map(recorded),
+        })
+    }
+
+    /// Makes the group and applies all limits.
+    pub fn create(path: &str, resources: &Resources) -> Result<Self, Error> {
+        Self::create_planned(Self::plan(path)?, resources)
+    }
+
+    /// Makes the group that was planned and applies all limits.
+    pub fn create_planned(record: Record, resources: &Resources) -> Result<Self, Error> {
+        let v1 = Vec::with_capacity(record.v1.len());
+        let mut group = Self { record, v1, v2: None };
         match group.make_all(resources) {
             Ok(()) => Ok(group),
             Err(error) => {
@@ -576,27 +583,39 @@ fn enable_controllers(dir: &mut Dir, relative: &str) -> Result<(), Error> {
     Ok(())
 }
 
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
 /// Gives a new v1 cpuset group its parent's processors and nodes: it starts with none and can hold no process so.
 fn inherit_cpuset(dir: &Dir) -> Result<(), Error> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        inherit(&dir.mount, &dir.path, file)?;
+    if dir.fresh {
+        let values = cpuset_of(&dir.mount, dir.path.parent().unwrap_or(&dir.mount))?;
+        for (file, value) in CPUSET.into_iter().zip(values) {
+            dir.set(file, value.trim())?;
+        }
+    } else {
+        cpuset_of(&dir.mount, &dir.path)?;
     }
     Ok(())
 }
 
-/// Fills the file at `path` and returns what it then holds.
-fn inherit(mount: &Path, path: &Path, file: &str) -> Result<String, Error> {
+/// What the group at `path` has, after it got from its ancestors what it lacked.
+fn cpuset_of(mount: &Path, path: &Path) -> Result<[String; 2], Error> {
     let Some(dir) = Dir::open("cpuset", mount, path)? else {
         return Err(Error::Missing { path: path.display().to_string() });
     };
-    let present = dir.read(file)?;
-    if !present.trim().is_empty() || path == mount {
+    let present = [dir.read(CPUSET[0])?, dir.read(CPUSET[1])?];
+    if path == mount || present.iter().all(|value| !value.trim().is_empty()) {
         return Ok(present);
     }
-    let parent = path.parent().unwrap_or(mount);
-    let value = inherit(mount, parent, file)?;
-    dir.set(file, value.trim())?;
-    Ok(value)
+    let above = cpuset_of(mount, path.parent().unwrap_or(mount))?;
+    let mut values = present;
+    for ((file, value), inherited) in CPUSET.into_iter().zip(&mut values).zip(above) {
+        if value.trim().is_empty() {
+            dir.set(file, inherited.trim())?;
+            *value = inherited;
+        }
+    }
+    Ok(values)
 }
 
 #[cfg(test)]

@@ -1,6 +1,176 @@
-//! cli
+//! The command line of runc: `lighter-runtime [global options] COMMAND [options] <container-id>`.
+//!
+//! Options may follow the container id. Our own failures go to standard error, and to the `--log` file
+//! as the last entry, where containerd's shim and dockerd look for it; they end with exit code 1.
+
+mod console;
+mod create;
+mod delete;
+mod kill;
+mod log;
 pub mod monitor;
-pub fn main() -> std::process::ExitCode { monitor::main(std::env::args_os().skip(2)) }
+mod run;
+mod start;
+mod state;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{container, seal};
+
+/// Version of the runtime specification that we implement.
+const SPEC: &str = "1.3.0";
+
+/// OCI container runtime.
+#[derive(Debug, Parser)]
+#[command(name = "lighter-runtime", disable_version_flag = true, arg_required_else_help = true)]
+struct Arguments {
+    /// Log at level debug
+    #[arg(long, global = true)]
+    debug: bool,
+    /// File to append log entries to; standard error by default
+    #[arg(long, global = true, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Form of the log entries
+    #[arg(long, global = true, value_enum, default_value_t = log::Format::Text)]
+    log_format: log::Format,
+    /// Directory for the state of containers; should be on a tmpfs
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Not supported yet: cgroups made by systemd
+    #[arg(long, global = true)]
+    systemd_cgroup: bool,
+    /// Whether cgroup permission errors are ignored; only `false` and `auto` are supported yet
+    #[arg(long, global = true, value_enum, default_value_t = Rootless::Auto)]
+    rootless: Rootless,
+    /// Print the version
+    #[arg(long, short)]
+    version: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rootless {
+    True,
+    False,
+    Auto,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create a container
+    Create(create::Arguments),
+    /// Delete any resources held by the container
+    Delete(delete::Arguments),
+    /// Send a signal to the container's init process
+    Kill(kill::Arguments),
+    /// Create and run a container
+    Run(run::Arguments),
+    /// Execute the user defined process in a created container
+    Start(start::Arguments),
+    /// Output the state of a container
+    State(state::Arguments),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Container(#[from] container::Error),
+    #[error(transparent)]
+    Seal(#[from] seal::Error),
+    #[error(transparent)]
+    Console(#[from] console::Error),
+    #[error("find the current directory; give --bundle")]
+    CurrentDirectory(#[source] std::io::Error),
+    #[error("write the pid file {}", path.display())]
+    PidFile { path: PathBuf, source: std::io::Error },
+    #[error("open the log file {}", path.display())]
+    LogFile { path: PathBuf, source: std::io::Error },
+    #[error("write the state as JSON")]
+    Json(#[source] serde_json::Error),
+    #[error("write to standard output")]
+    Output(#[source] std::io::Error),
+    #[error("{signal:?} is no signal: give a number from 0 to 64 or a name such as TERM or SIGKILL")]
+    Signal { signal: String },
+    #[error("wait for the container's process")]
+    Wait(#[source] nix::errno::Errno),
+    #[error("{option} is not supported yet")]
+    NotSupported { option: &'static str },
+    #[error("become a process that cannot be dumped")]
+    Dumpable(#[source] nix::errno::Errno),
+}
+
+/// Runs the command that the process's arguments name.
+pub fn main() -> ExitCode {
+    // The monitor's verb is hidden, and its process small: it does without the parser.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == "monitor") {
+        return monitor::main(words);
+    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let asked_for_help = !error.use_stderr();
+            // Nothing better can be done where even this cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(u8::from(!asked_for_help));
+        }
+    };
+    let sink = match log::install(arguments.log.as_deref(), arguments.log_format, arguments.debug) {
+        Ok(sink) => sink,
+        Err(error) => {
+            log::to_standard_error(&describe(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let message = describe(&error);
+            ::log::error!("{message}");
+            // As runc: once into the log, once for the person.
+            if sink == log::Sink::File {
+                log::to_standard_error(&message);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<u8, Error> {
+    if arguments.version {
+        let text = format!("lighter-runtime version {}\nspec: {SPEC}\n", env!("CARGO_PKG_VERSION"));
+        return print(&text);
+    }
+    if arguments.systemd_cgroup {
+        return Err(Error::NotSupported { option: "--systemd-cgroup" });
+    }
+    if arguments.rootless == Rootless::True {
+        return Err(Error::NotSupported { option: "--rootless true" });
+    }
+    let root = arguments.root.unwrap_or_else(|| PathBuf::from("/run/lighter-runtime"));
+    match arguments.command {
+        Some(Command::Create(create)) => create::run(&root, create),
+        Some(Command::Delete(delete)) => delete::run(&root, delete),
+        Some(Command::Kill(kill)) => kill::run(&root, kill),
+        Some(Command::Run(run)) => run::run(&root, run),
+        Some(Command::Start(start)) => start::run(&root, start),
+        Some(Command::State(state)) => state::run(&root, state),
+        None => Ok(0),
+    }
+}
+
+fn print(text: &str) -> Result<u8, Error> {
+    use std::io::Write as _;
+    std::io::stdout().lock().write_all(text.as_bytes()).map_err(Error::Output)?;
+    Ok(0)
+}
+
+/// The error and its causes, colon-separated.
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -10,4 +180,42 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(["lighter-runtime"].iter().chain(words))
+    }
+
+    #[test]
+    fn accepts_what_callers_of_runc_write() {
+        for words in [
+            &["--root", "/r", "--log", "/l", "--log-format", "json", "create", "--bundle", "/b", "--pid-file", "/p", "id"][..],
+            &["create", "id", "--bundle", "/b"],
+            &["create", "-b", "/b", "--console-socket", "/s", "--preserve-fds", "2", "--no-pivot", "--no-new-keyring", "id"],
+            &["run", "-d", "--keep", "--no-subreaper", "id"],
+            &["start", "id"],
+            &["state", "id"],
+            &["kill", "id", "KILL"],
+            &["kill", "--all", "id", "9"],
+            &["kill", "-a", "id"],
+            &["delete", "--force", "id"],
+            &["delete", "id", "-f"],
+            &["--systemd-cgroup=false", "state", "id"][1..],
+            &["--version"],
+            &["-v"],
+        ] {
+            assert!(parse(words).is_ok(), "{words:?}: {:?}", parse(words));
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        for words in [&["fly", "id"][..], &["state"], &["state", "a", "b"], &["create", "--colour", "id"]] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
 }

@@ -84,7 +84,7 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Options, Usage> {
         listen: number
             .parse()
             .ok()
-            .filter(|number| *number > 2)
+            .filter(|number| *number >= 0)
             .ok_or(Usage::BadValue { option: "--listen-fd", value: listen })?,
         new_network,
         cgroup: cgroup.map(|cgroup| text("--cgroup", &cgroup)).transpose()?,
@@ -121,7 +121,7 @@ mod tests {
             ("", "--listen-fd"),
             ("--run-dir /r --listen-fd 3", "--task-dir"),
             ("--task-dir t --run-dir /r --listen-fd 3", "--task-dir"),
-            ("--task-dir /t --run-dir /r --listen-fd 2", "--listen-fd"),
+            ("--task-dir /t --run-dir /r --listen-fd -1", "--listen-fd"),
             ("--task-dir /t --run-dir /r --listen-fd x", "--listen-fd"),
             ("--task-dir", "--task-dir"),
             ("--fly", "--fly"),

@@ -99,3 +99,20 @@ pub struct State {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
+
+/// Whether the process of a bundle wants a terminal (`process.terminal`). A configuration that
+/// cannot be read wants none: [`Container::create`] says what is wrong with it.
+pub fn wants_terminal(bundle: &Path) -> bool {
+    #[derive(Deserialize)]
+    struct Process {
+        #[serde(default)]
+        terminal: bool,
+    }
+    #[derive(Deserialize)]
+    struct Bundle {
+        process: Option<Process>,
+    }
+    let bytes = std::fs::read(bundle.join("config.json")).unwrap_or_default();
+    let bundle: Option<Bundle> = serde_json::from_slice(&bytes).ok();
+    bundle.and_then(|bundle| bundle.process).is_some_and(|process| process.terminal)
+}

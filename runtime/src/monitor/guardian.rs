@@ -57,8 +57,7 @@ pub(super) struct Birth {
 
 /// Runs a monitor until it is shut down. In the worker, too, this is where the life ends.
 pub(super) fn run(options: &Options) -> Result<(), Error> {
-    sys::close_inherited(options.listen);
-    let listener = sys::inherited(options.listen)
+    let listener = sys::inherit(options.listen)
         .map_err(|source| Error::Listener { number: options.listen, source })?;
     check_listener(&listener, options.listen)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
@@ -266,7 +265,7 @@ fn namespaces(options: &Options, boot_id: &str) -> Result<(), Error> {
             .map_err(step("enter the network namespace of a living container")),
         None => {
             unshare(CloneFlags::CLONE_NEWNET).map_err(step("unshare the network namespace"))?;
-            sys::loopback_up().map_err(|source| Error::Setup { step: "bring loopback up", source })
+            crate::sys::net::loopback_up().map_err(step("bring loopback up"))
         }
     }
 }

@@ -142,14 +142,7 @@ fn failed(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failur
 
 /// The runtime's failure in the wire's terms.
 fn refused(what: &str, error: &container::Error) -> Failure {
-    Failure { kind: kind(error), message: format!("{what}: {}", chain(error)) }
-}
-
-fn kind(error: &container::Error) -> FailureKind {
-    match error {
-        container::Error::NotFound { .. } => FailureKind::NotFound,
-        _ => FailureKind::Failed,
-    }
+    Failure { kind: error.kind(), message: format!("{what}: {}", chain(error)) }
 }
 
 /// The parts of `config.json` that decide on stdio.
@@ -608,7 +601,7 @@ impl Held {
         match Container::load(&around.paths.state(), &self.record.create.id) {
             Ok(container) => container.delete(true).map_err(|error| refused(&what, &error))?,
             // An earlier worker came this far.
-            Err(error) if kind(&error) == FailureKind::NotFound => {}
+            Err(error) if error.kind() == FailureKind::NotFound => {}
             Err(error) => return Err(refused(&what, &error)),
         }
         failpoint::hit("delete-runtime");
@@ -691,7 +684,7 @@ fn roll_back(create: &Create, directory: &Path, around: &Surroundings<'_>) {
                 journal::failure(&what, &error);
             }
         }
-        Err(error) if kind(&error) == FailureKind::NotFound => {}
+        Err(error) if error.kind() == FailureKind::NotFound => {}
         Err(error) => journal::failure(&what, &error),
     }
     if create.overlay.is_some()

@@ -21,21 +21,19 @@ pub(super) fn fork() -> io::Result<Forked> {
     }
 }
 
-/// The descriptor `number` that the process was started with.
-pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_SETFD takes no pointer; it fails on a number that is not open.
-    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+/// Takes over the descriptor `number` that the process was started with, and closes every other
+/// but the standard streams. Call before anything owns a descriptor.
+///
+/// What comes back has another number, above the standard streams: `number` may be one of them,
+/// which the caller redirects later.
+pub(super) fn inherit(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes no pointer; it fails on a number that is not open.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the number is open (checked above), and nothing else in this process owns it: it was
-    // inherited, and its number came on the command line, which is read once.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-/// Closes every descriptor from 3 on but `keep`. Call before anything owns one.
-pub(super) fn close_inherited(keep: RawFd) {
-    let keep = u32::try_from(keep).unwrap_or(0);
-    for (first, last) in [(3, keep.saturating_sub(1)), (keep.saturating_add(1).max(3), u32::MAX)] {
+    let keep = copy.unsigned_abs();
+    for (first, last) in [(3, keep - 1), (keep + 1, u32::MAX)] {
         if first <= last {
             // SAFETY: the call takes no pointer; no `OwnedFd` in this process refers to a
             // descriptor in the range, since the caller comes before anything opens one. It fails
@@ -43,6 +41,8 @@ pub(super) fn close_inherited(keep: RawFd) {
             unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         }
     }
+    // SAFETY: the kernel has just made this descriptor for us, and it is outside what was closed.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Pid of some child that has ended, which stays a zombie.
@@ -80,30 +80,6 @@ pub(super) fn pidfd_exit(pidfd: BorrowedFd<'_>) -> Option<i32> {
     // kernels, and descriptors that are no pidfd, refuse the number.
     unsafe { pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }.ok()?;
     (info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
-}
-
-nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
-
-/// `IFF_UP` in the width of `ifru_flags`.
-const IFF_UP: libc::c_short = 1;
-
-/// Brings the loopback interface of the current network namespace up.
-pub(super) fn loopback_up() -> io::Result<()> {
-    let socket = rustix::net::socket_with(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        rustix::net::SocketFlags::CLOEXEC,
-        None,
-    )?;
-    // SAFETY: ifreq is plain data for which all zeros is valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
-        *to = libc::c_char::from_ne_bytes([from]);
-    }
-    request.ifr_ifru.ifru_flags = IFF_UP;
-    // SAFETY: `request` is a whole ifreq with a terminated name and the flags in place.
-    unsafe { set_interface_flags(socket.as_raw_fd(), &raw const request) }?;
-    Ok(())
 }
 
 /// Keeps the heap of a process that lives long and does little at the pages it needs.

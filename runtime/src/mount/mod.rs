@@ -1,1 +1,14 @@
-//! mount
+//! Mounts of a container: which, where, and how they get there without leaving the root.
+//!
+//! - `options`: names of mount options;
+//! - `steps`: the plan's mounts as steps for the child, with the trees they attach opened already;
+//! - `resolve`: paths below the root, without the heap, for the child.
+//!
+//! Destinations are resolved by the kernel inside the root (`openat2`, `RESOLVE_IN_ROOT`), never as
+//! strings, and mounted on by descriptor, so a link that is swapped between the two leads nowhere
+//! else (CVE-2021-30465, CVE-2025-31133). Sources of bind mounts are cloned by the parent before the
+//! container exists, as detached trees.
+
+pub mod options;
+pub mod resolve;
+pub mod steps;

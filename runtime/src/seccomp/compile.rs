@@ -280,6 +280,7 @@ fn collect<'a>(
         })
         .collect();
     let mut order = 0;
+    let mut lookup = tables::Lookup::default();
     for (place, rule) in profile.syscalls.iter().enumerate() {
         let name = rule.names.first().map_or("", |name| name);
         if let Some(argument) = rule.args.iter().find(|argument| argument.index > 5) {
@@ -290,7 +291,7 @@ fn collect<'a>(
             rule.args.iter().take(position).any(|before| before.index == argument.index)
         });
         for name in &rule.names {
-            let Some(numbers) = tables::numbers(name) else {
+            let Some(numbers) = lookup.numbers(name) else {
                 log::debug!("seccomp: unknown system call {name} skipped");
                 continue;
             };
@@ -331,7 +332,7 @@ fn collect<'a>(
         }
     }
     for table in &mut tables {
-        table.entries.sort_by_key(|entry| (entry.number, entry.order));
+        table.entries.sort_unstable_by_key(|entry| (entry.number, entry.order));
     }
     Ok(tables)
 }

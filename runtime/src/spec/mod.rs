@@ -11,8 +11,12 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 mod convert;
+mod resources;
 
 pub use convert::{Error, plan, process};
+
+/// Version of the specification that this runtime implements.
+pub const VERSION: &str = "1.2.0";
 
 /// A value whose presence is all that matters: the key is known, acting on it is not.
 pub type Unsupported = Option<serde::de::IgnoredAny>;
@@ -166,6 +170,20 @@ pub struct Hooks {
     pub poststart: Vec<Hook>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub poststop: Vec<Hook>,
+}
+
+impl Hooks {
+    /// Every list with its key, in the order in which they run.
+    pub fn lists(&self) -> [(&'static str, &[Hook]); 6] {
+        [
+            ("prestart", &self.prestart),
+            ("createRuntime", &self.create_runtime),
+            ("createContainer", &self.create_container),
+            ("startContainer", &self.start_container),
+            ("poststart", &self.poststart),
+            ("poststop", &self.poststop),
+        ]
+    }
 }
 
 /// One hook; `timeout` in seconds.

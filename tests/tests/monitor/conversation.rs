@@ -281,7 +281,7 @@ fn a_container_has_a_terminal_with_a_size() -> Result<()> {
     let mut client = task.connect()?;
     let create = task.bundle(
         "web",
-        "while [ \"$(stty size)\" != '40 120' ]; do sleep 0.01; done; echo fits; exit 4",
+        "while [ \"$(stty size 2>/dev/null)\" != '40 120' ]; do sleep 0.01; done; echo fits; exit 4",
         |config| {
             config["process"]["terminal"] = true.into();
         },

@@ -91,6 +91,7 @@ fn image() -> Config {
 #[test]
 fn entry_point_and_command_follow_dockers_table() {
     // image entrypoint, image cmd, definition entryPoint, definition command → arguments
+    #[allow(clippy::type_complexity)]
     let table: [(&str, &str, Option<&str>, Option<&str>, &str); 11] = [
         ("", "c d", None, None, "c d"),
         ("e", "", None, None, "e"),

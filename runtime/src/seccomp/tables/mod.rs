@@ -85,8 +85,27 @@ impl Numbers {
 
 /// Looks a name up.
 pub(crate) fn numbers(name: &str) -> Option<Numbers> {
-    let row = SYSCALLS.binary_search_by(|(known, _)| (*known).cmp(name)).ok()?;
-    SYSCALLS.get(row).map(|(_, numbers)| Numbers(numbers))
+    Lookup::default().numbers(name)
+}
+
+/// Looks names up one after the other, fastest if they come more or less in order, as profiles do.
+#[derive(Default)]
+pub(crate) struct Lookup {
+    /// Row behind the last one found.
+    next: usize,
+}
+
+impl Lookup {
+    pub(crate) fn numbers(&mut self, name: &str) -> Option<Numbers> {
+        const NEAR: usize = 4;
+        let ahead = SYSCALLS.get(self.next..).unwrap_or_default();
+        let row = match ahead.iter().take(NEAR).position(|(known, _)| *known == name) {
+            Some(distance) => self.next + distance,
+            None => SYSCALLS.binary_search_by(|(known, _)| (*known).cmp(name)).ok()?,
+        };
+        self.next = row + 1;
+        SYSCALLS.get(row).map(|(_, numbers)| Numbers(numbers))
+    }
 }
 
 /// Every name, for comparison with another table.
@@ -96,48 +115,46 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Calls that i386 also reaches through a multiplexer: (name, multiplexer, its first argument).
+// include/uapi/linux/net.h and ipc.h
+const MULTIPLEXED: [(&str, &str, u64); 32] = [
+    ("accept", "socketcall", 5),
+    ("accept4", "socketcall", 18),
+    ("bind", "socketcall", 2),
+    ("connect", "socketcall", 3),
+    ("getpeername", "socketcall", 7),
+    ("getsockname", "socketcall", 6),
+    ("getsockopt", "socketcall", 15),
+    ("listen", "socketcall", 4),
+    ("msgctl", "ipc", 14),
+    ("msgget", "ipc", 13),
+    ("msgrcv", "ipc", 12),
+    ("msgsnd", "ipc", 11),
+    ("recv", "socketcall", 10),
+    ("recvfrom", "socketcall", 12),
+    ("recvmmsg", "socketcall", 19),
+    ("recvmsg", "socketcall", 17),
+    ("semctl", "ipc", 3),
+    ("semget", "ipc", 2),
+    ("semop", "ipc", 1),
+    ("semtimedop", "ipc", 4),
+    ("send", "socketcall", 9),
+    ("sendmmsg", "socketcall", 20),
+    ("sendmsg", "socketcall", 16),
+    ("sendto", "socketcall", 11),
+    ("setsockopt", "socketcall", 14),
+    ("shmat", "ipc", 21),
+    ("shmctl", "ipc", 24),
+    ("shmdt", "ipc", 22),
+    ("shmget", "ipc", 23),
+    ("shutdown", "socketcall", 13),
+    ("socket", "socketcall", 1),
+    ("socketpair", "socketcall", 8),
+];
+
+/// The multiplexer of a call on i386, and the first argument that selects the call.
 pub(crate) fn multiplexed(name: &str) -> Option<(&'static str, u64)> {
-    // include/uapi/linux/net.h and ipc.h
-    const SOCKETCALL: [&str; 20] = [
-        "socket",
-        "bind",
-        "connect",
-        "listen",
-        "accept",
-        "getsockname",
-        "getpeername",
-        "socketpair",
-        "send",
-        "recv",
-        "sendto",
-        "recvfrom",
-        "shutdown",
-        "setsockopt",
-        "getsockopt",
-        "sendmsg",
-        "recvmsg",
-        "accept4",
-        "recvmmsg",
-        "sendmmsg",
-    ];
-    const IPC: [(&str, u64); 12] = [
-        ("semop", 1),
-        ("semget", 2),
-        ("semctl", 3),
-        ("semtimedop", 4),
-        ("msgsnd", 11),
-        ("msgrcv", 12),
-        ("msgget", 13),
-        ("msgctl", 14),
-        ("shmat", 21),
-        ("shmdt", 22),
-        ("shmget", 23),
-        ("shmctl", 24),
-    ];
-    if let Some(number) = (1..).zip(SOCKETCALL).find(|(_, known)| *known == name) {
-        return Some(("socketcall", number.0));
-    }
-    IPC.iter().find(|(known, _)| *known == name).map(|(_, number)| ("ipc", *number))
+    let row = MULTIPLEXED.binary_search_by(|(known, ..)| (*known).cmp(name)).ok()?;
+    MULTIPLEXED.get(row).map(|&(_, multiplexer, value)| (multiplexer, value))
 }
 
 #[cfg(test)]
@@ -148,6 +165,7 @@ mod tests {
     #[test]
     fn the_table_is_sorted_and_complete() {
         assert!(SYSCALLS.is_sorted_by(|(a, _), (b, _)| a < b));
+        assert!(MULTIPLEXED.is_sorted_by(|(a, ..), (b, ..)| a < b));
         assert!(SYSCALLS.len() > 470, "{}", SYSCALLS.len());
         for (name, numbers) in SYSCALLS {
             assert!(numbers.iter().any(|&number| number != NONE), "{name}");
@@ -177,6 +195,17 @@ mod tests {
         assert_eq!(on("uretprobe"), None);
         assert_eq!(on("mseal"), Some(X32_BIT | 462));
         assert!(numbers("no_such_call").is_none());
+    }
+
+    #[test]
+    fn lookups_in_any_order_find_the_same() {
+        let mut lookup = Lookup::default();
+        let names = || SYSCALLS.iter().map(|(name, _)| *name);
+        for name in names().chain(names().rev()).chain(["read", "read", "zzz", "accept"]) {
+            let found = lookup.numbers(name).map(|numbers| numbers.0);
+            let row = SYSCALLS.iter().find(|(known, _)| *known == name);
+            assert_eq!(found, row.map(|(_, numbers)| numbers), "{name}");
+        }
     }
 
     #[test]

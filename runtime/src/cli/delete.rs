@@ -1,0 +1,27 @@
+//! `delete`: everything that a container holds.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::Error;
+use crate::container::{self, Container};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Kill a container that still runs; a missing one is no error
+    #[arg(long, short)]
+    force: bool,
+    /// Name of the container
+    #[arg(value_name = "container-id")]
+    id: String,
+}
+
+pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
+    let container = match Container::load(root, &arguments.id) {
+        Err(container::Error::NotFound { .. }) if arguments.force => return Ok(0),
+        other => other?,
+    };
+    container.delete(arguments.force)?;
+    Ok(0)
+}

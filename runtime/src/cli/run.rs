@@ -1,0 +1,170 @@
+//! `run`: create, start, wait, delete; in the foreground the exit code is the process's.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use clap::Args;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+use super::console::{self, Proxy};
+use super::create::{Common, give_back};
+use super::Error;
+use crate::container::{Container, Created, Stdio};
+use crate::{container, seal};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// Do not wait for the container's process
+    #[arg(long, short)]
+    detach: bool,
+    /// Do not delete the container after it has exited
+    #[arg(long)]
+    keep: bool,
+    /// Accepted for runc's callers: reparented processes always go to the host's init
+    #[arg(long)]
+    no_subreaper: bool,
+}
+
+pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
+    let Arguments { common, detach, keep, no_subreaper: _ } = arguments;
+    seal::ensure()?;
+    let bundle = common.bundle()?;
+    let socket = common.console_socket.as_deref().map(console::connect).transpose()?;
+    let stdio = match (container::wants_terminal(&bundle), &socket) {
+        (true, None) if detach => return Err(console::Error::Required.into()),
+        (false, Some(_)) => return Err(console::Error::NotWanted.into()),
+        (true, _) => Stdio::Terminal,
+        (false, None) => Stdio::Inherit,
+    };
+    let (mut container, mut created) = common.create(root, &bundle, stdio)?;
+
+    let mut terminal = created.terminal.take();
+    let begin = || {
+        if let (Some(socket), Some(master)) = (&socket, terminal.take()) {
+            console::send(socket, &master)?;
+        }
+        common.write_pid_file(created.pid)?;
+        // Blocked only now: the container's process has the caller's own mask.
+        let signals = if detach { None } else { Some(block_signals()?) };
+        let proxy = if detach { None } else { terminal.map(Proxy::new).transpose()? };
+        container.start()?;
+        Ok::<_, Error>((signals, proxy))
+    };
+    let (signals, proxy) = match begin() {
+        Ok(begun) => begun,
+        Err(error) => {
+            give_back(container);
+            return Err(error);
+        }
+    };
+    let Some(signals) = signals else { return Ok(0) };
+    let code = wait(&container, &created, &signals, proxy)?;
+    if !keep {
+        container.delete(true)?;
+    }
+    Ok(code)
+}
+
+fn block_signals() -> Result<SignalFd, Error> {
+    let all = SigSet::all();
+    all.thread_block().map_err(Error::Wait)?;
+    SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(Error::Wait)
+}
+
+/// Passes signals and the terminal on until the process ends; its exit code, or 128 and the signal.
+fn wait(
+    container: &Container,
+    created: &Created,
+    signals: &SignalFd,
+    mut proxy: Option<Proxy>,
+) -> Result<u8, Error> {
+    let mut output_open = true;
+    loop {
+        let (ended, signalled, printed, typed) =
+            ready(&created.pidfd, signals, proxy.as_ref(), output_open)?;
+        if signalled {
+            forward(container, signals, proxy.as_ref());
+        }
+        if let Some(proxy) = &mut proxy {
+            if typed {
+                proxy.pump_input();
+            }
+            if printed {
+                output_open = proxy.pump_output();
+            }
+        }
+        // What it printed last is read before its end is told.
+        if ended && !printed {
+            return reap(&created.pidfd);
+        }
+    }
+}
+
+/// Waits until something is to be done: (process ended, signals, output, input).
+fn ready(
+    process: &OwnedFd,
+    signals: &SignalFd,
+    proxy: Option<&Proxy>,
+    output_open: bool,
+) -> Result<(bool, bool, bool, bool), Error> {
+    let stdin = std::io::stdin();
+    let mut watched = vec![
+        PollFd::new(process.as_fd(), PollFlags::POLLIN),
+        PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+    ];
+    let output = proxy.filter(|_| output_open).map(|proxy| {
+        watched.push(PollFd::new(proxy.master().as_fd(), PollFlags::POLLIN));
+        watched.len() - 1
+    });
+    let input = proxy.filter(|proxy| proxy.input_open()).map(|_| {
+        watched.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+        watched.len() - 1
+    });
+    match poll(&mut watched, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(console::Error::Poll(errno).into()),
+    }
+    let is_ready = |index: usize| {
+        watched.get(index).and_then(PollFd::any).unwrap_or(false)
+    };
+    Ok((is_ready(0), is_ready(1), output.is_some_and(is_ready), input.is_some_and(is_ready)))
+}
+
+fn forward(container: &Container, signals: &SignalFd, proxy: Option<&Proxy>) {
+    while let Ok(Some(signal)) = signals.read_signal() {
+        let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
+        match number {
+            libc::SIGCHLD | libc::SIGURG => {}
+            libc::SIGWINCH if proxy.is_some() => {
+                if let Some(proxy) = proxy {
+                    proxy.resize();
+                }
+            }
+            number => {
+                // It may have ended just now; its end is told by the pidfd.
+                if let Err(error) = container.kill(number, false) {
+                    log::debug!("forward signal {number}: {}", super::describe(&error));
+                }
+            }
+        }
+    }
+}
+
+fn reap(process: &OwnedFd) -> Result<u8, Error> {
+    loop {
+        match waitid(Id::PIDFd(process.as_fd()), WaitPidFlag::WEXITED) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                return Ok(u8::try_from(128 + signal as i32).unwrap_or(u8::MAX));
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::Wait(errno)),
+        }
+    }
+}

@@ -1,0 +1,613 @@
+//! The process that becomes the container's program: from the clone to the exec.
+//!
+//! Nothing here may allocate, take a lock, or unwind: the code runs in a raw clone of the parent. It
+//! walks what [`super::prepare`] made ready, calls only [`crate::sys`] and
+//! [`crate::mount::resolve`], and reports the first failure as stage, index and errno.
+//!
+//! The order, and why:
+//!
+//!  1. Join the namespaces that have a path; the user namespace first, for its privileges.
+//!  2. Clone once more where the parent could not make all at once (a joined pid or user namespace).
+//!  3. Wait for the parent: without id maps no privilege, before the cgroups no resource is counted.
+//!  4. Root in the user namespace; a session; a keyring.
+//!  5. The cgroup namespace, after the cgroup was joined: its root is where we are.
+//!  6. Loopback, names, sysctls: through the host's `/proc`, which the container cannot shape.
+//!  7. Mounts, devices, the terminal: by descriptor below the still detached root.
+//!  8. Hooks of the runtime, which want a container with mounts but with the old root.
+//!  9. Masked and read-only paths: after the hooks, which may write.
+//! 10. The root changes.
+//! 11. Limits, while there is privilege to raise them. Streams.
+//! 12. seccomp without `no_new_privs` needs `CAP_SYS_ADMIN`, so it comes before the user.
+//! 13. Bounding set, groups, user, capabilities, ambient set: each needs the one before.
+//! 14. The working directory, as the user; it must lie below the root (CVE-2024-21626).
+//! 15. The program is looked up, as the user, so that `create` can say that it is missing.
+//! 16. Every descriptor is marked to be closed (CVE-2024-21626, CVE-2016-9962).
+//! 17. Ready. The parent writes the state. Then the FIFO, until `start` writes to it.
+//! 18. seccomp, as late as possible, and exec.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use super::{
+    prepare::{Device, Prepared, Program, Setup, Streams},
+    sync::{Message, SIZE, Stage},
+};
+use crate::{
+    mount::{
+        resolve::{self, Want},
+        steps::{Action, Step, remount_flags},
+    },
+    sys::{
+        self, AtFlags, CloneFlags, Errno, Mode, SFlag, UnlinkatFlags,
+        clone::{self, Clone},
+        cred,
+        fd::FdPath,
+        mount::{self, Attributes},
+        process, tty,
+    },
+};
+
+/// Where it went wrong.
+struct Failure {
+    stage: Stage,
+    index: u32,
+    errno: Errno,
+}
+
+type Result<T> = core::result::Result<T, Failure>;
+
+/// Names the stage of a system call.
+trait At<T> {
+    fn at(self, stage: Stage) -> Result<T>;
+    fn at_index(self, stage: Stage, index: usize) -> Result<T>;
+}
+
+impl<T> At<T> for sys::Result<T> {
+    fn at(self, stage: Stage) -> Result<T> {
+        self.at_index(stage, 0)
+    }
+
+    fn at_index(self, stage: Stage, index: usize) -> Result<T> {
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        self.map_err(|errno| Failure { stage, index, errno })
+    }
+}
+
+/// Exit code when the set-up failed; nobody sees it but in a process list.
+const FAILED: i32 = 1;
+/// Exit codes of a program that could not be executed, as in a shell.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+
+/// The first process: the container's, or one that joins namespaces and makes that one.
+pub fn first(prepared: &Prepared) -> i32 {
+    if !prepared.intermediate {
+        return container(prepared);
+    }
+    let made = join(prepared).and_then(|()| {
+        let flags = prepared.clone_flags | libc::CLONE_PARENT as u64;
+        clone::spawn(Clone { flags, cgroup: None }, prepared, container).at(Stage::Clone)
+    });
+    match made {
+        Ok((pid, _pidfd)) => {
+            let sent = sys::fd::send(prepared.socket.as_fd(), &Message::Pid(pid).encode(), None);
+            i32::from(sent.is_err())
+        }
+        Err(failure) => report(prepared, &failure),
+    }
+}
+
+fn container(prepared: &Prepared) -> i32 {
+    match set_up(prepared) {
+        Ok(found) => run(prepared, found),
+        Err(failure) => report(prepared, &failure),
+    }
+}
+
+fn report(prepared: &Prepared, failure: &Failure) -> i32 {
+    let errno = failure.errno as i32;
+    let message = Message::Failed { stage: failure.stage, index: failure.index, errno };
+    // If the parent is gone there is nobody to tell.
+    let _ = sys::fd::send(prepared.socket.as_fd(), &message.encode(), None);
+    FAILED
+}
+
+/// Waits until the parent lets us go on.
+fn wait_for_parent(prepared: &Prepared) -> Result<()> {
+    let mut buffer = [0; SIZE];
+    loop {
+        match sys::read(&prepared.socket, &mut buffer) {
+            Ok(0) => return Err(Errno::EPIPE).at(Stage::Parent),
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).at(Stage::Parent),
+        }
+    }
+}
+
+fn tell(prepared: &Prepared, message: Message, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+    sys::fd::send(prepared.socket.as_fd(), &message.encode(), fd).at(Stage::Parent)
+}
+
+fn join(prepared: &Prepared) -> Result<()> {
+    for (index, (fd, flags)) in prepared.join.iter().enumerate() {
+        sys::setns(fd, CloneFlags::from_bits_retain(*flags)).at_index(Stage::Join, index)?;
+    }
+    Ok(())
+}
+
+/// Everything but the program; returns which candidate it is.
+fn set_up(prepared: &Prepared) -> Result<usize> {
+    wait_for_parent(prepared)?; // 3
+    let program = &prepared.program;
+    if !prepared.intermediate {
+        join(prepared)?; // 1
+    }
+    if prepared.user_namespace {
+        cred::setresgid(0).at(Stage::RootId)?; // 4
+        cred::setresuid(0).at(Stage::RootId)?;
+    }
+    sys::setsid().at(Stage::Session)?;
+    if program.new_keyring {
+        match process::new_session_keyring() {
+            // Kernels without keyrings have none to leak.
+            Ok(()) | Err(Errno::ENOSYS) => {}
+            Err(errno) => return Err(errno).at(Stage::Keyring),
+        }
+    }
+    let label = open_label(program)?;
+    let mut terminal = None;
+    match &prepared.setup {
+        Some(setup) => namespace(prepared, setup, &mut terminal)?,
+        None if program.terminal => {
+            let root = mount::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at(Stage::Console)?;
+            terminal = Some(open_terminal(root.as_fd(), program)?);
+        }
+        None => {}
+    }
+    limits(program)?; // 11
+    streams(program, terminal.as_ref().map(|(_, peer)| peer))?;
+    if let Some((file, text)) = label {
+        sys::write(&file, text).at(Stage::Label)?;
+    }
+    if !program.no_new_privileges {
+        seccomp(program)?; // 12
+    }
+    identity(program)?; // 13
+    working_directory(program)?; // 14
+    let found = find(program)?; // 15
+    sys::fd::cloexec_from(program.first_closed).at(Stage::Descriptors)?; // 16
+    process::reset_signals().at(Stage::Signals)?;
+    tell(prepared, Message::Ready, terminal.as_ref().map(|(master, _)| master.as_fd()))?; // 17
+    wait_for_parent(prepared)?;
+    Ok(found)
+}
+
+/// 17 and 18: from here on `create` is over, and failures go to the program's own stderr too.
+fn run(prepared: &Prepared, found: usize) -> i32 {
+    let program = &prepared.program;
+    let outcome: Result<()> = wait_for_start(prepared).and_then(|()| {
+        if program.no_new_privileges {
+            sys::set_no_new_privs().at(Stage::NoNewPrivileges)?;
+            seccomp(program)?;
+        }
+        let path = program.candidates.get(found).map_or(c"", |path| path.as_c_str());
+        Err(process::execve(path, &program.args, &program.env)).at(Stage::Exec)
+    });
+    let Err(failure) = outcome else { return FAILED };
+    report(prepared, &failure);
+    if prepared.start.is_some() {
+        complain(program, failure.errno);
+    }
+    if failure.errno == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE }
+}
+
+fn wait_for_start(prepared: &Prepared) -> Result<()> {
+    let Some(start) = &prepared.start else { return Ok(()) };
+    let mut byte = [0];
+    loop {
+        match sys::read(start, &mut byte) {
+            Err(Errno::EINTR) => {}
+            other => return other.map(drop).at(Stage::Start),
+        }
+    }
+}
+
+fn complain(program: &Program, errno: Errno) {
+    let [_, _, stderr] = sys::fd::standard();
+    let name = program.args.strings().first().map_or(b"".as_slice(), |name| name.to_bytes());
+    for part in [b"exec ", name, b": ", errno.desc().as_bytes(), b"\n"] {
+        // There is nothing left to tell a failure to.
+        let _ = sys::write(stderr, part);
+    }
+}
+
+/// 5 to 10.
+fn namespace(
+    prepared: &Prepared,
+    setup: &Setup,
+    terminal: &mut Option<(OwnedFd, OwnedFd)>,
+) -> Result<()> {
+    if setup.cgroup_namespace {
+        sys::unshare(CloneFlags::CLONE_NEWCGROUP).at(Stage::CgroupNamespace)?;
+    }
+    if setup.loopback {
+        sys::net::loopback_up().at(Stage::Loopback)?;
+    }
+    if let Some(name) = &setup.hostname {
+        process::set_uts_name(false, name).at(Stage::Hostname)?;
+    }
+    if let Some(name) = &setup.domainname {
+        process::set_uts_name(true, name).at(Stage::Domainname)?;
+    }
+    for (index, (path, value)) in setup.sysctl.iter().enumerate() {
+        let file = mount::open(path, libc::O_WRONLY).at_index(Stage::Sysctl, index)?;
+        sys::write(&file, value.to_bytes()).at_index(Stage::Sysctl, index)?;
+    }
+    sys::umask(Mode::empty());
+    let Some(tree) = &setup.tree else {
+        return change_root_only(prepared, setup, terminal);
+    };
+    let root = tree.as_fd();
+    mount::mount(None, c"/", None, setup.old_propagation, None).at(Stage::Propagation)?;
+    mount::move_mount(root, None, &setup.root).at(Stage::Root)?;
+    for flags in &setup.root_later {
+        mount::mount(None, FdPath::new(root).as_c_str(), None, *flags, None).at(Stage::Root)?;
+    }
+    for step in &setup.steps {
+        perform(root, step).at_index(Stage::Mount, step.index)?; // 7
+    }
+    for (index, device) in setup.devices.iter().enumerate() {
+        make_device(root, device).at_index(Stage::Device, index)?;
+    }
+    if setup.standard_devices {
+        standard_links(root)?;
+    }
+    resolve::ensure(root, &prepared.program.cwd, Want::Directory)
+        .at(Stage::WorkingDirectoryMake)?;
+    if prepared.program.terminal {
+        let (master, peer) = open_terminal(root, &prepared.program)?;
+        bind_console(root, &peer).at(Stage::Console)?;
+        *terminal = Some((master, peer));
+    }
+    if setup.hooks {
+        tell(prepared, Message::Hooks, None)?; // 8
+        wait_for_parent(prepared)?;
+    }
+    for step in &setup.late_steps {
+        perform(root, step).at_index(Stage::Mount, step.index)?; // 9
+    }
+    for (index, path) in setup.masked.iter().enumerate() {
+        mask(root, path).at_index(Stage::MaskedPath, index)?;
+    }
+    for (index, path) in setup.readonly.iter().enumerate() {
+        make_path_readonly(root, path).at_index(Stage::ReadonlyPath, index)?;
+    }
+    if setup.readonly_root {
+        set_readonly(root).at(Stage::ReadonlyRoot)?;
+    }
+    pivot(setup, root).at(Stage::Pivot)?; // 10
+    for flags in setup.propagation {
+        mount::mount(None, c"/", None, flags, None).at(Stage::RootPropagation)?;
+    }
+    Ok(())
+}
+
+/// Without a mount namespace of its own the container only gets another root directory.
+fn change_root_only(
+    prepared: &Prepared,
+    setup: &Setup,
+    terminal: &mut Option<(OwnedFd, OwnedFd)>,
+) -> Result<()> {
+    let root = mount::open(&setup.root, libc::O_PATH | libc::O_DIRECTORY).at(Stage::Root)?;
+    resolve::ensure(root.as_fd(), &prepared.program.cwd, Want::Directory)
+        .at(Stage::WorkingDirectoryMake)?;
+    if prepared.program.terminal {
+        *terminal = Some(open_terminal(root.as_fd(), &prepared.program)?);
+    }
+    if setup.hooks {
+        tell(prepared, Message::Hooks, None)?;
+        wait_for_parent(prepared)?;
+    }
+    sys::fchdir(&root).at(Stage::Pivot)?;
+    sys::chroot(c".").at(Stage::Pivot)?;
+    sys::chdir(c"/").at(Stage::Pivot)
+}
+
+fn perform(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
+    match &step.action {
+        Action::FileSystem { kind, source, flags, data, propagation, recursive, plain } => {
+            let want = if *plain { Want::PlainDirectory } else { Want::Directory };
+            let target = resolve::ensure(root, &step.target, want)?;
+            let path = FdPath::new(target.as_fd());
+            mount::mount(Some(source), path.as_c_str(), Some(kind), *flags, data.as_deref())?;
+            if propagation.is_empty() && recursive.is_none() {
+                return Ok(());
+            }
+            // The descriptor is of what lies below the new mount.
+            let top = resolve::existing(root, &step.target)?;
+            for flags in propagation {
+                let path = FdPath::new(top.as_fd());
+                mount::mount(None, path.as_c_str(), None, *flags, None)?;
+            }
+            match recursive {
+                Some(change) => mount::mount_setattr(top.as_fd(), true, change),
+                None => Ok(()),
+            }
+        }
+        Action::Attach { tree, directory, later } => {
+            let want = if *directory { Want::Directory } else { Want::File };
+            let target = resolve::ensure(root, &step.target, want)?;
+            mount::move_mount(tree.as_fd(), Some(target.as_fd()), c"")?;
+            for flags in later {
+                let path = FdPath::new(tree.as_fd());
+                mount::mount(None, path.as_c_str(), None, *flags, None)?;
+            }
+            Ok(())
+        }
+        Action::ReadOnly => set_readonly(resolve::existing(root, &step.target)?.as_fd()),
+        Action::Link { name, to } => {
+            let directory = resolve::existing(root, &step.target)?;
+            match sys::symlinkat(to.as_c_str(), &directory, name.as_c_str()) {
+                Err(Errno::EEXIST) => Ok(()),
+                other => other,
+            }
+        }
+    }
+}
+
+/// Makes one mount read-only, whatever else it is.
+fn set_readonly(tree: BorrowedFd<'_>) -> sys::Result<()> {
+    let change = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
+    match mount::mount_setattr(tree, false, &change) {
+        Err(Errno::ENOSYS) => {
+            let flags = remount_flags(mount::mount_flags(tree)?, libc::MS_RDONLY, 0);
+            mount::mount(None, FdPath::new(tree).as_c_str(), None, flags, None)
+        }
+        other => other,
+    }
+}
+
+fn make_path_readonly(root: BorrowedFd<'_>, path: &core::ffi::CStr) -> sys::Result<()> {
+    let target = match resolve::existing(root, path) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        other => other?,
+    };
+    let tree = mount::open_tree(Some(target.as_fd()), c"", true, true)?;
+    mount::move_mount(tree.as_fd(), Some(target.as_fd()), c"")?;
+    set_readonly(tree.as_fd())
+}
+
+/// Hides a file behind `/dev/null` of the host, which no image can have replaced (CVE-2025-31133),
+/// and a directory behind an empty one.
+fn mask(root: BorrowedFd<'_>, path: &core::ffi::CStr) -> sys::Result<()> {
+    let target = match resolve::existing(root, path) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        other => other?,
+    };
+    let path = FdPath::new(target.as_fd());
+    match mount::mount(Some(c"/dev/null"), path.as_c_str(), None, libc::MS_BIND, None) {
+        Err(Errno::ENOTDIR) => {
+            let data = Some(c"size=0k,nr_inodes=2,mode=555");
+            mount::mount(Some(c"tmpfs"), path.as_c_str(), Some(c"tmpfs"), libc::MS_RDONLY, data)
+        }
+        other => other,
+    }
+}
+
+fn make_device(root: BorrowedFd<'_>, device: &Device) -> sys::Result<()> {
+    let directory = resolve::ensure(root, &device.directory, Want::Directory)?;
+    let name = device.name.as_c_str();
+    let format = SFlag::from_bits_truncate(device.mode);
+    let mode = Mode::from_bits_truncate(device.mode);
+    if let Some(tree) = &device.tree {
+        match sys::mknodat(&directory, name, SFlag::S_IFREG, Mode::empty(), 0) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        return mount::move_mount(tree.as_fd(), Some(directory.as_fd()), name);
+    }
+    match sys::mknodat(&directory, name, format, mode, device.number) {
+        Ok(()) => {}
+        Err(Errno::EEXIST) => {
+            // What the image brings may stay if it is the same device, and not if it is a trap.
+            let there = sys::fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let same = there.st_mode & libc::S_IFMT == format.bits()
+                && (format == SFlag::S_IFIFO || there.st_rdev == device.number);
+            return if same { Ok(()) } else { Err(Errno::EEXIST) };
+        }
+        Err(errno) => return Err(errno),
+    }
+    if device.uid != 0 || device.gid != 0 {
+        let (uid, gid) = (device.uid.into(), device.gid.into());
+        sys::fchownat(&directory, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+/// The links of the specification's "Default Devices".
+fn standard_links(root: BorrowedFd<'_>) -> Result<()> {
+    let links = [
+        (c"fd", c"/proc/self/fd"),
+        (c"stdin", c"/proc/self/fd/0"),
+        (c"stdout", c"/proc/self/fd/1"),
+        (c"stderr", c"/proc/self/fd/2"),
+        (c"core", c"/proc/kcore"),
+    ];
+    let dev = resolve::ensure(root, c"/dev", Want::Directory).at(Stage::DeviceLink)?;
+    for (index, (name, to)) in links.into_iter().enumerate() {
+        match sys::symlinkat(to, &dev, name) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno).at_index(Stage::DeviceLink, index),
+        }
+    }
+    // A ptmx of the image would make terminals of another instance.
+    match sys::symlinkat(c"pts/ptmx", &dev, c"ptmx") {
+        Err(Errno::EEXIST) => sys::unlinkat(&dev, c"ptmx", UnlinkatFlags::NoRemoveDir)
+            .and_then(|()| sys::symlinkat(c"pts/ptmx", &dev, c"ptmx")),
+        other => other,
+    }
+    .at_index(Stage::DeviceLink, links.len())
+}
+
+/// A terminal of the container's own instance; whatever else lies at the path is refused
+/// (CVE-2025-52565).
+fn open_terminal(root: BorrowedFd<'_>, program: &Program) -> Result<(OwnedFd, OwnedFd)> {
+    const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+    let open = || {
+        let flags = libc::O_RDWR | libc::O_NOCTTY;
+        let master = resolve::exact(root, c"/dev/pts/ptmx", flags)?;
+        if mount::file_system(master.as_fd())? != DEVPTS_SUPER_MAGIC {
+            return Err(Errno::ENOTTY);
+        }
+        let peer = tty::peer(master.as_fd())?;
+        tty::clear_onlcr(peer.as_fd())?;
+        if let Some((rows, columns)) = program.console_size {
+            tty::set_size(peer.as_fd(), rows, columns)?;
+        }
+        Ok((master, peer))
+    };
+    open().at_index(Stage::Console, 1)
+}
+
+fn bind_console(root: BorrowedFd<'_>, peer: &OwnedFd) -> sys::Result<()> {
+    resolve::ensure(root, c"/dev/console", Want::File)?;
+    let target = resolve::exact(root, c"/dev/console", libc::O_PATH)?;
+    let (source, target) = (FdPath::new(peer.as_fd()), FdPath::new(target.as_fd()));
+    mount::mount(Some(source.as_c_str()), target.as_c_str(), None, libc::MS_BIND, None)
+}
+
+fn pivot(setup: &Setup, root: BorrowedFd<'_>) -> sys::Result<()> {
+    sys::fchdir(root)?;
+    if setup.no_pivot {
+        // The old root stays below: at least its views of the kernel shall not be reachable there.
+        for path in [c"/sys", c"/proc"] {
+            match mount::detach(path) {
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        mount::mount(Some(c"."), c"/", None, libc::MS_MOVE, None)?;
+        sys::chroot(c".")?;
+    } else {
+        mount::pivot_here()?;
+        mount::detach(c".")?;
+    }
+    sys::chdir(c"/")
+}
+
+fn limits(program: &Program) -> Result<()> {
+    for (index, limit) in program.rlimits.iter().enumerate() {
+        process::set_rlimit(limit.resource, limit.soft, limit.hard)
+            .at_index(Stage::Rlimit, index)?;
+    }
+    if let Some(packed) = program.io_priority {
+        process::set_io_priority(packed).at(Stage::IoPriority)?;
+    }
+    if let Some(domain) = program.personality {
+        process::personality(domain).at(Stage::Personality)?;
+    }
+    Ok(())
+}
+
+/// Opened before the root changes: below the host's `/proc`, for this process only.
+fn open_label(program: &Program) -> Result<Option<(OwnedFd, &[u8])>> {
+    let Some(label) = &program.label else { return Ok(None) };
+    let file = mount::openat2(label.proc.as_fd(), label.file, libc::O_WRONLY, 0)
+        .at(Stage::Label)?;
+    Ok(Some((file, label.text.to_bytes())))
+}
+
+fn streams(program: &Program, peer: Option<&OwnedFd>) -> Result<()> {
+    match (&program.streams, peer) {
+        (_, Some(peer)) => {
+            for number in 0..3 {
+                sys::fd::onto_standard(peer.as_fd(), number).at(Stage::Stdio)?;
+            }
+            tty::set_controlling(peer.as_fd()).at(Stage::Stdio)?;
+        }
+        (Streams::Given(three), None) => {
+            for (number, fd) in (0..).zip(three) {
+                sys::fd::onto_standard(fd.as_fd(), number).at(Stage::Stdio)?;
+            }
+        }
+        (Streams::Inherited | Streams::Terminal, None) => {}
+    }
+    // Otherwise /dev/stdout could not be opened by a program that is not root.
+    if program.own_streams {
+        for stream in sys::fd::standard() {
+            let Ok(info) = sys::fstat(stream) else { continue };
+            let null = info.st_mode & libc::S_IFMT == libc::S_IFCHR && info.st_rdev == program.null;
+            if info.st_uid == program.uid || null {
+                continue;
+            }
+            match sys::fchownat(
+                stream,
+                c"",
+                Some(program.uid.into()),
+                None,
+                AtFlags::AT_EMPTY_PATH,
+            ) {
+                // Files outside the user namespace or on file systems that cannot: they stay.
+                Ok(()) | Err(Errno::EINVAL | Errno::EPERM | Errno::EROFS) => {}
+                Err(errno) => return Err(errno).at(Stage::Stdio),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn seccomp(program: &Program) -> Result<()> {
+    let Some(filter) = &program.seccomp else { return Ok(()) };
+    match sys::seccomp::load(&filter.instructions, filter.flags) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap_or(0))).at(Stage::Seccomp),
+    }
+}
+
+fn identity(program: &Program) -> Result<()> {
+    for number in 0..64 {
+        if program.dropped & 1 << number != 0 {
+            cred::drop_bounding(number).at_index(Stage::BoundingSet, number as usize)?;
+        }
+    }
+    sys::set_keepcaps(true).at(Stage::Capabilities)?;
+    match cred::setgroups(&program.groups) {
+        Ok(()) => {}
+        // Given up with the gid map of an unprivileged parent; none is then what there is.
+        Err(Errno::EPERM) if program.groups.is_empty() => {}
+        Err(errno) => return Err(errno).at(Stage::Groups),
+    }
+    cred::setresgid(program.gid).at(Stage::User)?;
+    cred::setresuid(program.uid).at(Stage::User)?;
+    sys::umask(Mode::from_bits_truncate(program.umask));
+    let sets = &program.capabilities;
+    cred::capset(sets).at(Stage::Capabilities)?;
+    cred::clear_ambient().at(Stage::Capabilities)?;
+    for number in 0..64 {
+        if sets.ambient & 1 << number != 0 {
+            cred::raise_ambient(number).at_index(Stage::Capabilities, number as usize)?;
+        }
+    }
+    sys::set_keepcaps(false).at(Stage::Capabilities)
+}
+
+fn working_directory(program: &Program) -> Result<()> {
+    sys::chdir(program.cwd.as_c_str()).at(Stage::WorkingDirectory)?;
+    match mount::working_directory_is_inside().at(Stage::WorkingDirectory)? {
+        true => Ok(()),
+        false => Err(Errno::EXDEV).at(Stage::WorkingDirectoryOutside),
+    }
+}
+
+/// The first candidate that the user may execute.
+fn find(program: &Program) -> Result<usize> {
+    let mut worst = Errno::ENOENT;
+    for (index, path) in program.candidates.iter().enumerate() {
+        match process::executable(path) {
+            Ok(()) => return Ok(index),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(errno) => worst = errno,
+        }
+    }
+    Err(worst).at(Stage::Program)
+}

@@ -1,0 +1,406 @@
+//! Everything that may fail or allocate, done by the parent before the clone.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::{
+    cgroup,
+    container::Stdio,
+    mount::{
+        self,
+        steps::{Action, Step},
+    },
+    ns::Kind,
+    plan::{self, Plan},
+    process::{caps, env},
+    seccomp,
+    sys::{
+        Errno,
+        cred::CapSets,
+        mount::{Attributes, mount_setattr, open, open_tree},
+        process::CStrings,
+    },
+};
+
+/// Why a process cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("root.path: open {}", path.display())]
+    Root { path: PathBuf, source: Errno },
+    #[error("root.path: {} is not a directory", path.display())]
+    RootKind { path: PathBuf },
+    #[error("linux.namespaces: open {}", path.display())]
+    Namespace { path: PathBuf, source: Errno },
+    #[error("linux.namespaces: {} is not a {kind} namespace", path.display())]
+    NamespaceKind { path: PathBuf, kind: &'static str },
+    #[error("open {}, to give it to a container in a user namespace", path.display())]
+    Device { path: PathBuf, source: Errno },
+    #[error(transparent)]
+    Mount(#[from] mount::steps::Error),
+    #[error("linux.seccomp: {0}")]
+    Seccomp(#[source] seccomp::Error),
+    #[error("process.apparmorProfile: this kernel runs without AppArmor; remove the profile")]
+    NoAppArmor,
+    #[error("process.selinuxLabel: this kernel runs without SELinux; remove the label")]
+    NoSelinux,
+    #[error("read {path}")]
+    Read { path: &'static str, source: std::io::Error },
+    #[error("process.terminal is false, so there is no terminal to hand out")]
+    NotTerminal,
+    #[error("a path of the container has a null byte")]
+    Nul(#[from] std::ffi::NulError),
+}
+
+/// All that the child needs. Holds every descriptor until the parent drops it.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The child's end of the conversation.
+    pub socket: OwnedFd,
+    /// FIFO that `start` writes to; `None` for a process that is to run at once.
+    pub start: Option<OwnedFd>,
+    /// The first process only joins namespaces and clones the real one as its sibling.
+    pub intermediate: bool,
+    /// `CLONE_NEW*` of the real process.
+    pub clone_flags: u64,
+    /// Namespaces to join, in order, with the kinds to join of each.
+    pub join: Vec<(OwnedFd, i32)>,
+    /// The process is in a user namespace other than ours, whose root it becomes.
+    pub user_namespace: bool,
+    /// `None` for a process that joins a container.
+    pub setup: Option<Setup>,
+    pub program: Program,
+}
+
+/// Set-up of a new container.
+#[derive(Debug)]
+pub struct Setup {
+    pub cgroup_namespace: bool,
+    pub loopback: bool,
+    pub hostname: Option<CString>,
+    pub domainname: Option<CString>,
+    pub sysctl: Vec<(CString, CString)>,
+    /// Where the root file system is.
+    pub root: CString,
+    /// A detached clone of it; `None` without a mount namespace.
+    pub tree: Option<OwnedFd>,
+    /// Propagation to set on that tree, where it could not be set detached.
+    pub root_later: Vec<u64>,
+    /// Propagation of all other mounts.
+    pub old_propagation: u64,
+    pub steps: Vec<Step>,
+    pub devices: Vec<Device>,
+    pub standard_devices: bool,
+    /// Steps after the devices.
+    pub late_steps: Vec<Step>,
+    pub masked: Vec<CString>,
+    pub readonly: Vec<CString>,
+    pub readonly_root: bool,
+    /// Propagation of the new root.
+    pub propagation: Option<u64>,
+    pub hooks: bool,
+    pub no_pivot: bool,
+}
+
+/// A node to make.
+#[derive(Debug)]
+pub struct Device {
+    pub directory: CString,
+    pub name: CString,
+    pub mode: u32,
+    pub number: u64,
+    pub uid: u32,
+    pub gid: u32,
+    /// The host's node, to be mounted where a user namespace forbids making one.
+    pub tree: Option<OwnedFd>,
+}
+
+/// The program and who runs it.
+#[derive(Debug)]
+pub struct Program {
+    /// What to execute: the first of these that may be.
+    pub candidates: Vec<CString>,
+    pub args: CStrings,
+    pub env: CStrings,
+    pub cwd: CString,
+    pub terminal: bool,
+    pub console_size: Option<(u16, u16)>,
+    pub streams: Streams,
+    /// The streams are to belong to the program's user.
+    pub own_streams: bool,
+    /// Device number of `/dev/null`.
+    pub null: u64,
+    pub first_closed: u32,
+    pub rlimits: Vec<plan::Rlimit>,
+    pub io_priority: Option<i32>,
+    pub personality: Option<u32>,
+    pub new_keyring: bool,
+    pub label: Option<Label>,
+    pub no_new_privileges: bool,
+    pub seccomp: Option<seccomp::Filter>,
+    pub groups: Vec<u32>,
+    pub gid: u32,
+    pub uid: u32,
+    pub umask: u32,
+    /// Capabilities to take out of the bounding set.
+    pub dropped: u64,
+    pub capabilities: CapSets,
+}
+
+/// Where the standard streams come from.
+#[derive(Debug)]
+pub enum Streams {
+    Inherited,
+    Given([OwnedFd; 3]),
+    /// The terminal that the child opens.
+    Terminal,
+}
+
+/// What to tell a security module about the next exec.
+#[derive(Debug)]
+pub struct Label {
+    /// The host's `/proc`.
+    pub proc: OwnedFd,
+    /// File below it.
+    pub file: &'static CStr,
+    pub text: CString,
+}
+
+/// What a program needs beyond its own description.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// Root of the file system in which its user is looked up.
+    pub root: BorrowedFd<'a>,
+    pub seccomp: Option<&'a seccomp::Profile>,
+    pub personality: Option<u32>,
+    pub user_namespace: bool,
+    pub new_keyring: bool,
+    pub preserve_fds: u32,
+}
+
+/// Prepares a program.
+///
+/// # Errors
+/// If what it asks for cannot be had on this host.
+pub fn program(
+    process: &plan::Process,
+    stdio: Stdio,
+    around: &Surroundings<'_>,
+) -> Result<Program, Error> {
+    let terminal = process.terminal;
+    let streams = match stdio {
+        Stdio::Terminal if !terminal => return Err(Error::NotTerminal),
+        _ if terminal => Streams::Terminal,
+        Stdio::Fds { stdin, stdout, stderr } => Streams::Given([stdin, stdout, stderr]),
+        Stdio::Inherit | Stdio::Terminal => Streams::Inherited,
+    };
+    let supported = caps::supported()
+        .map_err(|source| Error::Read { path: "/proc/sys/kernel/cap_last_cap", source })?;
+    let asked = process.capabilities;
+    let capabilities = CapSets {
+        bounding: asked.bounding & supported,
+        effective: asked.effective & supported,
+        inheritable: asked.inheritable & supported,
+        permitted: asked.permitted & supported,
+        // The kernel raises only what is permitted and inheritable; the rest runc leaves out too.
+        ambient: asked.ambient & supported & asked.permitted & asked.inheritable,
+    };
+    let mut env = process.env.clone();
+    if env::value(&env, b"HOME").is_none() {
+        env.push(env::home(around.root, process.uid));
+    }
+    let filter = around
+        .seccomp
+        .map(|profile| seccomp::compile(profile, seccomp::Arch::NATIVE))
+        .transpose()
+        .map_err(Error::Seccomp)?;
+    Ok(Program {
+        candidates: env::candidates(&process.args, &env),
+        args: CStrings::new(process.args.clone()),
+        env: CStrings::new(env),
+        cwd: process.cwd.clone(),
+        terminal,
+        console_size: process.console_size,
+        own_streams: process.uid != 0 || around.user_namespace,
+        streams,
+        null: libc::makedev(1, 3),
+        first_closed: 3 + around.preserve_fds,
+        rlimits: process.rlimits.clone(),
+        io_priority: process.io_priority,
+        personality: around.personality,
+        new_keyring: around.new_keyring,
+        label: label(process)?,
+        no_new_privileges: process.no_new_privileges,
+        seccomp: filter,
+        groups: process.additional_gids.clone(),
+        gid: process.gid,
+        uid: process.uid,
+        umask: process.umask.unwrap_or(0o022),
+        dropped: supported & !capabilities.bounding,
+        capabilities,
+    })
+}
+
+fn label(process: &plan::Process) -> Result<Option<Label>, Error> {
+    let enabled = |path: &str| std::fs::read(path).is_ok_and(|text| text.starts_with(b"Y"));
+    let (file, text) = if let Some(profile) = &process.apparmor_profile {
+        if profile.as_c_str() == c"unconfined" {
+            return Ok(None);
+        }
+        if !enabled("/sys/module/apparmor/parameters/enabled") {
+            return Err(Error::NoAppArmor);
+        }
+        let text = [b"exec ", profile.to_bytes()].concat();
+        (c"thread-self/attr/apparmor/exec", CString::new(text)?)
+    } else if let Some(label) = &process.selinux_label {
+        if !Path::new("/sys/fs/selinux/enforce").exists() {
+            return Err(Error::NoSelinux);
+        }
+        (c"thread-self/attr/exec", label.clone())
+    } else {
+        return Ok(None);
+    };
+    let proc = open(c"/proc", libc::O_PATH | libc::O_DIRECTORY)
+        .map_err(|errno| Error::Read { path: "/proc", source: errno.into() })?;
+    Ok(Some(Label { proc, file, text }))
+}
+
+/// Namespaces of the plan, opened: what to join, and whether that takes a process of its own.
+///
+/// # Errors
+/// If one cannot be opened or is of another kind.
+pub fn joined(plan: &Plan) -> Result<(Vec<(OwnedFd, i32)>, bool), Error> {
+    let mut join = Vec::with_capacity(plan.namespaces.joined.len());
+    for (kind, path) in &plan.namespaces.joined {
+        let failed = |source| Error::Namespace { path: path.clone(), source };
+        let fd = open(&CString::new(path.as_os_str().as_bytes())?, libc::O_RDONLY)
+            .map_err(failed)?;
+        let flag = i32::try_from(kind.flag()).unwrap_or(0);
+        if crate::sys::process::namespace_kind(fd.as_fd()) != Ok(flag) {
+            return Err(Error::NamespaceKind { path: path.clone(), kind: kind.name() });
+        }
+        join.push((fd, flag));
+    }
+    let namespaces = &plan.namespaces;
+    // A joined pid namespace takes effect for children only; and the owner of what is made new is
+    // the user namespace at the time of the clone, whose root may not join what the host owns.
+    let intermediate = namespaces.is_joined(Kind::Pid)
+        || namespaces.is_joined(Kind::User)
+        || (namespaces.is_new(Kind::User) && !join.is_empty());
+    Ok((join, intermediate))
+}
+
+/// What a new container needs beyond its plan.
+#[derive(Debug)]
+pub struct Place<'a> {
+    pub bundle: &'a Path,
+    pub groups: &'a cgroup::Record,
+    pub no_pivot: bool,
+}
+
+/// Prepares the set-up of a new container.
+///
+/// # Errors
+/// If the root, the source of a mount or a device cannot be opened.
+pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
+    let path = place.bundle.join(&plan.root.path);
+    let root = CString::new(path.as_os_str().as_bytes())?;
+    let failed = |source| Error::Root { path: path.clone(), source };
+    let private_mounts = plan.namespaces.is_new(Kind::Mount);
+    let old_propagation = mount::steps::inherited_propagation(plan.root.propagation);
+    let mut root_later = Vec::new();
+    let mut tree = None;
+    if private_mounts {
+        let clone = open_tree(None, &root, true, true).map_err(failed)?;
+        let kind = crate::sys::fstat(&clone).map_err(failed)?.st_mode & libc::S_IFMT;
+        if kind != libc::S_IFDIR {
+            return Err(Error::RootKind { path });
+        }
+        let change = Attributes {
+            propagation: old_propagation & !libc::MS_REC,
+            ..Attributes::default()
+        };
+        match mount_setattr(clone.as_fd(), true, &change) {
+            Ok(()) => {}
+            Err(Errno::ENOSYS) => root_later.push(old_propagation),
+            Err(errno) => return Err(failed(errno)),
+        }
+        tree = Some(clone);
+    }
+    let mut steps = mount::steps::steps(plan, place.bundle, place.groups)?;
+    let is_late = |step: &Step| {
+        matches!(step.action, Action::ReadOnly) && step.target.as_c_str() == c"/dev"
+    };
+    let late_steps = steps.extract_if(.., |step| is_late(step)).collect();
+    let standard_devices = private_mounts && mount::steps::makes_devices(plan);
+    let user_namespace =
+        plan.namespaces.is_new(Kind::User) || plan.namespaces.is_joined(Kind::User);
+    Ok(Setup {
+        cgroup_namespace: plan.namespaces.is_new(Kind::Cgroup),
+        loopback: plan.namespaces.is_new(Kind::Network),
+        hostname: plan.hostname.clone(),
+        domainname: plan.domainname.clone(),
+        sysctl: plan.sysctl.clone(),
+        root,
+        tree,
+        root_later,
+        old_propagation,
+        steps,
+        devices: if standard_devices { devices(plan, user_namespace)? } else { Vec::new() },
+        standard_devices,
+        late_steps,
+        masked: plan.masked_paths.clone(),
+        readonly: plan.readonly_paths.clone(),
+        readonly_root: plan.root.readonly,
+        propagation: plan.root.propagation,
+        hooks: !plan.hooks.prestart.is_empty()
+            || !plan.hooks.create_runtime.is_empty()
+            || !plan.hooks.create_container.is_empty(),
+        no_pivot: place.no_pivot,
+    })
+}
+
+/// The specification's default devices: name and minor number, major 1 but for the terminal.
+const STANDARD: [(&CStr, u32, u32); 6] = [
+    (c"/dev/null", 1, 3),
+    (c"/dev/zero", 1, 5),
+    (c"/dev/full", 1, 7),
+    (c"/dev/random", 1, 8),
+    (c"/dev/urandom", 1, 9),
+    (c"/dev/tty", 5, 0),
+];
+
+fn devices(plan: &Plan, user_namespace: bool) -> Result<Vec<Device>, Error> {
+    let standard = STANDARD.iter().map(|(path, major, minor)| plan::Device {
+        path: (*path).to_owned(),
+        mode: libc::S_IFCHR | 0o666,
+        major: *major,
+        minor: *minor,
+        uid: 0,
+        gid: 0,
+    });
+    // A device of the configuration replaces the standard one of its path.
+    let own = |path: &CStr| plan.devices.iter().any(|device| device.path.as_c_str() == path);
+    let all = standard.filter(|device| !own(&device.path)).chain(plan.devices.iter().cloned());
+    all.map(|device| {
+        let path = Path::new(OsStr::from_bytes(device.path.to_bytes()));
+        let part = |part: Option<&OsStr>| CString::new(part.unwrap_or_default().as_bytes());
+        let tree = if user_namespace && device.mode & libc::S_IFMT != libc::S_IFIFO {
+            let failed = |source| Error::Device { path: path.to_owned(), source };
+            Some(open_tree(None, &device.path, true, false).map_err(failed)?)
+        } else {
+            None
+        };
+        Ok(Device {
+            directory: part(path.parent().map(Path::as_os_str))?,
+            name: part(path.file_name())?,
+            mode: device.mode,
+            number: libc::makedev(device.major, device.minor),
+            uid: device.uid,
+            gid: device.gid,
+            tree,
+        })
+    })
+    .collect()
+}

@@ -1,0 +1,258 @@
+//! The plan's mounts as steps that the child walks: C strings, flags, and open trees.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::{
+    cgroup,
+    plan::{Mount, MountKind, Plan},
+    sys::{
+        Errno, fstat,
+        mount::{self, Attributes},
+    },
+};
+
+/// Why a mount cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("mounts[{index}]: open source {}", source_path.display())]
+    Source { index: usize, source_path: PathBuf, source: Errno },
+    #[error("mounts[{index}]: set options of {}", source_path.display())]
+    Attributes { index: usize, source_path: PathBuf, source: Errno },
+    #[error("mounts[{index}]: only a proc file system may be mounted on /proc, {} is none", source_path.display())]
+    NotProc { index: usize, source_path: PathBuf },
+    #[error("a path of the control groups has a null byte")]
+    Nul(#[from] std::ffi::NulError),
+}
+
+/// One thing to do below the root.
+#[derive(Debug)]
+pub struct Step {
+    /// Index in the configuration, for messages.
+    pub index: usize,
+    /// Absolute path in the container.
+    pub target: CString,
+    pub action: Action,
+}
+
+/// What to do there.
+#[derive(Debug)]
+pub enum Action {
+    /// Mount a file system; `plain` if no part of the path may be a link.
+    FileSystem {
+        kind: CString,
+        source: CString,
+        flags: u64,
+        data: Option<CString>,
+        propagation: Vec<u64>,
+        recursive: Option<Attributes>,
+        plain: bool,
+    },
+    /// Attach a tree. `later` are flags for mount(2), where the kernel has no mount_setattr.
+    Attach { tree: OwnedFd, directory: bool, later: Vec<u64> },
+    /// Make the mount that is there read-only.
+    ReadOnly,
+    /// Make a symbolic link in this directory, unless there is something of that name.
+    Link { name: CString, to: CString },
+}
+
+/// Steps of all mounts, in order. `bundle` is what relative sources are relative to.
+///
+/// # Errors
+/// If a source cannot be opened or its options cannot be set.
+pub fn steps(plan: &Plan, bundle: &Path, groups: &cgroup::Record) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::with_capacity(plan.mounts.len() + 2);
+    let mut late = Vec::new();
+    for one in &plan.mounts {
+        match &one.kind {
+            MountKind::Bind { source, recursive } => {
+                let tree = bind(plan, one, &bundle.join(source), *recursive)?;
+                steps.push(Step {
+                    index: one.index,
+                    target: one.destination.clone(),
+                    action: tree,
+                });
+            }
+            MountKind::Cgroup => control_groups(plan, one, groups, &mut steps)?,
+            MountKind::FileSystem { kind, source } => {
+                let mut flags = one.options.flags;
+                // Device nodes are made after the mounts.
+                if one.destination.as_c_str() == c"/dev" && flags & libc::MS_RDONLY != 0 {
+                    flags &= !libc::MS_RDONLY;
+                    late.push(Step {
+                        index: one.index,
+                        target: one.destination.clone(),
+                        action: Action::ReadOnly,
+                    });
+                }
+                let none = Attributes::default();
+                steps.push(Step {
+                    index: one.index,
+                    target: one.destination.clone(),
+                    action: Action::FileSystem {
+                        plain: matches!(kind.to_bytes(), b"proc" | b"sysfs"),
+                        kind: kind.clone(),
+                        source: source.clone(),
+                        flags,
+                        data: one.options.data.clone(),
+                        propagation: one.options.propagation.clone(),
+                        recursive: (one.options.recursive != none)
+                            .then_some(one.options.recursive),
+                    },
+                });
+            }
+        }
+    }
+    // Told apart by the caller: everything from the first ReadOnly of /dev on comes after devices.
+    steps.extend(late);
+    Ok(steps)
+}
+
+fn bind(plan: &Plan, one: &Mount, source: &Path, recursive: bool) -> Result<Action, Error> {
+    let path = CString::new(source.as_os_str().as_bytes())?;
+    let failed = |errno| Error::Source {
+        index: one.index,
+        source_path: source.to_owned(),
+        source: errno,
+    };
+    let tree = mount::open_tree(None, &path, true, recursive).map_err(failed)?;
+    if one.destination.as_c_str() == c"/proc" {
+        const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+        if mount::file_system(tree.as_fd()).map_err(failed)? != PROC_SUPER_MAGIC {
+            return Err(Error::NotProc { index: one.index, source_path: source.to_owned() });
+        }
+    }
+    attach(plan, one, tree, source)
+}
+
+/// Sets a detached tree's attributes and makes it a step.
+fn attach(plan: &Plan, one: &Mount, tree: OwnedFd, source: &Path) -> Result<Action, Error> {
+    let failed = |errno| Error::Attributes {
+        index: one.index,
+        source_path: source.to_owned(),
+        source: errno,
+    };
+    let directory = fstat(&tree).map_err(failed)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    let change = one.options.attributes();
+    let mut propagation = one.options.propagation.clone();
+    if propagation.is_empty() {
+        // As the rest of the container's mounts; without it a clone would be a peer of the host's.
+        propagation.push(inherited_propagation(plan.root.propagation));
+    }
+    let mut later = Vec::new();
+    let mut settable = true;
+    for flags in propagation {
+        let change =
+            Attributes { propagation: flags & !libc::MS_REC, ..Attributes::default() };
+        let recursive = flags & libc::MS_REC != 0;
+        match mount::mount_setattr(tree.as_fd(), recursive, &change) {
+            Ok(()) => {}
+            Err(Errno::ENOSYS) => {
+                settable = false;
+                later.push(flags);
+            }
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+    if change != Attributes::default() {
+        if settable {
+            mount::mount_setattr(tree.as_fd(), false, &change).map_err(failed)?;
+        } else {
+            let present = mount::mount_flags(tree.as_fd()).map_err(failed)?;
+            later.push(remount_flags(present, one.options.flags, one.options.cleared));
+        }
+    }
+    if one.options.recursive != Attributes::default() {
+        mount::mount_setattr(tree.as_fd(), true, &one.options.recursive).map_err(failed)?;
+    }
+    Ok(Action::Attach { tree, directory, later })
+}
+
+/// What mounts without options of their own get: slaves, or private ones where the root is.
+pub fn inherited_propagation(root: Option<u64>) -> u64 {
+    let private = libc::MS_PRIVATE | libc::MS_UNBINDABLE;
+    match root {
+        Some(flags) if flags & private != 0 => libc::MS_PRIVATE | libc::MS_REC,
+        _ => libc::MS_SLAVE | libc::MS_REC,
+    }
+}
+
+/// Flags for remounting a bind mount: mount(2) sets all of them, so those present are kept.
+pub fn remount_flags(present: u64, set: u64, cleared: u64) -> u64 {
+    const KEPT: u64 = libc::MS_RDONLY
+        | libc::MS_NOSUID
+        | libc::MS_NODEV
+        | libc::MS_NOEXEC
+        | libc::MS_NOATIME
+        | libc::MS_NODIRATIME;
+    (present & KEPT & !cleared) | set | libc::MS_REMOUNT | libc::MS_BIND
+}
+
+/// The container's own groups: one tree on a unified host, else a directory of hierarchies.
+fn control_groups(
+    plan: &Plan,
+    one: &Mount,
+    groups: &cgroup::Record,
+    steps: &mut Vec<Step>,
+) -> Result<(), Error> {
+    let step = |target: CString, action| Step { index: one.index, target, action };
+    let open = |recorded: &cgroup::RecordedDir| {
+        let source = recorded.mount.join(&groups.path);
+        let path = CString::new(source.as_os_str().as_bytes())?;
+        let tree = mount::open_tree(None, &path, true, false).map_err(|errno| Error::Source {
+            index: one.index,
+            source_path: source.clone(),
+            source: errno,
+        })?;
+        attach(plan, one, tree, &source)
+    };
+    if let (true, Some(unified)) = (groups.v1.is_empty(), &groups.v2) {
+        steps.push(step(one.destination.clone(), open(unified)?));
+        return Ok(());
+    }
+    let read_only = one.options.flags & libc::MS_RDONLY != 0;
+    steps.push(step(
+        one.destination.clone(),
+        Action::FileSystem {
+            kind: c"tmpfs".to_owned(),
+            source: c"tmpfs".to_owned(),
+            flags: one.options.flags & !libc::MS_RDONLY,
+            data: Some(c"mode=755".to_owned()),
+            propagation: one.options.propagation.clone(),
+            recursive: None,
+            plain: false,
+        },
+    ));
+    let destination = Path::new(OsStr::from_bytes(one.destination.to_bytes()));
+    for recorded in groups.v1.iter().chain(&groups.v2) {
+        let Some(name) = recorded.mount.file_name() else { continue };
+        let target = c_path(destination.join(name))?;
+        steps.push(step(target, open(recorded)?));
+        if recorded.controllers.contains(',') {
+            for controller in recorded.controllers.split(',') {
+                let action =
+                    Action::Link { name: CString::new(controller)?, to: c_path(name.into())? };
+                steps.push(step(one.destination.clone(), action));
+            }
+        }
+    }
+    if read_only {
+        steps.push(step(one.destination.clone(), Action::ReadOnly));
+    }
+    Ok(())
+}
+
+fn c_path(path: PathBuf) -> Result<CString, std::ffi::NulError> {
+    CString::new(path.into_os_string().into_vec())
+}
+
+/// Whether the device nodes of the specification are to be made: not where the host's `/dev` is
+/// bound.
+pub fn makes_devices(plan: &Plan) -> bool {
+    let dev: &CStr = c"/dev";
+    !plan.mounts.iter().any(|one| {
+        one.destination.as_c_str() == dev && matches!(one.kind, MountKind::Bind { .. })
+    })
+}

@@ -1,0 +1,56 @@
+//! Capability sets, from names to the masks the kernel takes.
+
+use std::str::FromStr as _;
+
+use crate::{spec, sys::cred::CapSets};
+
+/// Number of a capability, `None` if the name is not known.
+pub fn number(name: &str) -> Option<u8> {
+    caps::Capability::from_str(name).ok().map(|capability| capability.index())
+}
+
+/// Turns names into masks. Unknown names are ignored with a warning, as the specification demands
+/// for capabilities the kernel does not have.
+pub fn sets(names: &spec::Capabilities) -> CapSets {
+    let mask = |names: &[String]| {
+        names.iter().fold(0, |mask, name| match number(name) {
+            Some(number) => mask | 1_u64 << number,
+            None => {
+                log::warn!("capability {name} is not known and is left out");
+                mask
+            }
+        })
+    };
+    CapSets {
+        bounding: mask(&names.bounding),
+        effective: mask(&names.effective),
+        inheritable: mask(&names.inheritable),
+        permitted: mask(&names.permitted),
+        ambient: mask(&names.ambient),
+    }
+}
+
+/// Mask of the capabilities this kernel has.
+///
+/// # Errors
+/// If `/proc/sys/kernel/cap_last_cap` cannot be read.
+pub fn supported() -> std::io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?;
+    let last: u32 = text.trim().parse().map_err(std::io::Error::other)?;
+    Ok(if last >= 63 { u64::MAX } else { (1_u64 << (last + 1)) - 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_masks_and_unknown_ones_are_left_out() {
+        let names = spec::Capabilities {
+            bounding: vec!["CAP_CHOWN".into(), "CAP_KILL".into(), "CAP_FLY".into()],
+            ..spec::Capabilities::default()
+        };
+        assert_eq!(sets(&names).bounding, 1 | 1 << 5);
+        assert_eq!(number("CAP_CHECKPOINT_RESTORE"), Some(40));
+    }
+}

@@ -1,0 +1,186 @@
+//! Descriptors: closing in bulk, passing, and paths that name one.
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+use super::{Errno, Result};
+
+/// Marks every descriptor from `first` on to be closed by the next exec.
+///
+/// # Errors
+/// Those of close_range(2) with `CLOSE_RANGE_CLOEXEC` (5.11); before that, with `EINVAL`, the
+/// descriptors are marked one by one up to the soft limit.
+pub fn cloexec_from(first: u32) -> Result<()> {
+    // SAFETY: takes numbers only; marking a descriptor does not invalidate it.
+    let rc = unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    match Errno::result(rc) {
+        Ok(_) => Ok(()),
+        Err(Errno::EINVAL | Errno::ENOSYS) => {
+            // SAFETY: an all-zero `rlimit` is valid.
+            let mut limit: libc::rlimit = unsafe { core::mem::zeroed() };
+            // SAFETY: the kernel writes one `rlimit` to the pointer.
+            let rc = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+            Errno::result(rc)?;
+            for number in first..u32::try_from(limit.rlim_cur).unwrap_or(1 << 20) {
+                // SAFETY: takes numbers only; EBADF of unused numbers is expected.
+                unsafe { libc::fcntl(number as RawFd, libc::F_SETFD, libc::FD_CLOEXEC) };
+            }
+            Ok(())
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Makes `target` another number of `fd`, kept over exec. Nothing may own `target` in Rust's sense:
+/// it is one of the standard streams.
+///
+/// # Errors
+/// Those of dup2(2).
+pub fn onto_standard(fd: BorrowedFd<'_>, target: RawFd) -> Result<()> {
+    if fd.as_raw_fd() == target {
+        // SAFETY: takes numbers only; the descriptor is borrowed, so open.
+        let rc = unsafe { libc::fcntl(target, libc::F_SETFD, 0) };
+        return Errno::result(rc).map(drop);
+    }
+    // SAFETY: replacing a standard stream breaks no owner, by this function's contract.
+    let rc = unsafe { libc::dup2(fd.as_raw_fd(), target) };
+    Errno::result(rc).map(drop)
+}
+
+/// Standard input, output and error.
+pub const fn standard() -> [BorrowedFd<'static>; 3] {
+    // SAFETY: the number is not −1, and Rust's start-up opens the standard streams if they are
+    // closed; nothing in this crate closes them.
+    let stdin = unsafe { BorrowedFd::borrow_raw(0) };
+    // SAFETY: as above.
+    let stdout = unsafe { BorrowedFd::borrow_raw(1) };
+    // SAFETY: as above.
+    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+    [stdin, stdout, stderr]
+}
+
+/// `/proc/self/fd/<number>` without the heap.
+#[derive(Debug)]
+pub struct FdPath {
+    bytes: [u8; 32],
+}
+
+impl FdPath {
+    /// The path of an open descriptor.
+    pub fn new(fd: BorrowedFd<'_>) -> Self {
+        const PREFIX: &[u8] = b"/proc/self/fd/";
+        let mut bytes = [0; 32];
+        let mut digits = [0_u8; 10];
+        let mut length = 0;
+        let mut rest = fd.as_raw_fd().unsigned_abs();
+        loop {
+            digits[length] = b'0' + (rest % 10).to_le_bytes()[0];
+            length += 1;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        bytes[..PREFIX.len()].copy_from_slice(PREFIX);
+        for (place, digit) in bytes[PREFIX.len()..].iter_mut().zip(digits[..length].iter().rev()) {
+            *place = *digit;
+        }
+        Self { bytes }
+    }
+
+    /// As a C string.
+    pub fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"/proc/self/fd/")
+    }
+}
+
+/// Receives one message and the descriptor beside it, if there is one. For the parent: allocates.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut vectors = [std::io::IoSliceMut::new(buffer)];
+    let received = loop {
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(socket.as_raw_fd(), &mut vectors, Some(&mut space), flags) {
+            Err(Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
+    let mut descriptor = None;
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = message {
+            for number in numbers {
+                // SAFETY: the kernel made the descriptor for this message, and nobody else has seen
+                // its number.
+                descriptor = Some(unsafe { OwnedFd::from_raw_fd(number) });
+            }
+        }
+    }
+    Ok((received.bytes, descriptor))
+}
+
+/// Sends one message with at most one descriptor beside it.
+///
+/// # Errors
+/// Those of sendmsg(2); a closed peer is `EPIPE`, without a signal.
+pub fn send(socket: BorrowedFd<'_>, message: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<()> {
+    #[repr(C, align(8))]
+    struct Control([u8; 32]);
+    let mut control = Control([0; 32]);
+    let mut vector = libc::iovec {
+        iov_base: message.as_ptr().cast_mut().cast(),
+        iov_len: message.len(),
+    };
+    // SAFETY: an all-zero `msghdr` is valid.
+    let mut header: libc::msghdr = unsafe { core::mem::zeroed() };
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    if let Some(fd) = fd {
+        header.msg_control = control.0.as_mut_ptr().cast();
+        // SAFETY: pure arithmetic.
+        header.msg_controllen = unsafe { libc::CMSG_SPACE(4) } as _;
+        // SAFETY: the header refers to an aligned buffer with room for one control message.
+        let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+        // SAFETY: pure arithmetic.
+        let length = unsafe { libc::CMSG_LEN(4) };
+        let head = libc::cmsghdr {
+            cmsg_len: length as _,
+            cmsg_level: libc::SOL_SOCKET,
+            cmsg_type: libc::SCM_RIGHTS,
+            ..{
+                // SAFETY: an all-zero `cmsghdr` is valid; musl has padding fields.
+                unsafe { core::mem::zeroed() }
+            }
+        };
+        // SAFETY: `first` points into `control`, which has room for a `cmsghdr` and is aligned.
+        unsafe { first.write(head) };
+        // SAFETY: `first` is a valid control message header.
+        let data = unsafe { libc::CMSG_DATA(first) };
+        // SAFETY: CMSG_SPACE(4) bytes were reserved, four of them for the data.
+        unsafe { data.cast::<RawFd>().write_unaligned(fd.as_raw_fd()) };
+    }
+    // SAFETY: header, vector, message and control live on this frame or longer.
+    let rc = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
+    Errno::result(rc).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn names_a_descriptor() {
+        // SAFETY: the number is only printed, never used as a descriptor.
+        let fd = unsafe { BorrowedFd::borrow_raw(1_203_450) };
+        assert_eq!(FdPath::new(fd).as_c_str().to_str().unwrap(), "/proc/self/fd/1203450");
+        // SAFETY: as above.
+        let fd = unsafe { BorrowedFd::borrow_raw(0) };
+        assert_eq!(FdPath::new(fd).as_c_str().to_str().unwrap(), "/proc/self/fd/0");
+    }
+}

@@ -1,0 +1,227 @@
+//! Processes: exec, exit, limits, signals, pidfds.
+
+use std::ffi::{CStr, CString, c_char};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::ptr;
+
+use super::{Errno, Result};
+
+/// C strings with the null-terminated array of pointers that `execve` wants.
+#[derive(Debug)]
+pub struct CStrings {
+    strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl CStrings {
+    /// Builds the array.
+    pub fn new(strings: Vec<CString>) -> Self {
+        let mut pointers: Vec<*const c_char> =
+            strings.iter().map(|string| string.as_ptr()).collect();
+        pointers.push(ptr::null());
+        Self { strings, pointers }
+    }
+
+    /// The strings.
+    pub fn strings(&self) -> &[CString] {
+        &self.strings
+    }
+}
+
+/// Replaces the program; returns only on failure.
+pub fn execve(program: &CStr, arguments: &CStrings, environment: &CStrings) -> Errno {
+    // SAFETY: the program is a C string; the arrays end with null and point to C strings which
+    // `CStrings` owns.
+    unsafe {
+        libc::execve(
+            program.as_ptr(),
+            arguments.pointers.as_ptr(),
+            environment.pointers.as_ptr(),
+        )
+    };
+    Errno::last()
+}
+
+/// Replaces the program by the one a descriptor refers to; returns only on failure.
+pub fn fexecve(program: BorrowedFd<'_>, arguments: &CStrings, environment: &CStrings) -> Errno {
+    // SAFETY: the path is a C string, the arrays as in `execve`.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.pointers.as_ptr(),
+            environment.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Errno::last()
+}
+
+/// Ends the process without running exit handlers.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: takes a number; nothing of this process runs afterwards.
+    unsafe { libc::_exit(code) }
+}
+
+/// Whether the caller may execute the regular file at `path`, by its effective ids.
+///
+/// # Errors
+/// `EACCES` for a directory and for a file without permission, otherwise those of stat(2).
+pub fn executable(path: &CStr) -> Result<()> {
+    // SAFETY: an all-zero `stat` is valid.
+    let mut info: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: the path is a C string and the kernel writes one `stat`.
+    let rc = unsafe { libc::stat(path.as_ptr(), &raw mut info) };
+    Errno::result(rc)?;
+    if info.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(Errno::EACCES);
+    }
+    // SAFETY: the path is a C string. Raw, as libcs emulate AT_EACCESS; before faccessat2 (5.8) the
+    // exec itself finds out.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_faccessat2,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::X_OK,
+            libc::AT_EACCESS,
+        )
+    };
+    match Errno::result(rc) {
+        Err(Errno::ENOSYS) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Refers to a process; fails with `ESRCH` if there is none of that number.
+///
+/// # Errors
+/// Those of pidfd_open(2).
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
+    // SAFETY: takes numbers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the descriptor is new and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a signal.
+///
+/// # Errors
+/// Those of pidfd_send_signal(2); `ESRCH` if the process has been reaped.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    // SAFETY: a null siginfo lets the kernel fill it as kill(2) does.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// Sets both limits of one resource.
+///
+/// # Errors
+/// Those of prlimit(2).
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: reads one `rlimit64`; the null pointer means that the old limit is not asked for.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            &raw const limit,
+            ptr::null_mut::<libc::rlimit64>(),
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// Unblocks all signals, and gives SIGPIPE, which Rust's start-up ignores, its default again.
+///
+/// # Errors
+/// Those of sigprocmask(2) and sigaction(2).
+pub fn reset_signals() -> Result<()> {
+    // SAFETY: an all-zero `sigset_t` is a valid, empty set.
+    let empty: libc::sigset_t = unsafe { core::mem::zeroed() };
+    // SAFETY: reads one set; the null pointer means that the old set is not asked for.
+    let rc = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, ptr::null_mut()) };
+    Errno::result(rc)?;
+    // SAFETY: SIG_DFL is no function of ours.
+    let old = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    if old == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// Gives the process a session keyring of its own, so that it does not see the caller's keys.
+///
+/// # Errors
+/// Those of keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`.
+pub fn new_session_keyring() -> Result<()> {
+    // SAFETY: a null name asks for an anonymous keyring.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::KEYCTL_JOIN_SESSION_KEYRING,
+            ptr::null::<c_char>(),
+            0,
+            0,
+            0,
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// Sets the execution domain.
+///
+/// # Errors
+/// Those of personality(2).
+pub fn personality(domain: u32) -> Result<()> {
+    // SAFETY: takes a number only.
+    let rc = unsafe { libc::personality(libc::c_ulong::from(domain)) };
+    Errno::result(rc).map(drop)
+}
+
+/// Sets class and level of the I/O priority, as ioprio_set(2) packs them.
+///
+/// # Errors
+/// Those of ioprio_set(2).
+pub fn set_io_priority(packed: i32) -> Result<()> {
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    // SAFETY: takes numbers only.
+    let rc = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, packed) };
+    Errno::result(rc).map(drop)
+}
+
+/// `sethostname` or `setdomainname`.
+///
+/// # Errors
+/// Those of sethostname(2).
+pub fn set_uts_name(domain: bool, name: &CStr) -> Result<()> {
+    let bytes = name.to_bytes();
+    // SAFETY: the kernel reads the length that is passed.
+    let rc = unsafe {
+        if domain {
+            libc::setdomainname(name.as_ptr(), bytes.len())
+        } else {
+            libc::sethostname(name.as_ptr(), bytes.len())
+        }
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// The `CLONE_NEW*` flag of a namespace's descriptor.
+///
+/// # Errors
+/// Those of `NS_GET_NSTYPE`, ioctl_ns(2); `ENOTTY` for a descriptor of anything else.
+pub fn namespace_kind(fd: BorrowedFd<'_>) -> Result<i32> {
+    const NS_GET_NSTYPE: u32 = 0xb703;
+    // SAFETY: takes no argument.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) };
+    Errno::result(rc)
+}
