@@ -135,7 +135,11 @@ fn content_that_is_not_what_was_promised_is_refused() {
 
     let bytes = tar.finish();
     let cut = &good.blob[..good.blob.len() - 12];
-    refused_layer("truncated gzip", Layer::new(cut.to_vec(), "tar+gzip", &bytes), "incomplete deflate stream");
+    refused_layer(
+        "truncated gzip",
+        Layer::new(cut.to_vec(), "tar+gzip", &bytes),
+        "incomplete deflate stream",
+    );
     let cut = &bytes[..600];
     refused_layer("truncated tar", Layer::new(gzip(cut), "tar+gzip", cut), "read at byte");
     refused_layer(
