@@ -100,7 +100,7 @@ fn recursive_read_only() {
 #[test]
 fn read_only_root_masked_and_read_only_paths() {
     let mut bundle = Bundle::new(
-        "touch /x; cat /proc/keys /proc/kcore; ls /proc/acpi /sys/firmware; echo 1 > /proc/sys/net/x; \
+        "touch /x; cat /proc/keys /proc/kcore; ls /proc/acpi /sys/firmware; echo 1 > /proc/sys/kernel/shmmni; \
          touch /dev/shm/x && echo writable",
     );
     bundle.set("/root/readonly", json!(true));
