@@ -4,4 +4,5 @@
 mod architecture;
 mod image;
 mod monitor;
+mod runtime;
 mod task;

@@ -46,7 +46,10 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
 
     let mut terminal = created.terminal.take();
     let begin = || {
-        if let (Some(socket), Some(master)) = (&socket, terminal.take()) {
+        // Taken only if there is a socket: without one it stays, for the foreground.
+        if let Some(socket) = &socket
+            && let Some(master) = terminal.take()
+        {
             console::send(socket, &master)?;
         }
         common.write_pid_file(created.pid)?;
