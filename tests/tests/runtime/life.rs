@@ -112,7 +112,6 @@ fn bad_bundles_are_refused_and_leave_nothing() {
     };
     refused(&|bundle| drop(bundle.set("/root/path", json!("missing"))));
     refused(&|bundle| drop(bundle.set("/root/path", json!("config.json"))));
-    refused(&|bundle| drop(bundle.set("/ociVersion", json!("x"))));
     refused(&|bundle| {
         let mount = json!({"destination": "/x", "type": "bind", "source": "/missing",
             "options": ["bind"]});
@@ -122,14 +121,15 @@ fn bad_bundles_are_refused_and_leave_nothing() {
         bundle.push("/mounts", json!({"destination": "/x", "type": "nofs", "source": "x"}));
     });
     refused(&|bundle| {
-        let namespace = json!({"type": "network", "path": "/proc/self/ns/uts"});
-        bundle.set("/linux/namespaces/1", namespace);
-    });
-    refused(&|bundle| {
         bundle.set("/hooks", json!({"createRuntime": [{"path": "/bin/false"}]}));
     });
-    refused(&|bundle| drop(bundle.set("/process/cwd", json!("/etc/passwd"))));
     if is_ours() {
+        refused(&|bundle| {
+            let namespace = json!({"type": "network", "path": "/proc/self/ns/uts"});
+            bundle.set("/linux/namespaces/1", namespace);
+        });
+        refused(&|bundle| drop(bundle.set("/process/cwd", json!("/etc/passwd"))));
+        refused(&|bundle| drop(bundle.set("/ociVersion", json!("x"))));
         let text = refused(&|bundle| drop(bundle.set("/linux/memoryPolicy", json!({}))));
         assert!(text.contains("linux.memoryPolicy: not supported yet"), "{text}");
         let text = refused(&|bundle| drop(bundle.set("/process/apparmorProfile", json!("x"))));
@@ -157,6 +157,9 @@ fn the_reason_is_in_the_json_log() {
 
 #[test]
 fn hooks_run_in_their_order_with_the_state() {
+    if !is_ours() {
+        return; // runc 1.1 runs poststart at create
+    }
     let mut bundle = Bundle::new("echo program >> /trace");
     let trace = bundle.root().join("trace");
     std::fs::write(&trace, "").unwrap();
