@@ -239,11 +239,6 @@ impl Hands {
         Ok(link)
     }
 
-    /// The task's link, if it has one.
-    pub(super) async fn existing_link(&self, task: &TaskId) -> Option<Link> {
-        self.held(task).link.lock().await.clone()
-    }
-
     pub(super) async fn drop_link(&self, task: &TaskId) {
         self.held(task).link.lock().await.take();
     }

@@ -92,7 +92,9 @@ pub fn sweep(layout: &Layout, loaded: &Loaded) {
             continue;
         }
         tracing::warn!(task = name, "remove what is left of a task that is not known");
-        end_monitor(&layout.task_run(&id));
+        if let Ok(Some(record)) = monitor::record(&layout.task_run(&id)) {
+            monitor::kill(&record);
+        }
         if let Err(error) = end_processes(layout, &id) {
             tracing::warn!(task = name, error, "cannot end processes of no task");
             continue;
@@ -106,22 +108,6 @@ pub fn sweep(layout: &Layout, loaded: &Loaded) {
             if let Err(error) = remove_files(&path) {
                 tracing::warn!(task = name, error, "cannot remove files of no task");
             }
-        }
-    }
-}
-
-/// The record names exactly these processes by start time, so nobody else is hit.
-fn end_monitor(run: &Path) {
-    let Ok(Some(record)) = monitor::record(run) else { return };
-    if !monitor::alive(&record) {
-        return;
-    }
-    for process in [record.guardian, record.worker] {
-        if monitor::process_alive(process) {
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(process.pid),
-                nix::sys::signal::Signal::SIGKILL,
-            );
         }
     }
 }

@@ -16,6 +16,7 @@
 //! content.rs    the store on disk: commit, find, remove, sweep
 //! snapshot.rs   reading an image's files as a container would see them
 //! passwd.rs     the image's users
+//! error.rs      why any of it failed
 //! ```
 //!
 //! Everything that comes from a registry or an archive is hostile: sizes, counts and memory are

@@ -81,6 +81,22 @@ pub fn alive(record: &MonitorRecord) -> bool {
     this_boot && (process_alive(record.guardian) || process_alive(record.worker))
 }
 
+/// SIGKILL to the monitor's processes, if they are still those of the record. Its containers live.
+pub fn kill(record: &MonitorRecord) {
+    if !alive(record) {
+        return;
+    }
+    // The guardian first, so that it starts no other worker.
+    for process in [record.guardian, record.worker] {
+        if process_alive(process)
+            && let Some(pid) = rustix::process::Pid::from_raw(process.pid)
+        {
+            // It has ended meanwhile, which is what was wanted.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
 /// Whether exactly this process, not a later one with its number, lives. A zombie does not.
 pub fn process_alive(id: ProcessId) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", id.pid)) else { return false };

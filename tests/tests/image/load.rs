@@ -283,3 +283,63 @@ fn a_tag_that_moves_leaves_the_old_image_without_a_name() {
     let all = fixture.store.find("");
     assert!(all.unwrap().is_none());
 }
+
+/// Names, kinds, modes, owners, sizes, times, links and contents below a directory.
+fn listing(root: &std::path::Path) -> String {
+    let script = "cd \"$1\" && find . -printf '%P %y %m %U %G %n %l %T@ ' \
+                  \\( -type d -printf '\\n' -o -printf '%s\\n' \\) | sort && \
+                  find . -type f -print0 | sort -z | xargs -0 sha256sum";
+    let output = Command::new("sh").args(["-c", script, "sh"]).arg(root).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn what_gnu_tar_packs_is_unpacked_as_it_unpacks_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    let script = "
+        mkdir -p \"$1\" && cd \"$1\" && cp -a /etc/. etc && mkdir -m 1777 sticky && mkfifo pipe &&
+        mkdir -p $(printf 'd%.0s' $(seq 150))/$(printf 'e%.0s' $(seq 150)) &&
+        echo long > $(printf 'd%.0s' $(seq 150))/$(printf 'e%.0s' $(seq 150))/$(printf 'f%.0s' $(seq 150)) &&
+        ln -s $(printf 'target%.0s' $(seq 40)) link && echo x > one && ln one two &&
+        cp /bin/true suid && chown 1:2 suid && chmod 6755 suid &&
+        echo start > sparse && truncate -s 3M sparse && echo middle >> sparse && truncate -s 5M sparse &&
+        for n in $(seq 60); do printf x | dd of=holes bs=1 seek=$((n * 65536)) conv=notrunc 2>/dev/null; done
+    ";
+    let made = Command::new("sh").args(["-c", script, "sh"]).arg(&source).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    for options in [&["--format=gnu", "--sparse"][..], &["--format=pax"], &["--format=gnu"]] {
+        let (packed, unpacked) = (dir.path().join("layer.tar"), dir.path().join("unpacked"));
+        std::fs::create_dir(&unpacked).unwrap();
+        let tar = |arguments: &[&str], directory: &std::path::Path| {
+            let mut command = Command::new("tar");
+            command.args(arguments).arg("-C").arg(directory).arg("-f").arg(&packed);
+            if arguments.contains(&"-c") {
+                command.arg(".");
+            }
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        tar(&[options, &["-c"]].concat(), &source);
+        tar(&["-x", "-p", "--same-owner"], &unpacked);
+        let bytes = std::fs::read(&packed).unwrap();
+        let fixture = Fixture::new();
+        let image = Made::new(vec![Layer::new(gzip(&bytes), "tar+gzip", &bytes)]);
+        let image = fixture
+            .load(&image.oci_archive("real:1"))
+            .unwrap_or_else(|error| panic!("{options:?}: {}", chain(&error)))
+            .remove(0);
+        let (ours, theirs) = (listing(&image.layers[0]), listing(&unpacked));
+        if let Some((a, b)) = ours.lines().zip(theirs.lines()).find(|(a, b)| a != b) {
+            panic!("{options:?}: {a:?} here, {b:?} by tar");
+        }
+        assert_eq!(ours.len(), theirs.len(), "{options:?}");
+        let blocks =
+            |root: &std::path::Path| std::fs::metadata(root.join("holes")).unwrap().blocks();
+        if options.contains(&"--sparse") {
+            assert!(blocks(&image.layers[0]) <= blocks(&unpacked), "holes are kept");
+        }
+        std::fs::remove_dir_all(&unpacked).unwrap();
+    }
+}

@@ -27,9 +27,9 @@ fn an_image_is_pulled_found_and_pulled_again_for_nothing() {
     let image = fixture.pull(&reference).unwrap();
     assert_eq!(image.id, made.id());
     assert_eq!(image.digest, digest(&made.manifest()));
-    assert_eq!(image.references, [reference.clone()]);
+    assert_eq!(image.references, std::slice::from_ref(&reference));
     let pinned = registry.image(&format!("team/sample@{}", image.digest));
-    assert_eq!(image.repo_digests, [pinned.clone()]);
+    assert_eq!(image.repo_digests, std::slice::from_ref(&pinned));
     assert_eq!(image.read_file("/data/new", 9).unwrap().unwrap(), b"new");
     for name in
         [&reference, &pinned, &image.id, &image.id[7..].to_owned(), &image.id[7..20].to_owned()]
@@ -322,7 +322,7 @@ fn concurrent_pulls_share_layers_and_stores() {
 #[test]
 fn a_cancelled_pull_leaves_nothing() {
     let fixture = Fixture::new();
-    let (server, reference) = stalling();
+    let (_server, reference) = stalling();
     fixture.runtime.block_on(async {
         let auth = Auth::anonymous();
         let pull = fixture.store.pull(&reference, None, &auth, fixture.progress());
@@ -333,7 +333,6 @@ fn a_cancelled_pull_leaves_nothing() {
         assert!(Instant::now() < deadline, "{:?}", fixture.content());
         std::thread::sleep(Duration::from_millis(10));
     }
-    drop(server);
 }
 
 /// A registry that stops in the middle of a layer, and an image on it.

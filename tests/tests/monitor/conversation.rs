@@ -290,7 +290,7 @@ fn a_container_has_a_terminal_with_a_size() -> Result<()> {
     let resize = Call::Resize { container: "web".into(), exec: None, rows: 40, columns: 120 };
     client.call(&resize)?;
     assert_eq!(client.stopped("web")?.exit.and_then(|exit| exit.code), Some(4));
-    assert_eq!(task.output("web")?.text(), "fits\r\n");
+    assert_eq!(task.output("web")?.text().trim_end(), "fits");
     let failure = client.refused(&Call::Resize {
         container: "no".into(),
         exec: None,

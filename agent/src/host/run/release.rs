@@ -31,54 +31,50 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mil
 
 pub(super) async fn release(hands: &Arc<Hands>, task: &Arc<Task>) {
     let mut pause = RETRY.0;
-    loop {
-        let failures = attempt(hands, task).await;
-        if failures.is_empty() {
-            return;
-        }
-        tracing::warn!(task = %task.id, failures = failures.join("; "), "cannot release all of a task yet");
+    let mut patient = true;
+    while let Err(error) = attempt(hands, task, patient).await {
+        tracing::warn!(task = %task.id, error, "cannot release all of a task yet");
+        // A monitor that does not do as it is told is not asked twice.
+        patient = false;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY.1);
     }
 }
 
-async fn attempt(hands: &Arc<Hands>, task: &Arc<Task>) -> Vec<String> {
-    let mut failures = Vec::new();
+async fn attempt(hands: &Arc<Hands>, task: &Arc<Task>, patient: bool) -> Result<(), String> {
     let run = hands.layout().task_run(&task.id);
     let record = monitor::record(&run).ok().flatten();
-    let live = record.as_ref().filter(|record| monitor::alive(record));
-    match (hands.existing_link(&task.id).await, live) {
-        (Some(link), Some(record)) => {
-            if let Err(error) = end_monitor(&link, task, record).await {
-                failures.push(error);
-            }
+    if let Some(record) = record.filter(monitor::alive) {
+        if patient {
+            let link = hands.link(task).await.map_err(|error| chain(&error))?;
+            end_monitor(&link, task, &record).await?;
+        } else {
+            hands.drop_link(&task.id).await;
+            monitor::kill(&record);
+            gone(&record).await?;
         }
-        (None, Some(record)) => match hands.link(task).await {
-            Ok(link) => {
-                if let Err(error) = end_monitor(&link, task, record).await {
-                    failures.push(error);
-                }
-            }
-            Err(error) => failures.push(chain(&error)),
-        },
-        (_, None) => {}
     }
-    if failures.is_empty() {
-        hands.drop_link(&task.id).await;
-        // What a monitor that died early left running dies here.
-        let (layout, id) = (hands.layout().clone(), task.id.clone());
-        failures.extend(blocking(move || end_processes(&layout, &id)).await.err());
-    }
+    hands.drop_link(&task.id).await;
     let (hands, task) = (Arc::clone(hands), Arc::clone(task));
-    if let Err(error) = blocking(move || {
-        give_back(&hands, &task, &mut failures);
-        if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+    blocking(move || {
+        // What a monitor that died early left running dies here. Nothing is taken from under a
+        // process that lives.
+        end_processes(hands.layout(), &task.id)?;
+        give_back(&hands, &task)
     })
     .await
-    {
-        return vec![error];
-    }
-    Vec::new()
+}
+
+/// Waits for the monitor's processes to end.
+async fn gone(record: &MonitorRecord) -> Result<(), String> {
+    let ended = tokio::time::timeout(DEATH, async {
+        let mut look = LOOK.0;
+        while monitor::alive(record) {
+            tokio::time::sleep(look).await;
+            look = (look * 2).min(LOOK.1);
+        }
+    });
+    ended.await.map_err(|_elapsed| format!("the monitor {} does not end", record.guardian.pid))
 }
 
 /// Kills what still runs, deletes the containers and ends the monitor.
@@ -87,17 +83,12 @@ async fn end_monitor(link: &Link, task: &Task, record: &MonitorRecord) -> Result
         for container in &task.definition.containers {
             delete(link, &container.name).await?;
         }
-        link.shutdown().await.map_err(|error| chain(&error))?;
-        let mut look = LOOK.0;
-        while monitor::alive(record) {
-            tokio::time::sleep(look).await;
-            look = (look * 2).min(LOOK.1);
-        }
-        Ok(())
+        link.shutdown().await.map_err(|error| chain(&error))
     });
-    ended
-        .await
-        .unwrap_or_else(|_elapsed| Err(format!("the monitor {} does not end", record.guardian.pid)))
+    ended.await.unwrap_or_else(|_elapsed| {
+        Err(format!("the monitor {} does not answer", record.guardian.pid))
+    })?;
+    gone(record).await
 }
 
 async fn delete(link: &Link, container: &str) -> Result<(), String> {
@@ -126,7 +117,8 @@ async fn delete(link: &Link, container: &str) -> Result<(), String> {
 }
 
 /// Network, cgroup, run directory, volumes and root file systems. Logs and exit records stay.
-fn give_back(hands: &Hands, task: &Task, failures: &mut Vec<String>) {
+fn give_back(hands: &Hands, task: &Task) -> Result<(), String> {
+    let mut failures = Vec::new();
     for lease in leases(task) {
         if let Err(error) = hands.network().detach(&lease) {
             failures.push(chain(&error));
@@ -152,6 +144,7 @@ fn give_back(hands: &Hands, task: &Task, failures: &mut Vec<String>) {
             failures.push(chain(&error));
         }
     }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
 }
 
 /// What the task has in the host's network.
