@@ -110,8 +110,12 @@ fn bad_bundles_are_refused_and_leave_nothing() {
         change(&mut bundle);
         bundle.refusal()
     };
-    refused(&|bundle| drop(bundle.set("/root/path", json!("missing"))));
-    refused(&|bundle| drop(bundle.set("/root/path", json!("config.json"))));
+    refused(&|bundle| {
+        bundle.set("/root/path", json!("missing"));
+    });
+    refused(&|bundle| {
+        bundle.set("/root/path", json!("config.json"));
+    });
     refused(&|bundle| {
         let mount = json!({"destination": "/x", "type": "bind", "source": "/missing",
             "options": ["bind"]});
@@ -128,11 +132,19 @@ fn bad_bundles_are_refused_and_leave_nothing() {
             let namespace = json!({"type": "network", "path": "/proc/self/ns/uts"});
             bundle.set("/linux/namespaces/1", namespace);
         });
-        refused(&|bundle| drop(bundle.set("/process/cwd", json!("/etc/passwd"))));
-        refused(&|bundle| drop(bundle.set("/ociVersion", json!("x"))));
-        let text = refused(&|bundle| drop(bundle.set("/linux/memoryPolicy", json!({}))));
+        refused(&|bundle| {
+            bundle.set("/process/cwd", json!("/etc/passwd"));
+        });
+        refused(&|bundle| {
+            bundle.set("/ociVersion", json!("x"));
+        });
+        let text = refused(&|bundle| {
+            bundle.set("/linux/memoryPolicy", json!({}));
+        });
         assert!(text.contains("linux.memoryPolicy: not supported yet"), "{text}");
-        let text = refused(&|bundle| drop(bundle.set("/process/apparmorProfile", json!("x"))));
+        let text = refused(&|bundle| {
+            bundle.set("/process/apparmorProfile", json!("x"));
+        });
         assert!(text.contains("AppArmor"), "{text}");
     }
     let bundle = Bundle::new("true");
