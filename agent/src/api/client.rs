@@ -70,7 +70,8 @@ impl Client {
         let client = Self::new(socket)?;
         match client.json(client.request(Method::GET, &["agent"])).await {
             Ok(info) => Ok((client, info)),
-            Err(ClientError::Send { source }) if source.is_connect() => {
+            // Nobody listens, or who listened died before answering.
+            Err(ClientError::Send { source } | ClientError::Receive { source }) => {
                 Err(ClientError::NotRunning { path: socket.to_owned(), source })
             }
             Err(error) => Err(error),

@@ -64,11 +64,7 @@ async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
         remove: arguments.rm,
     };
     if arguments.detach {
-        let connection = Connection::open_lasting(layout).await?;
-        let view = connection.client.run(&task).await?;
-        output::print(&format!("{}\n", view.task_id))?;
-        connection.close().await?;
-        return Ok(0);
+        return detach(&task, layout, arguments.quiet_pull).await;
     }
     let signals = Signals::open()?;
     let connection = Connection::open(layout.clone()).await?;
@@ -100,6 +96,77 @@ async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
     attendance.conclude()
 }
 
+/// Hands the task to an agent that outlives this process, and returns once it runs, as `docker run
+/// --detach` does: what keeps it from starting is this command's failure.
+async fn detach(task: &RunTask, layout: Layout, quiet: bool) -> Result<u8, Failure> {
+    let connection = Connection::open_lasting(layout).await?;
+    let client = connection.client.clone();
+    let mut view = client.run(task).await?;
+    let mut progress = Progress::new(quiet);
+    let mut changes = client.watch(&view.task_id).await?;
+    while view.started_at.is_none() && view.last_status != STOPPED {
+        let Some(next) = changes.next().await? else { break };
+        next.progress.iter().for_each(|event| progress.show(event));
+        view = next;
+    }
+    progress.clear();
+    drop(changes);
+    let result = if view.started_at.is_some() {
+        output::print(&format!("{}\n", view.task_id)).map(|()| 0).map_err(Failure::from)
+    } else {
+        forget_unstarted(&client, &view).await;
+        outcome(&view, &[])
+    };
+    connection.close().await?;
+    result
+}
+
+/// A task of which nothing ever ran leaves nothing, not even its record.
+async fn forget_unstarted(client: &Client, view: &TaskView) {
+    let ran = view.containers.iter().any(|container| container.started_at.is_some());
+    if view.last_status == STOPPED
+        && !ran
+        && let Err(error) = client.remove(&view.task_id).await
+        && !error.is_not_found()
+    {
+        output::tell(&format!("lighter: remove task {}: {}", view.task_id, super::chain(&error)));
+    }
+}
+
+/// What the command exits with after the task's end, having told why.
+fn outcome(view: &TaskView, signalled: &[u8]) -> Result<u8, Failure> {
+    for container in &view.containers {
+        if let Some(reason) = &container.reason {
+            output::tell(&format!("lighter: container {}: {reason}", container.name));
+        }
+    }
+    if view.last_status == STOPPED
+        && let Some(code) = view.exit_code
+    {
+        // As a shell sees it.
+        return Ok(u8::try_from(code & 0xff).unwrap_or(OURS));
+    }
+    if let Some(signal) = signalled.first() {
+        return Ok(128 + signal);
+    }
+    let reason = view.stopped_reason.as_deref().unwrap_or("the reason is not known");
+    Err(Failure::said(format!("run task {}: {reason}", view.family)))
+}
+
+/// The last of the task's states.
+const STOPPED: &str = "STOPPED";
+
+/// How watching a task came to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    /// The task has stopped and all of its output was shown.
+    Stopped,
+    /// The person does not want to wait.
+    Left,
+    /// The agent went away.
+    Lost,
+}
+
 /// A foreground task and what was shown of it.
 #[derive(Debug)]
 struct Attendance {
@@ -119,28 +186,31 @@ impl Attendance {
     async fn attend(&mut self, connection: Connection, layout: Layout) -> Result<(), Failure> {
         let mut connection = connection;
         loop {
-            let error = match self.follow(&connection.client).await {
-                Ok(()) => return connection.close().await,
-                Err(error) => error,
-            };
-            let lost = matches!(
-                error.error,
-                Error::Client(
-                    ClientError::Send { .. }
-                        | ClientError::Receive { .. }
-                        | ClientError::NotRunning { .. }
-                )
-            );
-            connection.close().await?;
-            if !lost {
-                return Err(error);
+            let watched = self.follow(&connection.client).await;
+            if matches!(watched, Ok(Watched::Stopped)) {
+                forget_unstarted(&connection.client, &self.view).await;
             }
-            tracing::debug!(error = super::chain(&error.error), "look for another agent");
+            connection.close().await?;
+            match watched {
+                Ok(Watched::Stopped | Watched::Left) => return Ok(()),
+                Ok(Watched::Lost) => {}
+                Err(Failure {
+                    error:
+                        Error::Client(
+                            ClientError::Send { .. }
+                            | ClientError::Receive { .. }
+                            | ClientError::NotRunning { .. },
+                        ),
+                    ..
+                }) => {}
+                Err(error) => return Err(error),
+            }
+            tracing::debug!("the agent went away: look for another");
             connection = Connection::open(layout.clone()).await?;
         }
     }
 
-    async fn follow(&mut self, client: &Client) -> Result<(), Failure> {
+    async fn follow(&mut self, client: &Client) -> Result<Watched, Failure> {
         let id = self.view.task_id.clone();
         let query = LogQuery { follow: true, ..LogQuery::default() };
         let opened = match client.watch(&id).await {
@@ -150,7 +220,9 @@ impl Attendance {
         let (mut changes, mut lines) = match opened {
             Ok(opened) => opened,
             // Ended and, with --rm, removed while the connection was lost.
-            Err(error) if error.is_not_found() && !self.seen.is_empty() => return Ok(()),
+            Err(error) if error.is_not_found() && !self.seen.is_empty() => {
+                return Ok(Watched::Stopped);
+            }
             Err(error) => return Err(error.into()),
         };
         let mut shown = self.seen.clone();
@@ -180,12 +252,13 @@ impl Attendance {
                             output::tell("Killing the task… (again to leave it to the agent)");
                             self.stop(client, true);
                         }
-                        _ => return Ok(()),
+                        _ => return Ok(Watched::Left),
                     }
                 }
             }
         }
-        Ok(())
+        // An agent that ends closes its streams in order.
+        Ok(if self.view.last_status == STOPPED { Watched::Stopped } else { Watched::Lost })
     }
 
     /// Prints a line, unless that was done before the connection was lost.
@@ -236,24 +309,10 @@ impl Attendance {
 
     /// The command's end after the task's.
     fn conclude(self) -> Result<u8, Failure> {
-        for container in &self.view.containers {
-            if let Some(reason) = &container.reason {
-                output::tell(&format!("lighter: container {}: {reason}", container.name));
-            }
+        let ended = outcome(&self.view, &self.signalled);
+        match self.unread {
+            Some(error) => Err(error.into()),
+            None => ended,
         }
-        if let Some(error) = self.unread {
-            return Err(error.into());
-        }
-        if self.view.last_status == "STOPPED"
-            && let Some(code) = self.view.exit_code
-        {
-            // As a shell sees it.
-            return Ok(u8::try_from(code & 0xff).unwrap_or(OURS));
-        }
-        if let Some(signal) = self.signalled.first() {
-            return Ok(128 + signal);
-        }
-        let reason = self.view.stopped_reason.as_deref().unwrap_or("the reason is not known");
-        Err(Failure::said(format!("run task {}: {reason}", self.view.family)))
     }
 }

@@ -3,6 +3,8 @@
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tests::host::{TestHost, container, stderr, stdout, task};
 
@@ -35,7 +37,7 @@ fn ctrl_c_stops_in_reverse_dependency_order() {
     let mut third = container("third", POLITE);
     third["dependsOn"] = json!([{"containerName": "second", "condition": "START"}]);
     let child = start(&host, &task("awsvpc", vec![first, second, third]), 3);
-    host.sh(&format!("kill -INT {}", inner_pid(&host)));
+    signal(&child, Signal::SIGINT);
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
     let text = stdout(&output);
@@ -44,6 +46,8 @@ fn ctrl_c_stops_in_reverse_dependency_order() {
         order.iter().position(|line| line.contains(name)).unwrap_or_else(|| panic!("{text}"))
     };
     assert!(place("third") < place("second") && place("second") < place("first"), "{text}");
+    // A `ps` that came first has left an agent behind for the others.
+    host.stop_agent();
     assert_eq!(host.state(), before);
 }
 
@@ -54,7 +58,7 @@ fn the_stop_timeout_ends_in_sigkill() {
     main["stopTimeout"] = json!(2);
     let child = start(&host, &task("none", vec![main]), 1);
     let begin = Instant::now();
-    host.sh(&format!("kill -TERM {}", inner_pid(&host)));
+    signal(&child, Signal::SIGTERM);
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(137), "{}", stderr(&output));
     assert!(begin.elapsed() >= Duration::from_secs(2), "not before its time");
@@ -66,18 +70,18 @@ fn a_second_ctrl_c_kills() {
     let mut main = container("main", DEAF);
     main["stopTimeout"] = json!(100);
     let child = start(&host, &task("none", vec![main]), 1);
-    let pid = inner_pid(&host);
-    host.sh(&format!("kill -INT {pid}"));
+    signal(&child, Signal::SIGINT);
     host.eventually("it is stopping", || {
         let task = host.ok(&["ps", "--quiet", "--no-trunc"]);
         host.inspect(&task)["lastStatus"] == "STOPPING"
     });
-    host.sh(&format!("kill -INT {pid}"));
+    signal(&child, Signal::SIGINT);
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(137), "{}", stderr(&output));
 }
 
-/// Pid, in the namespace, of the foreground command, which is the agent.
-fn inner_pid(host: &TestHost) -> i64 {
-    host.agent_pid().expect("an agent serves")
+/// A signal to the foreground command, by its number outside the test's pid namespace.
+fn signal(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id()).expect("a pid");
+    kill(Pid::from_raw(pid), signal).expect("it runs");
 }
