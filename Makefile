@@ -29,7 +29,7 @@ lint: setup-test
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo check --locked -q -p protocol --no-default-features
 	cargo deny --config .ci/deny.toml check --hide-inclusion-graph bans licenses sources
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items -q
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items -q
 
 # Unit tests, then the real binaries (built as shipped) against real peers, as root.
 test: lint build

@@ -1,6 +1,6 @@
 //! The task engine: every decision about tasks on this host, pure.
 //!
-//! [`step`] takes the state, one event and the time, changes the state and says which effects
+//! [`step()`] takes the state, one event and the time, changes the state and says which effects
 //! follow. It reads no clock, no file and no socket, is total (an unknown, late or repeated event
 //! changes nothing) and level-triggered: each event first records a fact, then the one function
 //! `advance` compares the task's state with what is desired and issues what is missing. Recovery is

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::sys::tty;
 
@@ -59,8 +59,12 @@ impl Proxy {
         if let Some(before) = &before {
             let mut raw = before.clone();
             cfmakeraw(&mut raw);
+            // As runc: line feeds become two characters once, here, and not in the container, whose
+            // output may go to a file.
+            raw.output_flags |= OutputFlags::OPOST;
             tcsetattr(input.as_fd(), SetArg::TCSANOW, &raw).map_err(Error::Raw)?;
         }
+        tty::clear_onlcr(master.as_fd()).map_err(Error::Raw)?;
         let proxy = Self { master, before, input_open: true };
         proxy.resize();
         Ok(proxy)

@@ -469,7 +469,6 @@ fn open_terminal(root: BorrowedFd<'_>, program: &Program) -> Result<(OwnedFd, Ow
             return Err(Errno::ENOTTY);
         }
         let peer = tty::peer(master.as_fd())?;
-        tty::clear_onlcr(peer.as_fd())?;
         if let Some((rows, columns)) = program.console_size {
             tty::set_size(peer.as_fd(), rows, columns)?;
         }

@@ -135,23 +135,33 @@ pub fn launch(
     attendance: &Attendance<'_>,
     hooks: &mut dyn FnMut(i32, &OwnedFd) -> Result<(), hooks::Error>,
 ) -> Result<Launched, Error> {
+    launch_as(prepared, socket, attendance, hooks, child::first)
+}
+
+/// As [`launch`], with what the clone runs; the tests put it under guard.
+fn launch_as(
+    prepared: Prepared,
+    socket: OwnedFd,
+    attendance: &Attendance<'_>,
+    hooks: &mut dyn FnMut(i32, &OwnedFd) -> Result<(), hooks::Error>,
+    first: fn(&Prepared) -> i32,
+) -> Result<Launched, Error> {
     let names = names(&prepared, attendance.plan);
     let record = attendance.cgroup.record();
     let unified = if record.v1.is_empty() { attendance.cgroup.v2_dir() } else { None };
     let flags = if prepared.intermediate { 0 } else { prepared.clone_flags };
     let mut in_cgroup = unified.is_some();
     let clone = Clone { flags, cgroup: unified, withheld: Some(socket.as_fd()) };
-    let cloned = match spawn(clone, &prepared, child::first) {
+    let cloned = match spawn(clone, &prepared, first) {
         // Not into this cgroup: it is threaded, or delegated to somebody else. Moving may still do.
         Err(_) if in_cgroup => {
             in_cgroup = false;
-            spawn(Clone { cgroup: None, ..clone }, &prepared, child::first)
+            spawn(Clone { cgroup: None, ..clone }, &prepared, first)
         }
         other => other,
     };
-    let (mut pid, first) = cloned.map_err(Error::Clone)?;
-    let mut guard = Guard { pidfd: Some(first.try_clone().map_err(duplicate)?) };
-    let mut pidfd = first;
+    let (mut pid, mut pidfd) = cloned.map_err(Error::Clone)?;
+    let mut guard = Guard { pidfd: Some(pidfd.try_clone().map_err(duplicate)?) };
     let intermediate = prepared.intermediate;
     // The child has its copies; ours of its end of the socket must go, or its death is not seen.
     drop(prepared);
@@ -361,3 +371,6 @@ fn describe_program(names: &Names, stage: Stage, errno: Errno) -> Error {
     };
     Error::Program { sentence, errno }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,8 +54,8 @@ pub fn size(terminal: BorrowedFd<'_>) -> Result<(u16, u16)> {
     Ok((size.ws_row, size.ws_col))
 }
 
-/// Stops the terminal from turning line feeds into carriage return and line feed, as runc does: the
-/// reader at the master's end has its own terminal for that.
+/// Stops the terminal from turning line feeds into carriage return and line feed, for a reader at
+/// the master's end whose own terminal does that.
 ///
 /// # Errors
 /// Those of tcgetattr(3) and tcsetattr(3).

@@ -42,6 +42,9 @@ fn cve_2021_30465_links_in_destinations_stay_inside() {
 /// CVE-2019-16884, CVE-2019-19921: `/proc` must be a procfs at its own place.
 #[test]
 fn cve_2019_19921_proc_as_a_link_is_refused() {
+    if !is_ours() {
+        return; // runc 1.1 follows the link
+    }
     for name in ["proc", "sys"] {
         let bundle = Bundle::new("true");
         std::fs::remove_dir(bundle.root().join(name)).unwrap();
@@ -79,6 +82,9 @@ fn cve_2025_31133_a_link_as_dev_null_neither_masks_nor_survives() {
 /// CVE-2026-41579, CVE-2026-47766: `/dev` of the image as a link.
 #[test]
 fn a_link_as_dev_stays_inside() {
+    if !is_ours() {
+        return; // runc 1.1 makes the links of /dev outside
+    }
     let mut bundle = Bundle::new("true");
     let outside = bundle.beside().join("outside");
     std::fs::create_dir(&outside).unwrap();

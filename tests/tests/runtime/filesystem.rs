@@ -32,6 +32,9 @@ fn default_devices_and_links() {
 
 #[test]
 fn devices_of_the_configuration() {
+    if !is_ours() {
+        return; // runc 1.1 refuses a /dev/null of the configuration's own
+    }
     let mut bundle =
         Bundle::new("stat -c '%F %t:%T %a %u:%g' /dev/net/tun /dev/pipe; stat -c %a /dev/null");
     bundle.set(
@@ -142,6 +145,9 @@ fn control_groups_are_mounted_as_the_hosts_are() {
 
 #[test]
 fn propagation_of_the_root() {
+    if !is_ours() {
+        return; // in runc 1.1 a root below a private mount stays private
+    }
     for (propagation, has) in [("shared", "shared:"), ("private", ""), ("rslave", "master:")] {
         let mut bundle = Bundle::new("grep ' / / \\| / ' /proc/self/mountinfo");
         bundle.set("/linux/rootfsPropagation", json!(propagation));
@@ -157,6 +163,9 @@ fn propagation_of_the_root() {
 
 #[test]
 fn a_bound_dev_gets_nothing_made_in_it() {
+    if !is_ours() {
+        return; // runc 1.1 needs a /dev/null
+    }
     let mut bundle = Bundle::new("ls /dev");
     let dev = bundle.beside().join("dev");
     std::fs::create_dir(&dev).unwrap();

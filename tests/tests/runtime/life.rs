@@ -117,9 +117,6 @@ fn bad_bundles_are_refused_and_leave_nothing() {
         bundle.set("/root/path", json!("config.json"));
     });
     refused(&|bundle| {
-        bundle.set("/ociVersion", json!("x"));
-    });
-    refused(&|bundle| {
         let mount = json!({"destination": "/x", "type": "bind", "source": "/missing",
             "options": ["bind"]});
         bundle.push("/mounts", mount);
@@ -128,16 +125,19 @@ fn bad_bundles_are_refused_and_leave_nothing() {
         bundle.push("/mounts", json!({"destination": "/x", "type": "nofs", "source": "x"}));
     });
     refused(&|bundle| {
-        let namespace = json!({"type": "network", "path": "/proc/self/ns/uts"});
-        bundle.set("/linux/namespaces/1", namespace);
-    });
-    refused(&|bundle| {
         bundle.set("/hooks", json!({"createRuntime": [{"path": "/bin/false"}]}));
     });
-    refused(&|bundle| {
-        bundle.set("/process/cwd", json!("/etc/passwd"));
-    });
     if is_ours() {
+        refused(&|bundle| {
+            let namespace = json!({"type": "network", "path": "/proc/self/ns/uts"});
+            bundle.set("/linux/namespaces/1", namespace);
+        });
+        refused(&|bundle| {
+            bundle.set("/process/cwd", json!("/etc/passwd"));
+        });
+        refused(&|bundle| {
+            bundle.set("/ociVersion", json!("x"));
+        });
         let text = refused(&|bundle| {
             bundle.set("/linux/memoryPolicy", json!({}));
         });
@@ -169,6 +169,9 @@ fn the_reason_is_in_the_json_log() {
 
 #[test]
 fn hooks_run_in_their_order_with_the_state() {
+    if !is_ours() {
+        return; // runc 1.1 runs poststart at create
+    }
     let mut bundle = Bundle::new("echo program >> /trace");
     let trace = bundle.root().join("trace");
     std::fs::write(&trace, "").unwrap();
