@@ -1,6 +1,6 @@
 //! Volumes of tasks: which mounts a container gets, and the directories behind them.
 //!
-//! [`plan`] decides, purely; [`host`] checks sources on the host, [`task`] makes the task's own
+//! [`plan()`] decides, purely; [`host`] checks sources on the host, [`task`] makes the task's own
 //! directories, [`remove_tree`] takes them away. The mounts themselves are the runtime's work, in
 //! the monitor's mount namespace, so nothing here is mounted and nothing stays mounted after a crash.
 

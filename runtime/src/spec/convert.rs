@@ -188,7 +188,7 @@ pub fn plan(spec: Spec) -> Result<Plan> {
 /// Validates a process; `at` is its JSON path.
 ///
 /// # Errors
-/// As [`plan`].
+/// As [`plan()`].
 pub fn process(at: &str, raw: &Process) -> Result<plan::Process> {
     let path = |name: &str| format!("{at}.{name}");
     if raw.scheduler.is_some() {
