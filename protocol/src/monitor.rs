@@ -83,7 +83,7 @@ pub struct Create {
     /// Overlay to mount at the bundle's `rootfs`; `None` if the bundle brings its root.
     pub overlay: Option<Overlay>,
     /// Keep stdin open as a FIFO (ECS `interactive`): what is written to
-    /// R/containers/<container>/stdin arrives, and an end never does. Otherwise it is `/dev/null`.
+    /// `R/containers/<container>/stdin` arrives, and an end never does. Otherwise it is `/dev/null`.
     /// With a terminal it has no effect.
     pub stdin: bool,
     /// Bytes of existing segments, indexes included, at which the limit below acts (at least 64 KiB

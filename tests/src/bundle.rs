@@ -9,12 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// The runtime under test: `RUNTIME`, else `LIGHTER_RUNTIME_BIN`, else our own as built.
+/// The runtime under test: `RUNTIME`, else our own as built.
 pub fn runtime() -> PathBuf {
-    ["RUNTIME", "LIGHTER_RUNTIME_BIN"]
-        .into_iter()
-        .find_map(std::env::var_os)
-        .map_or_else(|| crate::binary("lighter-runtime"), PathBuf::from)
+    std::env::var_os("RUNTIME").map_or_else(|| crate::binary("lighter-runtime"), PathBuf::from)
 }
 
 /// Whether the runtime under test is our own; some tests ask for more than runc does.

@@ -41,11 +41,13 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> Result
     }
 }
 
-/// The runtime's binary: `$LIGHTER_RUNTIME` (one with the feature `failpoints`, say), or the one
-/// that the other tests use.
+/// The runtime's binary: the one with the feature `failpoints` in the directory
+/// `LIGHTER_FAILPOINTS` (set by `make test`), or the one that the other tests use.
 pub fn binary() -> PathBuf {
-    std::env::var_os("LIGHTER_RUNTIME")
-        .map_or_else(|| crate::binary("lighter-runtime"), PathBuf::from)
+    std::env::var_os("LIGHTER_FAILPOINTS").map_or_else(
+        || crate::binary("lighter-runtime"),
+        |directory| PathBuf::from(directory).join("lighter-runtime"),
+    )
 }
 
 /// One task directory with a monitor.

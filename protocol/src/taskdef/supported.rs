@@ -13,6 +13,8 @@ pub const NOT_SUPPORTED_YET: &[(&str, &str)] = &[
     ("taskRoleArn", "credentials of a role for the task's containers"),
     ("executionRoleArn", "credentials of a role for pulls, secrets and log drivers"),
     ("placementConstraints", "placement constraints"),
+    ("pidMode=task", "one pid namespace for the task's containers"),
+    ("ipcMode=task", "one IPC namespace for the task's containers"),
     ("requiresCompatibilities[]=MANAGED_INSTANCES", "managed instances"),
     ("proxyConfiguration", "the App Mesh proxy"),
     ("inferenceAccelerators", "Elastic Inference, which Amazon has ended"),

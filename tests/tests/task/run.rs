@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tests::host::{IMAGE, TestHost, container, script, stderr, stdout, task};
+use tests::registry::Registry;
 
 #[test]
 fn exits_with_the_essential_containers_code_and_leaves_the_host_as_before() {
@@ -153,6 +154,9 @@ fn a_detached_task_is_seen_by_every_command() {
         "{}",
         stderr(&output)
     );
+    let options = ["exec", "-u", "user", "-w", "/tmp", "-e", "A=b", task.as_str(), "sh", "-c"];
+    let told = host.ok(&[&options[..], &["echo $(id -u) $(pwd) $A"]].concat());
+    assert_eq!(told, "1000 /tmp b");
     assert_eq!(host.run(&["exec", &task, "/nowhere"]).status.code(), Some(127));
     assert_eq!(host.run(&["exec", &task, "/etc/passwd"]).status.code(), Some(126));
 
@@ -228,4 +232,35 @@ fn a_terminal_is_one() {
     main["pseudoTerminal"] = json!(true);
     let output = host.run_task(&task("none", vec![main]));
     assert!(stdout(&output).contains("terminal"), "{}{}", stdout(&output), stderr(&output));
+}
+
+#[test]
+fn images_are_pulled_listed_and_removed() {
+    let host = TestHost::new();
+    let registry = Registry::start().expect("docker-registry starts");
+    let reference = format!("{}/team/tool:1.0", registry.address());
+    let pushed = host.sh(&format!(
+        "skopeo copy --quiet --insecure-policy --dest-tls-verify=false oci-archive:{} docker://{reference} && echo pushed",
+        host.path("busybox/bench.tar").display()
+    ));
+    assert!(pushed.contains("pushed"), "{pushed}");
+
+    let mut definition = script("none", "echo ran");
+    definition["containerDefinitions"][0]["image"] = json!(reference);
+    let output = host.run(&["run", "--pull", "never", &host.definition("task.json", &definition)]);
+    assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
+    assert!(stderr(&output).contains("is not on this host"), "{}", stderr(&output));
+
+    let output = host.run_task(&definition);
+    assert!(stdout(&output).contains("ran"), "{}", stderr(&output));
+    assert!(host.ok(&["image", "ls"]).contains("team/tool"), "{}", host.ok(&["image", "ls"]));
+    let removed = host.ok(&["image", "rm", &reference]);
+    assert!(removed.contains("Untagged"), "{removed}");
+    assert!(host.ok(&["image", "pull", &reference]).contains(&reference));
+
+    definition["containerDefinitions"][0]["image"] =
+        json!(format!("{}/team/tool:2.0", registry.address()));
+    let output = host.run_task(&definition);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("team/tool:2.0"), "{}", stderr(&output));
 }

@@ -27,8 +27,8 @@ fn everything_we_act_on() {
     let definition = accepted(&full());
     assert_eq!((definition.cpu, definition.memory), (Some(1024), Some(2048)));
     assert_eq!(definition.requires_compatibilities, [Compatibility::Ec2]);
-    assert_eq!(definition.pid_mode, NamespaceMode::Task);
-    assert_eq!(definition.ipc_mode, NamespaceMode::Task);
+    assert_eq!(definition.pid_mode, NamespaceMode::Host);
+    assert_eq!(definition.ipc_mode, NamespaceMode::Host);
     assert_eq!(definition.tags, [("team".to_owned(), "web".to_owned())]);
     assert_eq!(definition.cpu_architecture, Some(CpuArchitecture::X86_64));
     let sources: Vec<_> = definition.volumes.iter().map(|v| v.source.clone()).collect();
@@ -254,7 +254,6 @@ fn fargate() {
         "requiresCompatibilities": ["FARGATE", "EC2"],
         "cpu": ".25 vCPU",
         "memory": "0.5 GB",
-        "pidMode": "task",
         "containerDefinitions": [{
             "name": "web",
             "image": "nginx",

@@ -469,7 +469,7 @@ fn sysctls_of_shared_namespaces() {
             "containerDefinitions[0].systemControls[1].namespace: sysctls of IPC are not supported when ipcMode=host",
         ],
     );
-    accepted(&definition(json!({"networkMode": "awsvpc", "ipcMode": "task"})));
+    accepted(&definition(json!({"networkMode": "awsvpc"})));
 }
 
 #[test]

@@ -274,7 +274,7 @@ fn fargate_has_no_host() {
             "cpu": "256",
             "memory": "512",
             "pidMode": "host",
-            "ipcMode": "task",
+            "ipcMode": "host",
             "volumes": [
                 {"name": "a", "host": {"sourcePath": "/a"}},
                 {"name": "b", "dockerVolumeConfiguration": {"scope": "task"}},
