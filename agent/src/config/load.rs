@@ -19,7 +19,6 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Between stop signal and SIGKILL, where the definition says nothing.
     pub stop_timeout: Duration,
-    pub start_timeout: Duration,
     /// How long a stopped task is kept.
     pub task_cleanup_wait: Duration,
     pub registry_auth: RegistryAuth,
@@ -211,7 +210,6 @@ impl Given {
                 _ => LogLevel::Info,
             },
             stop_timeout: self.duration("ECS_CONTAINER_STOP_TIMEOUT"),
-            start_timeout: self.duration("ECS_CONTAINER_START_TIMEOUT"),
             task_cleanup_wait: self.duration("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"),
             registry_auth,
             dynamic_host_ports: self
@@ -333,7 +331,6 @@ mod tests {
             Config {
                 log_level: LogLevel::Info,
                 stop_timeout: Duration::from_secs(30),
-                start_timeout: Duration::from_secs(180),
                 task_cleanup_wait: Duration::from_secs(3 * 3600),
                 registry_auth: RegistryAuth::default(),
                 dynamic_host_ports: None,
@@ -385,7 +382,6 @@ mod tests {
         for (name, value) in [
             ("ECS_CONTAINER_STOP_TIMEOUT", "soon"),
             ("ECS_CONTAINER_STOP_TIMEOUT", "500ms"),
-            ("ECS_CONTAINER_START_TIMEOUT", "44s"),
             ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "0"),
             ("ECS_LOGLEVEL", "loud"),
             ("ECS_ENGINE_AUTH_TYPE", "kerberos"),

@@ -64,13 +64,7 @@ const fn seconds(least: u64) -> Kind {
 }
 
 /// Sorted by name.
-pub const VARIABLES: [Variable; 10] = [
-    variable(
-        "ECS_CONTAINER_START_TIMEOUT",
-        seconds(45),
-        "3m",
-        "How long starting a container may take.",
-    ),
+pub const VARIABLES: [Variable; 9] = [
     variable(
         "ECS_CONTAINER_STOP_TIMEOUT",
         seconds(1),

@@ -232,6 +232,7 @@ impl Store {
             fs::remove_file(path).map_err(Error::io("remove", path))?;
             removed.untagged.push(name.familiar());
         }
+        removed.untagged.sort();
         sync_dir(&self.at("refs"))?;
         let mut garbage = Vec::new();
         if delete {

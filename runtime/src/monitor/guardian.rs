@@ -26,8 +26,8 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::deposit::{self, Kept, Reply, Store, Word};
 use super::process::{self, Look};
-use super::sys::{self, Forked};
 use super::{Error, Options, journal, oom, worker};
+use crate::sys::monitor::{self as sys, Forked};
 
 /// Pauses between a worker's death and the next: the ordinary, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(5));

@@ -41,8 +41,6 @@ mod process;
 mod requests;
 mod serve;
 mod spool;
-#[allow(unsafe_code)] // the calls that only the monitor makes
-mod sys;
 mod worker;
 
 /// How to run a monitor.

@@ -9,7 +9,7 @@ use protocol::monitor::ProcessId;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use serde::{Deserialize, Serialize};
 
-use super::sys;
+use crate::sys::monitor as sys;
 
 /// How a process ended: its code, or 128 plus the signal's number, and the signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod clone;
 pub mod cred;
 pub mod fd;
+pub mod monitor;
 pub mod mount;
 pub mod net;
 pub mod process;

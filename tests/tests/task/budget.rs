@@ -11,7 +11,7 @@ use tests::host::{TestHost, script};
 #[test]
 fn one_exec_and_one_clone_per_container() {
     let host = TestHost::new();
-    let path = host.definition("task.json", &{
+    let path = host.definition("counted.json", &{
         let mut definition = script("awsvpc", "");
         definition["containerDefinitions"][0]["entryPoint"] = json!(["true"]);
         definition["containerDefinitions"][0]["command"] = json!([]);

@@ -154,9 +154,9 @@ fn a_detached_task_is_seen_by_every_command() {
         "{}",
         stderr(&output)
     );
-    let options = ["exec", "-u", "user", "-w", "/tmp", "-e", "A=b", task.as_str(), "sh", "-c"];
+    let options = ["exec", "-u", "user", "-w", "/etc", "-e", "A=b", task.as_str(), "sh", "-c"];
     let told = host.ok(&[&options[..], &["echo $(id -u) $(pwd) $A"]].concat());
-    assert_eq!(told, "1000 /tmp b");
+    assert_eq!(told, "1000 /etc b");
     assert_eq!(host.run(&["exec", &task, "/nowhere"]).status.code(), Some(127));
     assert_eq!(host.run(&["exec", &task, "/etc/passwd"]).status.code(), Some(126));
 

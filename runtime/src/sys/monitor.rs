@@ -5,13 +5,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Which side of a fork we are on.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Forked {
+pub enum Forked {
     Parent(i32),
     Child,
 }
 
 /// Forks. The process must have one thread, which the monitor's design guarantees.
-pub(super) fn fork() -> io::Result<Forked> {
+pub fn fork() -> io::Result<Forked> {
     // SAFETY: with one thread no lock can be held by a thread that the child lacks, so the child
     // may call anything; the monitor never starts a thread.
     match unsafe { libc::fork() } {
@@ -26,7 +26,7 @@ pub(super) fn fork() -> io::Result<Forked> {
 ///
 /// What comes back has another number, above the standard streams: `number` may be one of them,
 /// which the caller redirects later.
-pub(super) fn inherit(number: RawFd) -> io::Result<OwnedFd> {
+pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC takes no pointer; it fails on a number that is not open.
     let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
     if copy == -1 {
@@ -46,7 +46,7 @@ pub(super) fn inherit(number: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Pid of some child that has ended, which stays a zombie.
-pub(super) fn peek_any() -> Option<i32> {
+pub fn peek_any() -> Option<i32> {
     // SAFETY: siginfo_t is plain data for which all zeros is valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
@@ -74,7 +74,7 @@ const PIDFD_INFO_EXIT: u64 = 1 << 3;
 nix::ioctl_readwrite!(pidfd_get_info, 0xFF, 11, PidfdInfo);
 
 /// The wait status of a process that is no child of ours, once it has been reaped (Linux 6.15).
-pub(super) fn pidfd_exit(pidfd: BorrowedFd<'_>) -> Option<i32> {
+pub fn pidfd_exit(pidfd: BorrowedFd<'_>) -> Option<i32> {
     let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
     // SAFETY: `info` has the size that the request's number encodes and may be written; older
     // kernels, and descriptors that are no pidfd, refuse the number.
@@ -83,7 +83,7 @@ pub(super) fn pidfd_exit(pidfd: BorrowedFd<'_>) -> Option<i32> {
 }
 
 /// Keeps the heap of a process that lives long and does little at the pages it needs.
-pub(super) fn small_heap() {
+pub fn small_heap() {
     // SAFETY: mallopt takes two numbers and no thread runs beside us.
     unsafe { libc::mallopt(libc::M_TOP_PAD, 0) };
     // SAFETY: as above.
