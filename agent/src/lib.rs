@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod engine;
+pub mod error;
 pub mod host;
 pub mod image;
 pub mod layout;

@@ -32,6 +32,7 @@ use protocol::taskdef::{Problems, TaskDefinition};
 
 use crate::api::client::ClientError;
 use crate::config::{Config, ConfigError, LogLevel};
+pub use crate::error::chain;
 use crate::layout::Layout;
 
 use connect::Connection;
@@ -285,16 +286,4 @@ fn read_definition(file: &Path) -> Result<TaskDefinition, Error> {
     };
     let text = text.map_err(|source| Error::Read { path: PathBuf::from(&name), source })?;
     protocol::taskdef::parse(&text).map_err(|problems| Error::Definition { file: name, problems })
-}
-
-/// An error with its causes, as it is printed.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

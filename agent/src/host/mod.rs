@@ -30,6 +30,7 @@ use tokio::sync::oneshot;
 
 use crate::api::types::{PullEvent, TaskView};
 use crate::engine::{Event, NewTask, TaskEvent};
+pub use crate::error::chain;
 
 /// What the owner is told.
 #[derive(Debug)]
@@ -60,16 +61,4 @@ pub fn runtime_id(task: &TaskId, container: &str) -> String {
     let sum = protocol::monitor::crc32(container.as_bytes());
     // Container names are ASCII; a name that is not keeps its checksum alone.
     format!("{task}-{}-{sum:08x}", container.get(..LONGEST - 9).unwrap_or_default())
-}
-
-/// An error with its causes, colon-separated.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -26,6 +26,7 @@ use super::registry::{self, ATTEMPTS, Session};
 use super::unpack::{self, Limits, make_directory};
 use super::{Error, Image, Progress};
 use crate::api::types::PullEvent;
+pub(super) use crate::error::chain;
 
 const PARALLEL: usize = 3;
 /// Chunks between a download and its worker; a chunk is what a read of the socket gave, at most
@@ -90,18 +91,6 @@ impl Store {
 fn registry_error(text: &str, reference: &Reference, source: registry::Error) -> Error {
     let registry = reference.domain().to_owned();
     Error::Registry { reference: text.to_owned(), registry, source: Box::new(source) }
-}
-
-/// The whole chain, colon-separated.
-pub(super) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Names the image in what a document's parser refused.

@@ -6,6 +6,7 @@
 //! is treated the same way. A log that cannot be written is tried again for ever and holds up
 //! nothing but itself (and, at the spool's limit, what the container's log mode says).
 
+use crate::error::chain;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -163,17 +164,6 @@ async fn ship(config: ShipperConfig, mut stopped: watch::Receiver<bool>) -> bool
 
 async fn gone(mut stopped: watch::Receiver<bool>) {
     while stopped.changed().await.is_ok() {}
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,6 +29,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use lifecycle::{Container, Error};
+pub(crate) use state::timestamp;
 pub use state::{ProcessRecord, Record};
 
 /// How to create a container.

@@ -107,7 +107,7 @@ pub(super) fn boot_id() -> io::Result<String> {
 }
 
 /// The time as RFC 3339 in UTC.
-pub(super) fn timestamp(now: SystemTime) -> String {
+pub(crate) fn timestamp(now: SystemTime) -> String {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = since.as_secs();
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
