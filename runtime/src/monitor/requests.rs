@@ -41,6 +41,7 @@ impl Worker {
                 self.init_event(name);
             }
         }
+        let started = matches!(call, Call::Start { .. });
         let (answer, changed) = match call {
             Call::Hello { .. } => (Ok((self.hello(), None)), None),
             Call::Subscribe => (Ok((self.subscribe(client), None)), None),
@@ -61,6 +62,10 @@ impl Worker {
         self.answer(client, id, answer);
         if let Some(name) = changed {
             self.tell(&name);
+        }
+        if started {
+            // Configuration and profile were parsed on this heap; now it idles for long.
+            crate::sys::monitor::trim_heap();
         }
     }
 

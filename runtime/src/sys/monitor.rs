@@ -83,6 +83,7 @@ pub fn pidfd_exit(pidfd: BorrowedFd<'_>) -> Option<i32> {
 }
 
 /// Keeps the heap of a process that lives long and does little at the pages it needs.
+#[cfg(target_env = "gnu")]
 pub fn small_heap() {
     // SAFETY: mallopt takes two numbers and no thread runs beside us.
     unsafe { libc::mallopt(libc::M_TOP_PAD, 0) };
@@ -91,3 +92,18 @@ pub fn small_heap() {
     // SAFETY: as above. Buffers of a page run come from mmap and go back when freed.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 10) };
 }
+
+/// Gives free pages of the heap back to the kernel, also those between pages in use.
+#[cfg(target_env = "gnu")]
+pub fn trim_heap() {
+    // SAFETY: malloc_trim takes a number and may be called at any time.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other C libraries have no such settings.
+#[cfg(not(target_env = "gnu"))]
+pub fn small_heap() {}
+
+/// Other C libraries have no such call.
+#[cfg(not(target_env = "gnu"))]
+pub fn trim_heap() {}
