@@ -222,7 +222,7 @@ fn exec_with_descriptors_and_with_a_terminal() -> Result<()> {
     let exec = process("web", "one", "echo hello; echo oops >&2; exit 9", false);
     let (pid, terminal) = client.exec(&exec, &[&input, &output, &output])?;
     assert!(terminal.is_none());
-    let exit = client.exec_exit("one")?;
+    let exit = client.exec_exit("one").context("the end of one")?;
     assert_eq!((exit.code, exit.signal), (Some(9), None));
     assert_eq!(fs::read_to_string(&path)?, "hello\noops\n");
     // A repetition runs nothing and tells the end again.
@@ -237,19 +237,19 @@ fn exec_with_descriptors_and_with_a_terminal() -> Result<()> {
         Call::Resize { container: "web".into(), exec: Some("two".into()), rows: 33, columns: 99 };
     client.call(&resize)?;
     terminal.write_all(b"some words\n")?;
-    let exit = client.exec_exit("two")?;
+    let exit = client.exec_exit("two").context("the end of two")?;
     assert_eq!(exit.code, Some(3));
     let mut text = Vec::new();
     // EIO ends a terminal.
     let _ = terminal.read_to_end(&mut text);
     assert!(String::from_utf8_lossy(&text).contains("got some words"), "{text:?}");
 
-    // A session hangs up when its user is gone.
+    // A session hangs up when its user is gone; whoever subscribed before hears of it.
+    client.call(&Call::Subscribe)?;
     let mut leaver = task.connect()?;
     let (pid, terminal) = leaver.exec(&process("web", "three", "sleep 1000", true), &[])?;
     drop((terminal, leaver));
-    client.call(&Call::Subscribe)?;
-    let exit = client.exec_exit("three")?;
+    let exit = client.exec_exit("three").context("the end of three")?;
     assert_eq!(exit.signal, Some(1), "pid {pid}");
 
     let failure = client.refused(&Call::Exec(process("nobody", "x", "true", true)))?;
