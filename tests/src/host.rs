@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -102,10 +103,11 @@ impl TestHost {
         let output = self.run(arguments);
         assert!(
             output.status.success(),
-            "lighter {arguments:?}: {}\n{}\n{}",
+            "lighter {arguments:?}: {}\n{}\n{}\nagent: {}",
             output.status,
             String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
+            String::from_utf8_lossy(&output.stderr),
+            self.agent_log()
         );
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
@@ -177,11 +179,26 @@ impl TestHost {
         self.sh(&format!(
             "cut -d' ' -f5,9- /proc/self/mountinfo | sort; ip -o link show | cut -d: -f2 | sort; \
              nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; \
-             find /sys/fs/cgroup -mindepth 1 -type d -path '*{suffix}*' | sort; \
+             find /sys/fs/cgroup -mindepth 1 -type d -path '*{suffix}*' 2>/dev/null | sort; \
              cat /proc/[0-9]*/comm 2>/dev/null | grep -E 'lighter|conmon' | sort; \
              ls {root}/run/lighter/tasks 2>/dev/null",
             root = self.root().display()
         ))
+    }
+
+    /// What background agents of this root wrote.
+    pub fn agent_log(&self) -> String {
+        fs::read_to_string(self.root().join("var/lib/lighter/agent.log")).unwrap_or_default()
+    }
+
+    /// Starts an agent in the background, as a command would, and waits until it serves.
+    pub fn start_agent(&self) {
+        self.sh(&format!(
+            "LIGHTER_ROOT={} {} agent --background >/dev/null 2>&1 </dev/null & disown",
+            self.root().display(),
+            crate::binary("lighter").display()
+        ));
+        self.eventually("an agent serves", || self.agent_pid().is_some());
     }
 
     /// Ends the background agent, if there is one, and waits until it is gone.
@@ -218,9 +235,17 @@ impl Drop for TestHost {
     fn drop(&mut self) {
         let suffix =
             format!("{:08x}", protocol::monitor::crc32(self.root().as_os_str().as_encoded_bytes()));
-        // The namespace's init takes everything in it along.
+        // The namespace's init takes everything in it along, and is gone itself when all of that is:
+        // also the zombies that are this process's to reap, and no other child is left to it.
         let _ = self.init.kill();
-        let _ = self.init.wait();
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(5)),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
         // A test that failed may have left cgroups; nothing lives in them any more.
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             remove_cgroup(&hierarchy.path().join(format!("lighter-{suffix}")));

@@ -2,6 +2,8 @@
 //! exit code is lost, the next start re-attaches.
 
 use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 use tests::host::{TestHost, script};
@@ -59,12 +61,7 @@ fn the_agent_is_killed_again_and_again() {
         host.eventually("it is gone", || !host.is_alive(agent));
         // The next command is the next agent.
         host.ok(&["ps", "--all"]);
-        host.sh(&format!(
-            "LIGHTER_ROOT={} {} agent --background >/dev/null 2>&1 </dev/null & disown",
-            host.root().display(),
-            tests::binary("lighter").display()
-        ));
-        host.eventually("a new agent serves", || host.agent_pid().is_some());
+        host.start_agent();
     }
     let view = wait_stopped(&host, &task);
     assert_eq!(view["exitCode"], 6, "{view}");
@@ -134,4 +131,92 @@ fn both_monitor_processes_die_and_the_container_goes_on() {
     host.ok(&["stop", &task]);
     assert!(!host.is_alive(init));
     assert!(host.ok(&["logs", &task]).contains("stopping"));
+}
+
+/// The agent dies while it starts a task, at a later moment each round. A task it had taken on is
+/// carried to its end by the next one; nothing is left in either case.
+#[test]
+fn the_agent_dies_while_a_task_starts() {
+    let host = TestHost::new();
+    let before = host.state();
+    let path = host.definition("task.json", &script("awsvpc", "echo ran; exit 6"));
+    let mut carried = 0;
+    for round in 0..24_u64 {
+        host.start_agent();
+        let agent = host.agent_pid().expect("an agent");
+        let run = host
+            .command(&["run", "--detach", &path])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut run = run.expect("lighter starts");
+        std::thread::sleep(Duration::from_millis(round * 4));
+        host.kill(agent, "KILL");
+        host.eventually("it is gone", || !host.is_alive(agent));
+        run.wait().expect("the command ends");
+        let tasks = host.ok(&["ps", "--all", "--quiet", "--no-trunc"]);
+        for task in tasks.lines() {
+            let view = wait_stopped(&host, task);
+            assert_eq!(view["exitCode"], 6, "round {round}: {view}");
+            assert!(host.ok(&["logs", task]).contains("ran"), "round {round}");
+            host.ok(&["rm", task]);
+            carried += 1;
+        }
+        host.stop_agent();
+        assert_eq!(host.state(), before, "round {round}: {}", host.agent_log());
+        let left = host.sh(&format!("ls {}", host.root().join("var/lib/lighter/tasks").display()));
+        assert_eq!(left, "", "round {round}");
+    }
+    assert!(carried >= 12, "only {carried} of 24 tasks were taken on before the kill");
+}
+
+/// A process of the monitor dies while the task starts, at a later moment each round.
+fn a_monitor_process_dies_while_a_task_starts(which: &str) {
+    let host = TestHost::new();
+    let before = host.state();
+    host.start_agent();
+    let path = host.definition("task.json", &script("awsvpc", "echo ran; sleep 0.2; exit 6"));
+    for round in 0..16_u64 {
+        let run = host
+            .command(&["run", "--detach", &path])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let run = run.expect("lighter starts");
+        let directory = host.root().join("run/lighter/tasks");
+        let mut record = None;
+        host.eventually("the monitor has told who it is", || {
+            let tasks = fs::read_dir(&directory).into_iter().flatten().flatten();
+            record = tasks
+                .filter_map(|task| fs::read(task.path().join("monitor.json")).ok())
+                .find_map(|text| serde_json::from_slice::<Value>(&text).ok());
+            record.is_some()
+        });
+        std::thread::sleep(Duration::from_millis(round * 2));
+        let record = record.expect("just seen");
+        host.kill(record[which]["pid"].as_i64().expect("a pid"), "KILL");
+        let output = run.wait_with_output().expect("the command ends");
+        assert!(
+            output.status.success(),
+            "round {round}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let task = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let view = wait_stopped(&host, &task);
+        assert_eq!(view["exitCode"], 6, "round {round}: {view}");
+        assert_eq!(host.ok(&["logs", &task]).matches("ran").count(), 1, "round {round}");
+        host.ok(&["rm", &task]);
+    }
+    host.stop_agent();
+    assert_eq!(host.state(), before);
+}
+
+#[test]
+fn the_worker_dies_while_a_task_starts() {
+    a_monitor_process_dies_while_a_task_starts("worker");
+}
+
+#[test]
+fn the_guardian_dies_while_a_task_starts() {
+    a_monitor_process_dies_while_a_task_starts("guardian");
 }
