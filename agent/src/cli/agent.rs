@@ -6,6 +6,9 @@ use super::{Failure, configuration};
 use crate::daemon::{self, Mode};
 use crate::layout::Layout;
 
+/// What the process exits with when another agent serves the root (`EX_TEMPFAIL`, sysexits.h).
+pub(super) const SERVED: u8 = 75;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Start it in the background, unless one runs, and return once it answers
@@ -35,7 +38,13 @@ pub(super) async fn run(arguments: Args, layout: Layout) -> Result<u8, Failure> 
     let mut signals = Signals::open()?;
     let config = configuration(&layout)?;
     let mode = if arguments.detached { Mode::Background } else { Mode::Foreground };
-    let agent = daemon::serve(layout, &config, mode).await?;
+    let agent = match daemon::serve(layout, &config, mode).await {
+        // Told apart by its code, so that who started this one waits for the other.
+        Err(error @ daemon::Error::Served { .. }) => {
+            return Err(Failure::from(error).with_code(SERVED));
+        }
+        other => other?,
+    };
     tokio::select! {
         _ = signals.next() => {}
         () = agent.idle() => {}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::agent::SERVED;
 use super::{Error, Failure, configuration};
 use crate::api::client::{Client, ClientError};
 use crate::daemon::{self, Agent, Mode};
@@ -14,6 +15,9 @@ use crate::layout::Layout;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks at the socket.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Between two attempts to become the agent of a root that another one serves.
+const RESTART: Duration = Duration::from_millis(200);
 
 /// How long connections that were closed may count.
 const FAREWELL: Duration = Duration::from_millis(100);
@@ -102,31 +106,36 @@ pub(super) async fn start_background(layout: &Layout) -> Result<(), Failure> {
         .append(true)
         .open(&log)
         .map_err(|source| Error::Write { path: log.clone(), source })?;
-    let mut command = Command::new(&program);
-    if let Some(root) = layout.root() {
-        command.arg("--root").arg(root);
-    }
-    // It leaves our session by itself.
-    let mut child = command
-        .args(["agent", "--detached"])
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(output.try_clone().map_err(failed)?)
-        .stderr(output)
-        .spawn()
-        .map_err(failed)?;
+    let start = || {
+        let mut command = Command::new(&program);
+        if let Some(root) = layout.root() {
+            command.arg("--root").arg(root);
+        }
+        // It leaves our session by itself.
+        command
+            .args(["agent", "--detached"])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(failed)?)
+            .stderr(output.try_clone().map_err(failed)?)
+            .spawn()
+            .map_err(failed)
+    };
+    let mut child = start()?;
     let give_up = Instant::now() + PATIENCE;
     while find(layout).await?.is_none() {
-        // One that ended may have lost to another that now starts.
-        let ended = child.try_wait().map_err(failed)?.is_some_and(|status| !status.success());
-        if Instant::now() > give_up || ended {
-            if ended && find(layout).await?.is_some() {
-                return Ok(());
-            }
+        let ended = child.try_wait().map_err(failed)?;
+        // One that lost the root to another agent leaves it to that one: it is about to serve, or
+        // has just ended.
+        let lost = ended.is_some_and(|status| status.code() == Some(SERVED.into()));
+        if Instant::now() > give_up || (ended.is_some() && !lost) {
             let seconds = PATIENCE.as_secs();
             return Err(Error::BackgroundSilent { seconds, log }.into());
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(if lost { RESTART } else { PAUSE }).await;
+        if lost {
+            child = start()?;
+        }
     }
     Ok(())
 }
