@@ -180,7 +180,7 @@ impl TestHost {
             "cut -d' ' -f5,9- /proc/self/mountinfo | sort; ip -o link show | cut -d: -f2 | sort; \
              nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; \
              find /sys/fs/cgroup -mindepth 1 -type d -path '*{suffix}*' 2>/dev/null | sort; \
-             cat /proc/[0-9]*/comm 2>/dev/null | grep -E 'lighter|conmon' | sort; \
+             for p in /proc/[0-9]*; do tr '\\0' ' ' 2>/dev/null < $p/cmdline | grep -oE '^lighter-runtime [a-z]+|lighter (--root [^ ]+ )?agent'; done | sort; \
              ls {root}/run/lighter/tasks 2>/dev/null",
             root = self.root().display()
         ))

@@ -81,9 +81,15 @@ impl Link {
     /// If it cannot be started or ends before it answers; nothing of it is left then but what it
     /// wrote to the run directory.
     pub async fn launch(target: Target, reports: mpsc::Sender<Report>) -> Result<Self, Error> {
-        start(&target, false)?;
-        let connection =
-            connect(&target.run).await.map_err(|error| with_log(error, &target.run))?;
+        // An agent that was killed right after it had started a monitor leaves one that has not yet
+        // told who it is, but whose socket answers. A second one would leave it without a socket.
+        let connection = match connect(&target.run).await {
+            Ok(connection) => connection,
+            Err(_) => {
+                start(&target, false)?;
+                connect(&target.run).await.map_err(|error| with_log(error, &target.run))?
+            }
+        };
         Ok(Self::own(target, Some(connection), reports))
     }
 

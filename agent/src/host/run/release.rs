@@ -17,6 +17,7 @@ use crate::engine::Task;
 use crate::host::chain;
 use crate::host::hands::Hands;
 use crate::layout::Layout;
+use crate::monitor::client::Client;
 use crate::monitor::link::Link;
 use crate::monitor::{self, Error};
 use crate::network::{Lease, TaskLease};
@@ -43,7 +44,14 @@ pub(super) async fn release(hands: &Arc<Hands>, task: &Arc<Task>) {
 
 async fn attempt(hands: &Arc<Hands>, task: &Arc<Task>, patient: bool) -> Result<(), String> {
     let run = hands.layout().task_run(&task.id);
-    let record = monitor::record(&run).ok().flatten();
+    let mut record = monitor::record(&run).ok().flatten();
+    if record.is_none() && Client::connect(&run).is_ok() {
+        // It was started a moment ago and has not yet told who it is.
+        if let Ok(link) = hands.link(task).await {
+            let _ = link.hello().await;
+        }
+        record = monitor::record(&run).ok().flatten();
+    }
     if let Some(record) = record.filter(monitor::alive) {
         if patient {
             let link = hands.link(task).await.map_err(|error| chain(&error))?;
