@@ -8,10 +8,10 @@ cd "$(dirname "$0")/.."
 dist=$(realpath "${1:?usage: examples/demo.sh DIST}")
 [ "$(id -u)" = 0 ] || { echo "demo: must run as root (it makes namespaces, cgroups and mounts)" >&2; exit 1; }
 export PATH="$dist:$PATH"
-work=target/demo
+cache=target/demo
 registry=127.0.0.1:5470
-mkdir -p "$work"
-scratch=$(mktemp -d "$(realpath "$work")/run.XXXXXX")
+mkdir -p "$cache"
+scratch=$(mktemp -d "$(realpath "$cache")/run.XXXXXX")
 export LIGHTER_ROOT="$scratch/root"
 mkdir "$LIGHTER_ROOT"
 
@@ -59,7 +59,7 @@ registry_pid=$!
 eventually curl -fsS -o /dev/null "http://$registry/v2/" 2>/dev/null || { cat "$scratch/registry.log" >&2; fail "the registry does not answer"; }
 
 say "two images from Debian packages and the X-Ray SDK from PyPI"
-python3 examples/images/build.py "$work/images" "$registry"
+python3 examples/images/build.py "$cache/images" "$registry"
 
 say "lighter validate examples/web-xray.json"
 lighter validate examples/web-xray.json
