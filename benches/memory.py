@@ -5,11 +5,8 @@ conmon's, twenty of each at the same time.
 usage: memory.py DIST [COUNT]
 """
 
-import json
 import pathlib
-import shutil
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import peers
@@ -17,32 +14,19 @@ import peers
 
 def main():
     dist, count = pathlib.Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 20
-    with tempfile.TemporaryDirectory(prefix="lighter-bench-") as scratch:
-        scratch = pathlib.Path(scratch)
-        archive = peers.busybox_archive(scratch)
-        definition = scratch / "task.json"
-        definition.write_text(json.dumps(peers.one_container("awsvpc")))
-        lighter = peers.Lighter(dist, scratch / "lighter")
-        podman = peers.Podman(scratch / "podman") if shutil.which("podman") else None
-        try:
-            lighter.load(archive)
-            tasks = [lighter.run(definition) for _ in range(count)]
-            pairs = [lighter.monitor_pids(task) for task in tasks]
-            ours = [sum(peers.pss(pid) for pid in pair) for pair in pairs]
-            agent = peers.pss(lighter.agent_pid())
-            theirs = []
-            if podman:
-                podman.load(archive)
-                containers = [podman.run() for _ in range(count)]
-                theirs = [peers.pss(podman.conmon_pid(container)) for container in containers]
-                for container in containers:
-                    podman.remove(container)
-            for task in tasks:
-                lighter.remove(task)
-        finally:
-            lighter.close()
-            if podman:
-                podman.close()
+    with peers.prepared(dist) as (definition, lighter, podman):
+        tasks = [lighter.run(definition) for _ in range(count)]
+        pairs = [lighter.monitor_pids(task) for task in tasks]
+        ours = [sum(peers.pss(pid) for pid in pair) for pair in pairs]
+        agent = peers.pss(lighter.agent_pid())
+        theirs = []
+        if podman:
+            containers = [podman.run() for _ in range(count)]
+            theirs = [peers.pss(podman.conmon_pid(container)) for container in containers]
+            for container in containers:
+                podman.remove(container)
+        for task in tasks:
+            lighter.remove(task)
     print(f"proportional set size with {count} running, kB        mean  largest")
     print(f"  monitor pair per task (guardian and worker)   {sum(ours) / count:8.0f} {max(ours):8.0f}")
     if theirs:

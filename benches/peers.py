@@ -1,14 +1,17 @@
 """What the benches share: a small image, and each peer behind the same few verbs."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 
 
@@ -77,6 +80,27 @@ def pss(pid):
         if line.startswith("Pss:"):
             return float(line.split()[1])
     raise SystemExit(f"no Pss of {pid}")
+
+
+@contextlib.contextmanager
+def prepared(dist):
+    """(task definition's path, Lighter, Podman or None), each with the image loaded; ended after."""
+    with tempfile.TemporaryDirectory(prefix="lighter-bench-") as scratch:
+        scratch = pathlib.Path(scratch)
+        archive = busybox_archive(scratch)
+        definition = scratch / "task.json"
+        definition.write_text(json.dumps(one_container("awsvpc")))
+        lighter = Lighter(dist, scratch / "lighter")
+        podman = Podman(scratch / "podman") if shutil.which("podman") else None
+        try:
+            lighter.load(archive)
+            if podman:
+                podman.load(archive)
+            yield definition, lighter, podman
+        finally:
+            lighter.close()
+            if podman:
+                podman.close()
 
 
 class Lighter:

@@ -7,13 +7,9 @@ network, the cheapest it has), interleaved in one run. Prints minimum, median an
 usage: start.py DIST [ROUNDS]
 """
 
-import json
 import pathlib
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -22,38 +18,24 @@ import peers
 
 def main():
     dist, rounds = pathlib.Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 20
-    with tempfile.TemporaryDirectory(prefix="lighter-bench-") as scratch:
-        scratch = pathlib.Path(scratch)
-        archive = peers.busybox_archive(scratch)
-        definition = scratch / "task.json"
-        definition.write_text(json.dumps(peers.one_container("awsvpc")))
-        lighter = peers.Lighter(dist, scratch / "lighter")
-        podman = peers.Podman(scratch / "podman") if shutil.which("podman") else None
-        try:
-            lighter.load(archive)
+    with peers.prepared(dist) as (definition, lighter, podman):
+        times = {"lighter": [], "podman": []}
+        for number in range(rounds + 2):
+            begin = time.perf_counter()
+            task = lighter.run(definition)
+            elapsed = time.perf_counter() - begin
+            assert lighter.status(task) == "RUNNING"
+            lighter.remove(task)
+            if number >= 2:
+                times["lighter"].append(elapsed)
             if podman:
-                podman.load(archive)
-            times = {"lighter": [], "podman": []}
-            for number in range(rounds + 2):
                 begin = time.perf_counter()
-                task = lighter.run(definition)
+                container = podman.run()
                 elapsed = time.perf_counter() - begin
-                assert lighter.status(task) == "RUNNING"
-                lighter.remove(task)
+                podman.remove(container)
                 if number >= 2:
-                    times["lighter"].append(elapsed)
-                if podman:
-                    begin = time.perf_counter()
-                    container = podman.run()
-                    elapsed = time.perf_counter() - begin
-                    podman.remove(container)
-                    if number >= 2:
-                        times["podman"].append(elapsed)
-            engine = lighter.engine_times(definition, rounds)
-        finally:
-            lighter.close()
-            if podman:
-                podman.close()
+                    times["podman"].append(elapsed)
+        engine = lighter.engine_times(definition, rounds)
     print(f"command to RUNNING, {rounds} rounds, milliseconds      minimum   median")
     for name, label in [("lighter", "lighter run --detach (awsvpc)"), ("podman", "podman run -d --network none")]:
         if times[name]:
