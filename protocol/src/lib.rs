@@ -5,6 +5,18 @@
 pub mod monitor;
 
 #[cfg(feature = "ecs")]
+pub mod acs;
+#[cfg(feature = "ecs")]
+pub mod aws_json;
+#[cfg(feature = "ecs")]
+pub mod ecs;
+#[cfg(feature = "ecs")]
 pub mod ids;
 #[cfg(feature = "ecs")]
+pub mod logs;
+#[cfg(feature = "ecs")]
 pub mod taskdef;
+#[cfg(feature = "ecs")]
+pub mod tcs;
+#[cfg(feature = "ecs")]
+pub mod time;

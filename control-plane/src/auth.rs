@@ -1,0 +1,1 @@
+//! Verifies signatures against local keys, and what a key may call.

@@ -1,0 +1,1 @@
+//! Log groups and streams, received and served.

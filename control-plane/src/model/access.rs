@@ -1,0 +1,80 @@
+//! Access keys and roles.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Entity;
+use crate::state::{Table, View};
+
+/// Who may sign requests. Permanent keys (`key create`) have no token and no end; keys minted for a
+/// task's role have both.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessKey {
+    /// `AKIA…`, or `ASIA…` of a role's.
+    pub id: String,
+    pub secret: String,
+    pub session_token: Option<String>,
+    /// ARN that GetCallerIdentity answers.
+    pub principal: String,
+    /// Actions it may call, `<service>:<operation>` with `*` for any part, e.g. `ecs:*`, `logs:Put*`.
+    /// GetCallerIdentity needs none.
+    pub allow: Vec<String>,
+    pub created_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+    /// For people (`key create --description`).
+    pub description: Option<String>,
+    /// The task for which it was minted, as `<region>/<cluster>/<id>`.
+    pub task: Option<String>,
+}
+
+impl fmt::Debug for AccessKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessKey")
+            .field("id", &self.id)
+            .field("principal", &self.principal)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Entity for AccessKey {
+    const PREFIX: &'static str = "key/";
+
+    fn key(&self) -> String {
+        format!("{}{}", Self::PREFIX, self.id)
+    }
+
+    fn table(view: &View) -> &Table<Self> {
+        &view.keys
+    }
+}
+
+/// A role that tasks can have (`taskRoleArn`, `executionRoleArn`), locally defined
+/// (`role create`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    pub name: String,
+    /// As in [`AccessKey::allow`].
+    pub allow: Vec<String>,
+    pub created_at: Timestamp,
+}
+
+impl Role {
+    /// `arn:aws:iam::<account>:role/<name>`
+    pub fn arn(account: &str, name: &str) -> String {
+        format!("arn:aws:iam::{account}:role/{name}")
+    }
+}
+
+impl Entity for Role {
+    const PREFIX: &'static str = "role/";
+
+    fn key(&self) -> String {
+        format!("{}{}", Self::PREFIX, self.name)
+    }
+
+    fn table(view: &View) -> &Table<Self> {
+        &view.roles
+    }
+}

@@ -1,0 +1,75 @@
+//! Clusters, and what remembers a request's token.
+
+use jiff::Timestamp;
+use protocol::ecs;
+use serde::{Deserialize, Serialize};
+
+use super::Entity;
+use crate::state::{Table, View};
+
+/// A cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    pub region: String,
+    pub name: String,
+    pub active: bool,
+    pub settings: Vec<ecs::ClusterSetting>,
+    pub tags: Vec<ecs::Tag>,
+    pub created_at: Timestamp,
+}
+
+impl Cluster {
+    pub fn arn(&self, account: &str) -> String {
+        format!("arn:aws:ecs:{}:{account}:cluster/{}", self.region, self.name)
+    }
+
+    /// The key of the cluster with this name.
+    pub fn key_of(region: &str, name: &str) -> String {
+        format!("{}{region}/{name}", Self::PREFIX)
+    }
+}
+
+impl Entity for Cluster {
+    const PREFIX: &'static str = "cluster/";
+
+    fn key(&self) -> String {
+        Self::key_of(&self.region, &self.name)
+    }
+
+    fn table(view: &View) -> &Table<Self> {
+        &view.clusters
+    }
+}
+
+/// A `clientToken` that was used: the same request gets the same answer, another a conflict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    pub region: String,
+    pub operation: String,
+    pub token: String,
+    /// Of the request without the token, SHA-256 in hexadecimal digits.
+    pub request: String,
+    /// What it made: keys of records.
+    pub made: Vec<String>,
+    pub created_at: Timestamp,
+}
+
+impl Token {
+    /// The key of the token of an operation.
+    pub fn key_of(region: &str, operation: &str, token: &str) -> String {
+        // A token may hold any visible character.
+        format!("{}{region}/{operation}/{}", Self::PREFIX, hex::encode(token))
+    }
+}
+
+impl Entity for Token {
+    const PREFIX: &'static str = "token/";
+
+    fn key(&self) -> String {
+        Self::key_of(&self.region, &self.operation, &self.token)
+    }
+
+    fn table(view: &View) -> &Table<Self> {
+        &view.tokens
+    }
+}

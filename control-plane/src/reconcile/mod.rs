@@ -1,0 +1,1 @@
+//! Planners: services, draining, lost hosts. Pure, but for `drive`.

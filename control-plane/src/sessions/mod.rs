@@ -1,0 +1,1 @@
+//! ACS and TCS: sessions with connected agents.

@@ -1,0 +1,5 @@
+//! The embedded store: redb.
+
+/// A store in one file.
+#[derive(Debug)]
+pub struct Redb;
