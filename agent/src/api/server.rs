@@ -277,7 +277,9 @@ async fn run(
     let RunTask { definition, pull, remove } = request;
     let id = TaskId::from_random(uuid::Uuid::new_v4().as_u128());
     let busy_ports = busy_ports(&definition).await;
-    let new = Box::new(NewTask { id, definition, pull, remove, busy_ports });
+    let endpoints =
+        definition.containers.iter().map(|_| uuid::Uuid::new_v4().to_string()).collect();
+    let new = Box::new(NewTask { id, definition, pull, remove, ecs: None, endpoints, busy_ports });
     let (reply, answer) = oneshot::channel();
     api.inbox.send(Input::Run { new, reply }).await.map_err(|_closed| Refusal::ending())?;
     let view = answer.await.map_err(|_closed| Refusal::ending())?.map_err(Refusal::internal)?;

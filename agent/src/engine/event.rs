@@ -6,6 +6,7 @@ use protocol::ids::TaskId;
 use protocol::monitor::ContainerFacts;
 use protocol::taskdef::{TaskDefinition, TransportProtocol};
 
+use super::state::EcsTask;
 use crate::api::types::PullPolicy;
 
 /// A fact or a wish. Results of effects carry the effect's generation.
@@ -31,6 +32,10 @@ pub struct NewTask {
     pub definition: TaskDefinition,
     pub pull: PullPolicy,
     pub remove: bool,
+    /// What the control plane said of it.
+    pub ecs: Option<Box<EcsTask>>,
+    /// A fresh UUID per container.
+    pub endpoints: Vec<String>,
     /// Ports on which something outside our tasks listens on this host.
     pub busy_ports: BTreeSet<(TransportProtocol, u16)>,
 }

@@ -32,7 +32,7 @@ mod tests;
 pub use effect::{Action, Effect};
 pub use event::{ContainerEvent, Event, NewTask, TaskEvent};
 pub use state::{
-    Container, Desired, Host, Image, Life, PortLease, Resources, Settings, Stop, StopCode, Task,
-    Times,
+    Container, Desired, EcsTask, Host, Image, Life, PortLease, Resources, Settings, Stop, StopCode,
+    Task, Times,
 };
 pub use step::{Outcome, next_wake, step};

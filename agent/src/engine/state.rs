@@ -65,6 +65,31 @@ pub struct Task {
     pub remove_now: bool,
     /// The record and the files are being removed.
     pub removing: bool,
+    /// What the control plane said of it; `None`: it was run on this host.
+    #[serde(default)]
+    pub ecs: Option<Box<EcsTask>>,
+}
+
+/// What a control plane says of a task beside its definition.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EcsTask {
+    /// Its last part is the task's id.
+    pub arn: String,
+    pub cluster_arn: String,
+    /// Revision of the definition.
+    pub version: String,
+    pub service_name: Option<String>,
+    pub group: Option<String>,
+    pub launch_type: Option<String>,
+    /// In the definition's order.
+    pub container_arns: Vec<Option<String>>,
+    /// Id of the task role's credentials, which are held in memory only (`crate::credentials`).
+    pub task_credentials: Option<String>,
+    /// Id of the execution role's.
+    pub execution_credentials: Option<String>,
+    /// Containers whose log driver uses the execution role, by index.
+    pub logs_by_execution_role: Vec<usize>,
 }
 
 impl Task {
@@ -112,6 +137,9 @@ pub struct Container {
     pub killed: bool,
     /// Why it failed or stopped, in ECS's words.
     pub reason: Option<String>,
+    /// Id of its metadata endpoint (`/v4/<id>`): a UUID that only it is told.
+    #[serde(default)]
+    pub endpoint: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -115,7 +115,8 @@ impl Issue<'_> {
 
 fn admit(host: &Host, new: NewTask, now: Timestamp) -> Task {
     let leases = resources::lease(host, &new);
-    let NewTask { id, definition, pull, remove, .. } = new;
+    let NewTask { id, definition, pull, remove, ecs, endpoints, .. } = new;
+    let mut endpoints = endpoints.into_iter();
     let times = Times {
         created: now,
         pull_started: None,
@@ -140,6 +141,7 @@ fn admit(host: &Host, new: NewTask, now: Timestamp) -> Task {
             signalled_at: None,
             killed: false,
             reason: None,
+            endpoint: endpoints.next().unwrap_or_default(),
         })
         .collect();
     let mut task = Task {
@@ -156,6 +158,7 @@ fn admit(host: &Host, new: NewTask, now: Timestamp) -> Task {
         exit_code: None,
         remove_now: false,
         removing: false,
+        ecs,
     };
     match leases {
         Ok(leases) => {

@@ -95,6 +95,8 @@ fn new_task(number: u128, definition: TaskDefinition) -> NewTask {
         pull: PullPolicy::Missing,
         remove: false,
         busy_ports: BTreeSet::new(),
+        ecs: None,
+        endpoints: Vec::new(),
     }
 }
 

@@ -230,6 +230,10 @@ impl Owner {
                     Some(view) => snapshot.tasks.insert(id.clone(), Arc::new(view)),
                     None => snapshot.tasks.remove(id),
                 };
+                match self.host.tasks.get(id) {
+                    Some(task) => snapshot.states.insert(id.clone(), Arc::new(task.clone())),
+                    None => snapshot.states.remove(id),
+                };
             }
             snapshot.live =
                 self.host.tasks.values().filter(|task| task.times.stopped.is_none()).count();

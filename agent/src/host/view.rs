@@ -15,6 +15,8 @@ use crate::layout::Layout;
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     pub tasks: BTreeMap<TaskId, Arc<TaskView>>,
+    /// The same as the engine has them; for reports and the metadata endpoint.
+    pub states: BTreeMap<TaskId, Arc<Task>>,
     /// Tasks that have not stopped yet.
     pub live: usize,
     /// Configuration digests of the images that tasks use.
