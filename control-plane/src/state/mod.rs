@@ -9,6 +9,8 @@
 //! view is consistent: all records of one revision.
 
 mod edit;
+#[cfg(test)]
+pub(crate) mod testing;
 mod view;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
