@@ -7,13 +7,15 @@
 //!
 //! What a payload cannot carry, and what therefore is not the same after both:
 //!
-//! - the order of environment variables (a map on the wire: sorted by name after), and variables
-//!   with control characters keep their values only as JSON can write them;
-//! - `requiresCompatibilities`: the launch type instead;
-//! - `runtimePlatform`, of which placement has seen to;
-//! - `AWS_EXECUTION_ENV` is added.
+//! - the order of environment variables, sysctls and tmpfs mounts: they are maps there, sorted by
+//!   name;
+//! - `requiresCompatibilities`: the launch type stands for it;
+//! - `runtimePlatform`, which placement has heeded;
+//! - the environment has [`EXECUTION_ENV`], too.
 
+mod docker;
 mod read;
+mod texts;
 mod write;
 
 use serde_json::Value;
@@ -24,6 +26,11 @@ pub use write::task;
 use super::Credentials;
 use crate::ecs::{Tag, TaskOverride};
 use crate::taskdef::{Problems, TaskDefinition};
+
+/// Variable that tells a container where it runs; added where a definition does not set it.
+pub const EXECUTION_ENV: &str = "AWS_EXECUTION_ENV";
+
+const MEBIBYTE: i64 = 1 << 20;
 
 /// What a control plane knows of a task it sends.
 #[derive(Debug, Clone)]
