@@ -51,7 +51,10 @@ impl<T> Table<T> {
     }
 
     /// All with their keys that begin with `prefix`, in order.
-    pub fn prefix<'a>(&'a self, prefix: &str) -> impl Iterator<Item = (&'a str, &'a Stored<T>)> {
+    pub fn prefix<'a, 'p>(
+        &'a self,
+        prefix: &'p str,
+    ) -> impl Iterator<Item = (&'a str, &'a Stored<T>)> + use<'a, 'p, T> {
         self.0
             .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
             .take_while(move |(key, _)| key.starts_with(prefix))
