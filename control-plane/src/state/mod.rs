@@ -10,6 +10,8 @@
 
 mod edit;
 mod hosts;
+#[cfg(test)]
+pub(crate) mod testing;
 mod view;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
