@@ -3,6 +3,7 @@
 //! Decisions live in [`engine`], pure; everything else stands at the edges.
 
 pub mod api;
+pub mod backend;
 pub mod cgroup;
 pub mod cli;
 pub mod config;

@@ -15,6 +15,12 @@ pub mod ids;
 #[cfg(feature = "ecs")]
 pub mod logs;
 #[cfg(feature = "ecs")]
+pub mod percent;
+#[cfg(feature = "ecs")]
+pub mod query;
+#[cfg(feature = "ecs")]
+pub mod sigv4;
+#[cfg(feature = "ecs")]
 pub mod taskdef;
 #[cfg(feature = "ecs")]
 pub mod tcs;

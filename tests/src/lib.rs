@@ -1,6 +1,7 @@
 //! Helpers of the tests: where the binaries are, and a host of a test's own.
 
 pub mod bundle;
+pub mod cluster;
 pub mod host;
 pub mod image;
 pub mod monitor;

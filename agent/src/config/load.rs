@@ -1,6 +1,6 @@
 //! From environment and `ecs.config` to [`Config`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::io;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::duration::parse_duration;
+use super::ecs::{self, Ecs, Metadata, StaticCredentials};
 use super::table::{Kind, VARIABLES, Variable};
 
 /// The configuration, with every default filled in.
@@ -28,6 +29,8 @@ pub struct Config {
     pub awsvpc_subnet: Option<Ipv4Net>,
     /// `None`: chosen among what is free.
     pub bridge_subnet: Option<Ipv4Net>,
+    pub ecs: Ecs,
+    pub metadata: Metadata,
 }
 
 /// `ECS_LOGLEVEL`.
@@ -216,7 +219,77 @@ impl Given {
                 .value("ECS_DYNAMIC_HOST_PORT_RANGE", |text, _| port_range(text)),
             awsvpc_subnet: self.value("LIGHTER_AWSVPC_SUBNET", |text, _| subnet(text)),
             bridge_subnet: self.value("LIGHTER_BRIDGE_SUBNET", |text, _| subnet(text)),
+            ecs: self.ecs(),
+            metadata: self.metadata(),
         }
+    }
+
+    fn ecs(&mut self) -> Ecs {
+        let region = self.word("AWS_REGION");
+        Ecs {
+            cluster: self.word("ECS_CLUSTER"),
+            backend_host: self.value("ECS_BACKEND_HOST", |text, _| ecs::endpoint(text)),
+            region: self.word("AWS_DEFAULT_REGION").or(region),
+            external: self.flag("ECS_EXTERNAL"),
+            credentials: self.credentials(),
+            ca_bundle: self.path("LIGHTER_CA_BUNDLE"),
+            instance_attributes: self.map("ECS_INSTANCE_ATTRIBUTES"),
+            instance_tags: self.map("ECS_CONTAINER_INSTANCE_TAGS"),
+            reserved_ports: self.ports("ECS_RESERVED_PORTS"),
+            reserved_ports_udp: self.ports("ECS_RESERVED_PORTS_UDP"),
+            reserved_memory: self
+                .value("ECS_RESERVED_MEMORY", |text, _| text.parse().ok())
+                .unwrap_or_default(),
+            logging_drivers: self
+                .value("ECS_AVAILABLE_LOGGING_DRIVERS", |text, kind| {
+                    let Kind::Names(known) = kind else { return None };
+                    ecs::names(text, known)
+                })
+                .unwrap_or_default(),
+            disable_metrics: self.flag("ECS_DISABLE_METRICS"),
+            disable_privileged: self.flag("ECS_DISABLE_PRIVILEGED"),
+        }
+    }
+
+    fn metadata(&mut self) -> Metadata {
+        let rate = self.value("ECS_TASK_METADATA_RPS_LIMIT", |text, _| ecs::rate(text));
+        let (steady_rate, burst) = rate.unwrap_or_default();
+        Metadata {
+            introspection_port: self.port("LIGHTER_INTROSPECTION_PORT"),
+            metadata_port: self.port("LIGHTER_METADATA_PORT"),
+            steady_rate,
+            burst,
+            task_iam_role: self.flag("ECS_ENABLE_TASK_IAM_ROLE"),
+            task_iam_role_network_host: self.flag("ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST"),
+            audit_log: self.path("ECS_AUDIT_LOGFILE"),
+            audit_log_disabled: self.flag("ECS_AUDIT_LOGFILE_DISABLED"),
+        }
+    }
+
+    /// Both halves of a key, or neither.
+    fn credentials(&mut self) -> Option<StaticCredentials> {
+        let id = self.word("AWS_ACCESS_KEY_ID");
+        let secret = self.word("AWS_SECRET_ACCESS_KEY");
+        let session_token = self.word("AWS_SESSION_TOKEN");
+        let (missing, there) = match (id, secret) {
+            (Some(access_key_id), Some(secret_access_key)) => {
+                return Some(StaticCredentials { access_key_id, secret_access_key, session_token });
+            }
+            (None, None) => return None,
+            (None, Some(_)) => ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+            (Some(_), None) => ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
+        };
+        // Unless what is missing is there and bad, which is said already.
+        if !self.values.contains_key(missing) {
+            let origin = self.values.get(there).map(|(_, origin)| origin.clone());
+            self.problems.push(Problem {
+                name: missing,
+                value: None,
+                rule: format!("set where {there} is"),
+                origin: origin.unwrap_or_default(),
+            });
+        }
+        None
     }
 
     /// The value that was given, else the default, read by `read`; a problem if it cannot.
@@ -235,7 +308,7 @@ impl Given {
         if value.is_none() {
             self.problems.push(Problem {
                 name,
-                value: (variable.kind != Kind::Json).then(|| text.to_owned()),
+                value: (!variable.kind.is_secret()).then(|| text.to_owned()),
                 rule: variable.kind.rule(),
                 origin: origin.to_owned(),
             });
@@ -243,12 +316,38 @@ impl Given {
         value
     }
 
+    fn word(&mut self, name: &'static str) -> Option<String> {
+        self.value(name, |text, _| ecs::word(text))
+    }
+
+    fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+        self.value(name, |text, _| Some(PathBuf::from(text)).filter(|path| path.is_absolute()))
+    }
+
+    // Those below have a default, so that nothing is there only with a problem, and then nobody
+    // sees it.
+
+    fn flag(&mut self, name: &'static str) -> bool {
+        self.value(name, |text, _| ecs::boolean(text)).unwrap_or_default()
+    }
+
+    fn ports(&mut self, name: &'static str) -> BTreeSet<u16> {
+        self.value(name, |text, _| ecs::ports(text)).unwrap_or_default()
+    }
+
+    fn port(&mut self, name: &'static str) -> u16 {
+        self.value(name, |text, _| text.parse().ok().filter(|port| *port > 0)).unwrap_or_default()
+    }
+
+    fn map(&mut self, name: &'static str) -> BTreeMap<String, String> {
+        self.value(name, |text, _| ecs::map(text)).unwrap_or_default()
+    }
+
     fn duration(&mut self, name: &'static str) -> Duration {
         let value = self.value(name, |text, kind| {
             let Kind::Duration { least } = kind else { return None };
             parse_duration(text).ok().filter(|duration| *duration >= least)
         });
-        // Only with a problem, and then nobody sees it.
         value.unwrap_or_default()
     }
 }
@@ -336,8 +435,35 @@ mod tests {
                 dynamic_host_ports: None,
                 awsvpc_subnet: None,
                 bridge_subnet: None,
+                ecs: Ecs {
+                    cluster: None,
+                    backend_host: None,
+                    region: None,
+                    external: false,
+                    credentials: None,
+                    ca_bundle: None,
+                    instance_attributes: BTreeMap::new(),
+                    instance_tags: BTreeMap::new(),
+                    reserved_ports: BTreeSet::from([22, 2375, 2376, 51678, 51679]),
+                    reserved_ports_udp: BTreeSet::new(),
+                    reserved_memory: 0,
+                    logging_drivers: ["awslogs", "json-file"].map(str::to_owned).into(),
+                    disable_metrics: false,
+                    disable_privileged: false,
+                },
+                metadata: Metadata {
+                    introspection_port: 51678,
+                    metadata_port: 51679,
+                    steady_rate: 40,
+                    burst: 60,
+                    task_iam_role: true,
+                    task_iam_role_network_host: true,
+                    audit_log: None,
+                    audit_log_disabled: false,
+                },
             }
         );
+        assert!(!config.ecs.joins());
         assert!(warnings.is_empty());
     }
 
@@ -391,6 +517,16 @@ mod tests {
             ("LIGHTER_AWSVPC_SUBNET", "10.9.0.1/24"),
             ("LIGHTER_BRIDGE_SUBNET", "10.9.0.0/30"),
             ("LIGHTER_BRIDGE_SUBNET", "fd00::/64"),
+            ("ECS_CLUSTER", "two words"),
+            ("ECS_BACKEND_HOST", "ws://x"),
+            ("ECS_EXTERNAL", "yes"),
+            ("ECS_RESERVED_PORTS", "22"),
+            ("ECS_RESERVED_MEMORY", "-1"),
+            ("ECS_INSTANCE_ATTRIBUTES", "[]"),
+            ("ECS_AVAILABLE_LOGGING_DRIVERS", "[\"telex\"]"),
+            ("ECS_TASK_METADATA_RPS_LIMIT", "40"),
+            ("LIGHTER_METADATA_PORT", "0"),
+            ("LIGHTER_CA_BUNDLE", "ca.pem"),
         ] {
             let error = load("", &[(name, value)]).unwrap_err().to_string();
             let start = format!("{name}={value} in the environment: must be ");
@@ -407,14 +543,36 @@ mod tests {
     }
 
     #[test]
+    fn a_control_plane_and_its_keys() {
+        let (config, warnings) = load(
+            "ECS_CLUSTER=prod\nECS_BACKEND_HOST=http://127.0.0.1:4780/\nAWS_REGION=eu-x-1\n\
+             AWS_ACCESS_KEY_ID=AKIA\nAWS_SECRET_ACCESS_KEY=hush\n\
+             ECS_INSTANCE_ATTRIBUTES={\"rack\":\"7\"}\n",
+            &[("ECS_EXTERNAL", "T"), ("AWS_SESSION_TOKEN", "hush-too")],
+        )
+        .unwrap();
+        assert!(config.ecs.joins() && config.ecs.external && warnings.is_empty());
+        assert_eq!(config.ecs.backend_host.as_deref(), Some("http://127.0.0.1:4780"));
+        assert_eq!(config.ecs.region.as_deref(), Some("eu-x-1"));
+        assert_eq!(config.ecs.instance_attributes.get("rack").map(String::as_str), Some("7"));
+        assert!(!format!("{config:?}").contains("hush"), "secrets are not printed");
+        let (config, _) = load("AWS_REGION=a\n", &[("AWS_DEFAULT_REGION", "b")]).unwrap();
+        assert_eq!(config.ecs.region.as_deref(), Some("b"));
+        let half = load("", &[("AWS_SECRET_ACCESS_KEY", "hush")]).unwrap_err().to_string();
+        assert!(half.contains("AWS_ACCESS_KEY_ID") && !half.contains("hush"), "{half}");
+        let bad = load("", &[("AWS_SECRET_ACCESS_KEY", "hu sh")]).unwrap_err().to_string();
+        assert!(!bad.contains("hu sh"), "{bad}");
+    }
+
+    #[test]
     fn what_has_no_effect_is_said() {
         let (_, warnings) = load(
-            "ECS_CLUSTER=prod\nnonsense\nLIGHTER_ROOT=/x\n",
+            "ECS_DATADIR=/data\nnonsense\nLIGHTER_ROOT=/x\n",
             &[("ECS_FUTURE", "1"), ("LIGHTER_TEST", "1")],
         )
         .unwrap();
         assert_eq!(warnings.len(), 4, "{warnings:?}");
-        for word in ["ECS_CLUSTER", "not KEY=VALUE", "only taken from", "ECS_FUTURE"] {
+        for word in ["ECS_DATADIR", "not KEY=VALUE", "only taken from", "ECS_FUTURE"] {
             assert!(warnings.iter().any(|warning| warning.contains(word)), "{word}");
         }
     }
@@ -427,11 +585,9 @@ mod tests {
         let uncommented: String = committed
             .lines()
             .map(|line| {
-                format!(
-                    "{}\n",
-                    line.strip_prefix("#ECS_")
-                        .map_or(line.to_owned(), |rest| format!("ECS_{rest}"))
-                )
+                let assignment =
+                    line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line);
+                format!("{assignment}\n")
             })
             .collect();
         let (config, warnings) = load(&uncommented, &[]).unwrap();

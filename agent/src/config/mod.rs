@@ -6,8 +6,10 @@
 //! default, this one refuses to start: a typing error must not halve a timeout unseen.
 
 mod duration;
+mod ecs;
 mod load;
 pub mod table;
 
 pub use duration::{DurationError, parse_duration};
+pub use ecs::{Ecs, Metadata, StaticCredentials};
 pub use load::{Config, ConfigError, LogLevel, Problem, RegistryAuth, example};

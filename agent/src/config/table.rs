@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::ecs::LOGGING_DRIVERS;
+
 /// One variable.
 #[derive(Debug, Clone, Copy)]
 pub struct Variable {
@@ -25,16 +27,42 @@ pub enum Kind {
     /// One of these.
     OneOf(&'static [&'static str]),
     /// Go's syntax, at least this much.
-    Duration { least: Duration },
+    Duration {
+        least: Duration,
+    },
     /// A JSON object.
     Json,
     /// `first-last`
     PortRange,
     /// An IPv4 network in CIDR notation.
     Subnet,
+    /// Go's words for true and false.
+    Bool,
+    /// A name, an ARN or the like.
+    Word,
+    /// As [`Self::Word`], and never shown.
+    Secret,
+    /// Scheme and host.
+    Endpoint,
+    /// A JSON list of ports.
+    Ports,
+    /// A JSON object of texts.
+    Map,
+    /// A JSON list of some of these.
+    Names(&'static [&'static str]),
+    /// A number of MiB.
+    Mebibytes,
+    Port,
+    /// `steady,burst`
+    Rate,
 }
 
 impl Kind {
+    /// Whether a value must not be shown.
+    pub fn is_secret(self) -> bool {
+        matches!(self, Self::Json | Self::Secret)
+    }
+
     /// The rule, as it ends the sentence "must be …".
     pub fn rule(self) -> String {
         match self {
@@ -46,6 +74,16 @@ impl Kind {
             Self::Json => "a JSON object".to_owned(),
             Self::PortRange => "a range of ports such as 49153-65535".to_owned(),
             Self::Subnet => "an IPv4 network such as 172.29.0.0/16, /8 to /29".to_owned(),
+            Self::Bool => "true or false".to_owned(),
+            Self::Word => "a text without blanks".to_owned(),
+            Self::Secret => "a secret text without blanks".to_owned(),
+            Self::Endpoint => "a host, or http(s)://host[:port]".to_owned(),
+            Self::Ports => "a JSON list of ports such as [22,80]".to_owned(),
+            Self::Map => "a JSON object of texts such as {\"rack\":\"7\"}".to_owned(),
+            Self::Names(names) => format!("a JSON list of some of {}", names.join(", ")),
+            Self::Mebibytes => "a number of MiB".to_owned(),
+            Self::Port => "a port from 1 to 65535".to_owned(),
+            Self::Rate => "two numbers of requests such as 40,60, each at least 1".to_owned(),
         }
     }
 }
@@ -64,7 +102,68 @@ const fn seconds(least: u64) -> Kind {
 }
 
 /// Sorted by name.
-pub const VARIABLES: [Variable; 9] = [
+pub const VARIABLES: [Variable; 33] = [
+    variable(
+        "AWS_ACCESS_KEY_ID",
+        Kind::Word,
+        "",
+        "Id of the key with which the agent signs its calls. Default: found as the AWS SDKs find theirs (profile, container, instance metadata).",
+    ),
+    variable(
+        "AWS_DEFAULT_REGION",
+        Kind::Word,
+        "",
+        "Region of the cluster; required where there is no instance metadata.",
+    ),
+    variable(
+        "AWS_REGION",
+        Kind::Word,
+        "",
+        "Region of the cluster where AWS_DEFAULT_REGION says nothing.",
+    ),
+    variable("AWS_SECRET_ACCESS_KEY", Kind::Secret, "", "The key of AWS_ACCESS_KEY_ID."),
+    variable(
+        "AWS_SESSION_TOKEN",
+        Kind::Secret,
+        "",
+        "Session of the key, where it is a temporary one.",
+    ),
+    variable(
+        "ECS_AUDIT_LOGFILE",
+        Kind::Path,
+        "",
+        "Log of requests for tasks' credentials. Default: /var/log/ecs/audit.log.",
+    ),
+    variable(
+        "ECS_AUDIT_LOGFILE_DISABLED",
+        Kind::Bool,
+        "false",
+        "Keep no log of requests for tasks' credentials.",
+    ),
+    variable(
+        "ECS_AVAILABLE_LOGGING_DRIVERS",
+        Kind::Names(&LOGGING_DRIVERS),
+        "[\"json-file\",\"awslogs\"]",
+        "Log drivers that tasks from the control plane may use on this host; those that the agent does not have are left out.",
+    ),
+    variable(
+        "ECS_BACKEND_HOST",
+        Kind::Endpoint,
+        "",
+        "Control plane that this host joins. Default: Amazon ECS in the region, where ECS_CLUSTER or ECS_EXTERNAL is set; else none.",
+    ),
+    variable(
+        "ECS_CLUSTER",
+        Kind::Word,
+        "",
+        "Name or ARN of the cluster that this host joins. Default: the cluster default, where ECS_BACKEND_HOST or ECS_EXTERNAL is set; else none.",
+    ),
+    variable(
+        "ECS_CONTAINER_INSTANCE_TAGS",
+        Kind::Map,
+        "{}",
+        "Tags of this host's container instance.",
+    ),
     variable(
         "ECS_CONTAINER_STOP_TIMEOUT",
         seconds(1),
@@ -72,11 +171,35 @@ pub const VARIABLES: [Variable; 9] = [
         "Time between a container's stop signal and SIGKILL where its definition has no stopTimeout.",
     ),
     variable(
+        "ECS_DISABLE_METRICS",
+        Kind::Bool,
+        "false",
+        "Send the control plane no metrics of containers.",
+    ),
+    variable(
+        "ECS_DISABLE_PRIVILEGED",
+        Kind::Bool,
+        "false",
+        "Tell the control plane that privileged containers cannot run here.",
+    ),
+    variable(
         "ECS_DYNAMIC_HOST_PORT_RANGE",
         Kind::PortRange,
         "",
         "Host ports given to mappings with hostPort 0 in bridge mode. Default: the kernel's \
          net.ipv4.ip_local_port_range.",
+    ),
+    variable(
+        "ECS_ENABLE_TASK_IAM_ROLE",
+        Kind::Bool,
+        "true",
+        "Serve the credentials of tasks' roles to their containers.",
+    ),
+    variable(
+        "ECS_ENABLE_TASK_IAM_ROLE_NETWORK_HOST",
+        Kind::Bool,
+        "true",
+        "The same for tasks in host network mode.",
     ),
     variable(
         "ECS_ENGINE_AUTH_DATA",
@@ -99,10 +222,41 @@ pub const VARIABLES: [Variable; 9] = [
         "How long a stopped task, its logs and its files are kept.",
     ),
     variable(
+        "ECS_EXTERNAL",
+        Kind::Bool,
+        "false",
+        "This host is no EC2 instance: never ask the instance metadata service.",
+    ),
+    variable(
+        "ECS_INSTANCE_ATTRIBUTES",
+        Kind::Map,
+        "{}",
+        "Attributes of this host's container instance, for placement constraints; sent with the first registration.",
+    ),
+    variable(
         "ECS_LOGLEVEL",
         Kind::OneOf(&["debug", "info", "warn", "error", "crit", "none"]),
         "info",
         "How much the agent says about itself on standard error.",
+    ),
+    variable(
+        "ECS_RESERVED_MEMORY",
+        Kind::Mebibytes,
+        "0",
+        "Memory of the host that tasks do not get.",
+    ),
+    variable(
+        "ECS_RESERVED_PORTS",
+        Kind::Ports,
+        "[22,2375,2376,51678,51679]",
+        "TCP ports that tasks do not get.",
+    ),
+    variable("ECS_RESERVED_PORTS_UDP", Kind::Ports, "[]", "UDP ports that tasks do not get."),
+    variable(
+        "ECS_TASK_METADATA_RPS_LIMIT",
+        Kind::Rate,
+        "40,60",
+        "Requests per second to the task metadata endpoint, in the long run and at once.",
     ),
     variable(
         "LIGHTER_AWSVPC_SUBNET",
@@ -116,6 +270,19 @@ pub const VARIABLES: [Variable; 9] = [
         "",
         "Network of which containers in bridge mode get their addresses. Default: one that is \
          free on the host.",
+    ),
+    variable(
+        "LIGHTER_CA_BUNDLE",
+        Kind::Path,
+        "",
+        "PEM file of certificates that are trusted beside the host's, for a control plane with a certificate of its own.",
+    ),
+    variable("LIGHTER_INTROSPECTION_PORT", Kind::Port, "51678", "Port of the introspection API."),
+    variable(
+        "LIGHTER_METADATA_PORT",
+        Kind::Port,
+        "51679",
+        "Port of the host behind 169.254.170.2, for task metadata and credentials.",
     ),
     Variable {
         environment_only: true,
@@ -138,8 +305,9 @@ mod tests {
         assert!(VARIABLES.windows(2).all(|pair| pair[0].name < pair[1].name));
         for variable in VARIABLES {
             assert!(variable.doc.ends_with('.'), "{}", variable.name);
+            let prefixes = ["AWS_", "ECS_", "LIGHTER_"];
             assert!(
-                variable.name.starts_with("ECS_") || variable.name.starts_with("LIGHTER_"),
+                prefixes.iter().any(|prefix| variable.name.starts_with(prefix)),
                 "{}",
                 variable.name
             );

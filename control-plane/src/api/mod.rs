@@ -8,6 +8,7 @@
 mod agent;
 mod cluster;
 mod container_instance;
+pub(crate) mod lookup;
 mod page;
 mod service;
 mod tag;

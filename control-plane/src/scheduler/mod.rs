@@ -1,1 +1,26 @@
-//! Placement: pure.
+//! Placement: which container instance a task goes to, and what a new task's record is. Pure: who
+//! calls has the view, the seed, the ids and the time.
+//!
+//! [`candidates`] lists the instances of a cluster as placement sees them; [`place`] filters them
+//! ([`Request`]: resources, ports, attributes, launch type, constraints), ranks what is left by the
+//! chain of strategies, and takes from the one it picked, so that the next task sees it. Who
+//! commits a placement updates the instance's guard: two decisions never rest on the same free
+//! capacity. [`stop_order`] is the mirror for scaling in.
+
+mod filter;
+mod make;
+mod place;
+pub mod query;
+mod rank;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use filter::{Constraints, EXTERNAL, Failure, Reason, Request};
+pub use make::{
+    NewTask, TaskIds, execution_role, new_task, reserve, tags, task_cpu, task_memory, task_role,
+};
+pub use place::{place, stop_order};
+pub use rank::Strategy;
+pub use view::{Candidate, candidates, facts};

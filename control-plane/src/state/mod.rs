@@ -9,6 +9,9 @@
 //! view is consistent: all records of one revision.
 
 mod edit;
+mod hosts;
+#[cfg(test)]
+pub(crate) mod testing;
 mod view;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -16,6 +19,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
 pub use edit::{Conflict, Edit};
+pub use hosts::{Host, Hosts, ZONE};
 pub use view::{Stored, Table, View};
 
 use crate::store::{self, Store};

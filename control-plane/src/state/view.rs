@@ -6,6 +6,7 @@ use std::ops::{Bound, Deref};
 use serde::de::DeserializeOwned;
 
 use super::Error;
+use super::hosts::Hosts;
 use crate::model::{
     AccessKey, Cluster, Connection, Definition, Entity, Family, Guard, Instance, Role, Service,
     Task, Token,
@@ -50,10 +51,10 @@ impl<T> Table<T> {
     }
 
     /// All with their keys that begin with `prefix`, in order.
-    pub fn prefix<'a>(
+    pub fn prefix<'a, 'p>(
         &'a self,
-        prefix: &'a str,
-    ) -> impl Iterator<Item = (&'a str, &'a Stored<T>)> + 'a {
+        prefix: &'p str,
+    ) -> impl Iterator<Item = (&'a str, &'a Stored<T>)> + use<'a, 'p, T> {
         self.0
             .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
             .take_while(move |(key, _)| key.starts_with(prefix))
@@ -70,11 +71,12 @@ impl<T> Table<T> {
 }
 
 impl<T: DeserializeOwned> Table<T> {
-    fn put(&mut self, record: &KeyValue) -> Result<(), Error> {
+    /// Returns what stood there.
+    fn put(&mut self, record: &KeyValue) -> Result<Option<T>, Error> {
         let value = serde_json::from_slice(&record.value)
             .map_err(|source| Error::Record { key: record.key.clone(), source })?;
-        self.0.insert(record.key.clone(), Stored { modified: record.modified, value });
-        Ok(())
+        let before = self.0.insert(record.key.clone(), Stored { modified: record.modified, value });
+        Ok(before.map(|stored| stored.value))
     }
 
     fn delete(&mut self, key: &str) -> Option<T> {
@@ -101,12 +103,18 @@ pub struct View {
     by_instance: BTreeMap<String, BTreeSet<String>>,
     /// Keys of tasks by the key of their service.
     by_service: BTreeMap<String, BTreeSet<String>>,
+    hosts: Hosts,
 }
 
 impl View {
     /// All records of a kind.
     pub fn table<T: Entity>(&self) -> &Table<T> {
         T::table(self)
+    }
+
+    /// What placement needs of the instances.
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
     }
 
     /// All tasks placed on an instance (by its key), stopped ones included.
@@ -143,19 +151,52 @@ impl View {
         Ok(())
     }
 
+    /// A view of these records alone.
+    #[cfg(test)]
+    pub(crate) fn insert<T: Entity>(&mut self, value: &T) {
+        let value = KeyValue {
+            key: value.key(),
+            value: serde_json::to_vec(value).unwrap_or_default(),
+            created: 1,
+            modified: 1,
+            lease: None,
+        };
+        assert!(self.put(&value).is_ok(), "{} is no record", value.key);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn remove(&mut self, key: &str) {
+        self.delete(key);
+    }
+
     /// Kinds of a newer version, which this one does not know, are left alone.
     pub(super) fn put(&mut self, record: &KeyValue) -> Result<(), Error> {
         match kind(&record.key) {
-            Cluster::PREFIX => self.clusters.put(record),
-            Family::PREFIX => self.families.put(record),
-            Definition::PREFIX => self.definitions.put(record),
-            Instance::PREFIX => self.instances.put(record),
-            Guard::PREFIX => self.guards.put(record),
-            Connection::PREFIX => self.connections.put(record),
+            Cluster::PREFIX => self.clusters.put(record).map(drop),
+            Family::PREFIX => self.families.put(record).map(drop),
+            Definition::PREFIX => self.definitions.put(record).map(drop),
+            Instance::PREFIX => {
+                self.instances.put(record)?;
+                if let Some(instance) = self.instances.get(&record.key) {
+                    self.hosts.register(&record.key, instance);
+                }
+                Ok(())
+            }
+            Guard::PREFIX => self.guards.put(record).map(drop),
+            Connection::PREFIX => {
+                self.connections.put(record)?;
+                if let Some(connection) = self.connections.get(&record.key) {
+                    self.hosts.connect(connection);
+                }
+                Ok(())
+            }
             Task::PREFIX => {
                 // A task's instance and service never change.
-                self.tasks.put(record)?;
+                if let Some(before) = self.tasks.put(record)? {
+                    self.hosts.remove(&before);
+                }
                 if let Some(task) = self.tasks.get(&record.key) {
+                    self.hosts.add(task);
                     let (instance, service) = owners(task);
                     self.by_instance.entry(instance).or_default().insert(record.key.clone());
                     if let Some(service) = service {
@@ -164,10 +205,10 @@ impl View {
                 }
                 Ok(())
             }
-            Service::PREFIX => self.services.put(record),
-            Token::PREFIX => self.tokens.put(record),
-            AccessKey::PREFIX => self.keys.put(record),
-            Role::PREFIX => self.roles.put(record),
+            Service::PREFIX => self.services.put(record).map(drop),
+            Token::PREFIX => self.tokens.put(record).map(drop),
+            AccessKey::PREFIX => self.keys.put(record).map(drop),
+            Role::PREFIX => self.roles.put(record).map(drop),
             _ => Ok(()),
         }
     }
@@ -177,11 +218,19 @@ impl View {
             Cluster::PREFIX => drop(self.clusters.delete(key)),
             Family::PREFIX => drop(self.families.delete(key)),
             Definition::PREFIX => drop(self.definitions.delete(key)),
-            Instance::PREFIX => drop(self.instances.delete(key)),
+            Instance::PREFIX => {
+                self.instances.delete(key);
+                self.hosts.forget(key);
+            }
             Guard::PREFIX => drop(self.guards.delete(key)),
-            Connection::PREFIX => drop(self.connections.delete(key)),
+            Connection::PREFIX => {
+                if let Some(connection) = self.connections.delete(key) {
+                    self.hosts.disconnect(&connection);
+                }
+            }
             Task::PREFIX => {
                 if let Some(task) = self.tasks.delete(key) {
+                    self.hosts.remove(&task);
                     let (instance, service) = owners(&task);
                     forget(&mut self.by_instance, &instance, key);
                     if let Some(service) = service {

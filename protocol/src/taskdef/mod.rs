@@ -48,6 +48,7 @@ pub use json::MAX_BYTES;
 pub use problems::{Problem, ProblemKind, Problems};
 pub use supported::{ACCEPTED_WITHOUT_EFFECT, NOT_SUPPORTED_YET};
 pub use types::*;
+pub use units::{cpu_units, mebibytes};
 
 /// Parses and validates a task definition.
 ///

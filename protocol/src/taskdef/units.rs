@@ -1,12 +1,12 @@
 //! Amounts written as text: task `cpu` and `memory`, and the sizes of log options.
 
 /// CPU units of `256`, `.25 vCPU`, `1vcpu`; `None` if the text is no such amount.
-pub(super) fn cpu_units(text: &str) -> Option<u32> {
+pub fn cpu_units(text: &str) -> Option<u32> {
     amount(text, "vcpu")
 }
 
 /// MiB of `512`, `0.5GB`, `1 gb`.
-pub(super) fn mebibytes(text: &str) -> Option<u32> {
+pub fn mebibytes(text: &str) -> Option<u32> {
     amount(text, "gb")
 }
 

@@ -1,0 +1,364 @@
+//! A cluster of a test's own: a control plane and an agent in a [`TestHost`], driven by boto3 and the
+//! `aws` CLI.
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a test that cannot be set up must fail loudly"
+)]
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::host::TestHost;
+
+/// Region of every test.
+pub const REGION: &str = "eu-north-1";
+/// Account of every test.
+pub const ACCOUNT: &str = "000000000000";
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Cluster {
+    pub host: TestHost,
+    key: (String, String),
+    control_plane: Option<Child>,
+    agents: Vec<Agent>,
+    /// Further arguments of `serve`.
+    serve: Vec<String>,
+}
+
+/// A `lighter agent` that a test started.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its `LIGHTER_ROOT`.
+    pub root: PathBuf,
+    /// Path of its network namespace, if it is not the test's.
+    network: Option<PathBuf>,
+    process: Option<Child>,
+}
+
+impl Cluster {
+    /// A control plane, without an agent.
+    pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// A control plane with further arguments of `serve`.
+    pub fn with(serve: &[&str]) -> Self {
+        Self::on(TestHost::new(), serve)
+    }
+
+    /// A control plane on this host.
+    pub fn on(host: TestHost, serve: &[&str]) -> Self {
+        let mut cluster = Self {
+            host,
+            key: (String::new(), String::new()),
+            control_plane: None,
+            agents: Vec::new(),
+            serve: serve.iter().map(|argument| (*argument).to_owned()).collect(),
+        };
+        cluster.key = cluster.create_key(&[]);
+        cluster.start_control_plane();
+        cluster
+    }
+
+    /// A control plane and an agent that is connected.
+    pub fn joined() -> Self {
+        let mut cluster = Self::new();
+        cluster.add_agent(&[]);
+        cluster
+    }
+
+    /// Directory of the control plane's state.
+    pub fn data(&self) -> PathBuf {
+        self.host.path("control-plane")
+    }
+
+    /// A `lighter-control-plane` command with its data directory.
+    pub fn control_plane(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(crate::binary("lighter-control-plane"));
+        command.args(arguments).arg("--data").arg(self.data()).stdin(Stdio::null());
+        command
+    }
+
+    /// `key create` with further arguments: id and secret.
+    pub fn create_key(&self, arguments: &[&str]) -> (String, String) {
+        let created = self
+            .control_plane(&[&["key", "create", "--output", "json"], arguments].concat())
+            .output()
+            .expect("lighter-control-plane starts");
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+        let key: Value = serde_json::from_slice(&created.stdout).expect("JSON");
+        let text = |name: &str| key[name].as_str().expect("a string").to_owned();
+        (text("accessKeyId"), text("secretAccessKey"))
+    }
+
+    /// Where the API is.
+    pub fn endpoint(&self) -> &'static str {
+        "http://127.0.0.1:4780"
+    }
+
+    /// Starts the control plane and waits until it serves.
+    pub fn start_control_plane(&mut self) {
+        assert!(self.control_plane.is_none(), "it runs");
+        let log = append(&self.host.path("control-plane.log"));
+        let child = self
+            .control_plane(&["serve", "--listen", "0.0.0.0:4780", "--settle", "1s"])
+            .args(&self.serve)
+            .stdout(log.try_clone().expect("a descriptor"))
+            .stderr(log)
+            .spawn();
+        self.control_plane = Some(child.expect("lighter-control-plane starts"));
+        self.host.eventually("the control plane serves", || {
+            self.host.sh("curl -fsS http://127.0.0.1:4780/healthz >/dev/null && echo serves")
+                == "serves"
+        });
+    }
+
+    /// SIGKILLs the control plane.
+    pub fn kill_control_plane(&mut self) {
+        let mut child = self.control_plane.take().expect("it runs");
+        child.kill().expect("kill it");
+        child.wait().expect("wait for it");
+    }
+
+    /// SIGTERMs the control plane and waits for its end.
+    pub fn stop_control_plane(&mut self) {
+        let mut child = self.control_plane.take().expect("it runs");
+        self.host.kill(child.id().into(), "TERM");
+        assert!(child.wait().expect("wait for it").success(), "{}", self.log());
+    }
+
+    /// Resident memory of the control plane, in kB.
+    pub fn control_plane_memory(&self) -> u64 {
+        resident(self.control_plane.as_ref().expect("it runs").id())
+    }
+
+    /// Adds the first agent, in the test's network, and waits until it is connected: its index.
+    pub fn add_agent(&mut self, environment: &[(&str, &str)]) -> usize {
+        let root = self.host.root();
+        self.push_agent(root, None, environment)
+    }
+
+    /// Adds an agent with a root and a network namespace of its own, linked to the test's, and the
+    /// image: its index.
+    pub fn add_host(&mut self, environment: &[(&str, &str)]) -> usize {
+        let number = self.agents.len() + 1;
+        let name = format!("host{number}");
+        let script = format!(
+            "set -e; ip netns add {name}; ip -n {name} link set lo up; \
+             ip link add to-{name} type veth peer name eth0 netns {name}; \
+             ip addr add 10.99.{number}.1/24 dev to-{name}; ip link set to-{name} up; \
+             ip -n {name} addr add 10.99.{number}.2/24 dev eth0; ip -n {name} link set eth0 up; \
+             ip -n {name} route add default via 10.99.{number}.1; echo made"
+        );
+        assert!(self.host.sh(&script).ends_with("made"), "make the namespace {name}");
+        let root = self.host.path(&name);
+        std::fs::create_dir(&root).expect("a directory");
+        let archive = self.host.path("busybox").join("bench.tar");
+        let loaded = self
+            .host
+            .command(&["image", "load", "-i", archive.to_str().expect("UTF-8")])
+            .env("LIGHTER_ROOT", &root)
+            .output()
+            .expect("lighter starts");
+        assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+        let endpoint = format!("http://10.99.{number}.1:4780");
+        let mut environment = environment.to_vec();
+        environment.push(("ECS_BACKEND_HOST", &endpoint));
+        self.push_agent(root, Some(Path::new("/run/netns").join(name)), &environment)
+    }
+
+    fn push_agent(
+        &mut self,
+        root: PathBuf,
+        network: Option<PathBuf>,
+        environment: &[(&str, &str)],
+    ) -> usize {
+        let config = root.join("etc/ecs");
+        std::fs::create_dir_all(&config).expect("a directory");
+        let mut text = format!(
+            "ECS_CLUSTER=default\nECS_BACKEND_HOST={}\nAWS_DEFAULT_REGION={REGION}\nAWS_ACCESS_KEY_ID={}\nAWS_SECRET_ACCESS_KEY={}\n",
+            self.endpoint(),
+            self.key.0,
+            self.key.1
+        );
+        for (name, value) in environment {
+            text.push_str(&format!("{name}={value}\n"));
+        }
+        // Of a variable that is given twice the last one counts.
+        std::fs::write(config.join("ecs.config"), text).expect("write ecs.config");
+        self.agents.push(Agent { root, network, process: None });
+        let index = self.agents.len() - 1;
+        self.start_agent(index);
+        self.wait_connected(self.agents.len());
+        index
+    }
+
+    /// An agent by its index.
+    pub fn agent(&self, index: usize) -> &Agent {
+        &self.agents[index]
+    }
+
+    /// Starts a stopped agent.
+    pub fn start_agent(&mut self, index: usize) {
+        let log = append(&self.host.path(&format!("agent{index}.log")));
+        let agent = &mut self.agents[index];
+        assert!(agent.process.is_none(), "it runs");
+        let lighter = crate::binary("lighter");
+        let mut command = match &agent.network {
+            None => Command::new(&lighter),
+            Some(network) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", network.display())).arg(&lighter);
+                command
+            }
+        };
+        command.arg("agent").env("LIGHTER_ROOT", &agent.root).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
+        agent.process = Some(command.spawn().expect("lighter starts"));
+    }
+
+    /// SIGKILLs an agent.
+    pub fn kill_agent(&mut self, index: usize) {
+        let mut child = self.agents[index].process.take().expect("it runs");
+        child.kill().expect("kill it");
+        child.wait().expect("wait for it");
+    }
+
+    /// SIGTERMs an agent and waits for its end.
+    pub fn stop_agent(&mut self, index: usize) {
+        let mut child = self.agents[index].process.take().expect("it runs");
+        self.host.kill(child.id().into(), "TERM");
+        assert!(child.wait().expect("wait for it").success(), "{}", self.log());
+    }
+
+    /// Resident memory of an agent, in kB.
+    pub fn agent_memory(&self, index: usize) -> u64 {
+        resident(self.agents[index].process.as_ref().expect("it runs").id())
+    }
+
+    /// Waits until this many instances are connected.
+    pub fn wait_connected(&self, count: usize) {
+        self.host.eventually(&format!("{count} instances are connected\n{}", self.log()), || {
+            let listed = self.boto3(
+                "c = client('ecs')\n\
+                 try: arns = c.list_container_instances(cluster='default')['containerInstanceArns']\n\
+                 except c.exceptions.ClusterNotFoundException: arns = []\n\
+                 found = c.describe_container_instances(cluster='default', containerInstances=arns)['containerInstances'] if arns else []\n\
+                 answer(sum(i['agentConnected'] for i in found))",
+            );
+            listed.as_u64() == u64::try_from(count).ok()
+        });
+    }
+
+    /// The environment of a client.
+    pub fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("AWS_ENDPOINT_URL", self.endpoint())
+            .env("AWS_ACCESS_KEY_ID", &self.key.0)
+            .env("AWS_SECRET_ACCESS_KEY", &self.key.1)
+            .env("AWS_DEFAULT_REGION", REGION)
+            .env("AWS_PAGER", "")
+            .env("AWS_MAX_ATTEMPTS", "1")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("HOME", self.host.path(""))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The `aws` CLI, version 2.
+    pub fn aws(&self, arguments: &[&str]) -> Output {
+        let mut command = self.client("/usr/bin/aws");
+        command.args(arguments).args(["--endpoint-url", self.endpoint(), "--output", "json"]);
+        command.output().expect("the aws CLI is installed")
+    }
+
+    /// The `aws` CLI, which must succeed: what it prints, as JSON (null for nothing).
+    pub fn aws_ok(&self, arguments: &[&str]) -> Value {
+        let output = self.aws(arguments);
+        assert!(
+            output.status.success(),
+            "aws {arguments:?}: {}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    /// Runs Python with the names of `cluster.py`; what it gave to `answer`.
+    pub fn boto3(&self, script: &str) -> Value {
+        let output = self.python(script);
+        assert!(
+            output.status.success(),
+            "{script}\n{}{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        let text = String::from_utf8_lossy(&output.stdout);
+        let last = text.lines().rev().find_map(|line| line.strip_prefix("answer: "));
+        last.map_or(Value::Null, |line| serde_json::from_str(line).expect("JSON"))
+    }
+
+    /// Runs Python with the names of `cluster.py`.
+    pub fn python(&self, script: &str) -> Output {
+        let mut command = self.client("python3");
+        command.env("PYTHONPATH", crate::workspace().join("tests/python"));
+        command.args(["-c", &format!("from cluster import *\n{script}")]);
+        command.output().expect("python3 starts")
+    }
+
+    /// Runs every test of a file in `tests/python`.
+    pub fn check(&self, file: &str) {
+        let mut command = self.client("python3");
+        command.arg(crate::workspace().join("tests/python").join(file));
+        let output = command.output().expect("python3 starts");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success(),
+            "{text}\n{}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        println!("{text}");
+    }
+
+    /// What control plane and agents wrote.
+    pub fn log(&self) -> String {
+        let mut text = String::new();
+        let agents = (0..self.agents.len()).map(|index| format!("agent{index}.log"));
+        for name in std::iter::once("control-plane.log".to_owned()).chain(agents) {
+            let log = std::fs::read_to_string(self.host.path(&name)).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            text.push_str(&format!("--- {name}\n"));
+            for line in tail.iter().rev() {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        text
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn append(path: &Path) -> File {
+    File::options().create(true).append(true).open(path).expect("a log")
+}
+
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+}

@@ -1,0 +1,9 @@
+//! Control plane and agents together, driven by boto3 and the `aws` CLI.
+
+mod bad_input;
+mod cli;
+mod crash;
+mod hosts;
+mod operations;
+mod roles;
+mod up;
