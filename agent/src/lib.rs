@@ -18,6 +18,7 @@ pub mod layout;
 pub mod logs;
 pub mod monitor;
 pub mod network;
+pub mod stats;
 pub mod store;
 #[allow(unsafe_code, reason = "the one module that wraps what has no safe form")]
 pub mod sys;
