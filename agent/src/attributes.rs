@@ -113,9 +113,7 @@ pub fn not_echoed(sent: &[Attribute], answered: &[Attribute]) -> Vec<String> {
     let answered: BTreeMap<Option<&str>, String> =
         answered.iter().map(|attribute| (attribute.name.as_deref(), value(attribute))).collect();
     sent.iter()
-        .filter(|attribute| {
-            answered.get(&attribute.name.as_deref()) != Some(&value(attribute))
-        })
+        .filter(|attribute| answered.get(&attribute.name.as_deref()) != Some(&value(attribute)))
         .filter_map(|attribute| attribute.name.clone())
         .collect()
 }
@@ -178,12 +176,8 @@ mod tests {
 
     fn names(variables: &[(&str, &str)], first: bool) -> Vec<String> {
         let config = config(variables);
-        let facts = Facts {
-            ecs: &config.ecs,
-            metadata: &config.metadata,
-            first,
-            architecture: "aarch64",
-        };
+        let facts =
+            Facts { ecs: &config.ecs, metadata: &config.metadata, first, architecture: "aarch64" };
         attributes(&facts)
             .into_iter()
             .map(|attribute| {
@@ -219,7 +213,10 @@ mod tests {
                 &["com.amazonaws.ecs.capability.logging-driver.json-file"],
             ),
             (
-                &[("ECS_INSTANCE_ATTRIBUTES", "{\"rack\":\"7\",\"bare\":\"\",\"ecs.os-type\":\"x\"}")],
+                &[(
+                    "ECS_INSTANCE_ATTRIBUTES",
+                    "{\"rack\":\"7\",\"bare\":\"\",\"ecs.os-type\":\"x\"}",
+                )],
                 &["bare", "rack=7"],
                 &[],
             ),

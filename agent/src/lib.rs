@@ -23,6 +23,7 @@ pub mod monitor;
 pub mod network;
 pub mod registration;
 pub mod reporter;
+pub mod stats;
 pub mod store;
 #[allow(unsafe_code, reason = "the one module that wraps what has no safe form")]
 pub mod sys;

@@ -43,7 +43,9 @@ pub fn version_info() -> VersionInfo {
     VersionInfo {
         agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         agent_hash: Some(option_env!("LIGHTER_COMMIT").unwrap_or("unknown").to_owned()),
-        docker_version: Some(concat!("DockerVersion: lighter-", env!("CARGO_PKG_VERSION")).to_owned()),
+        docker_version: Some(
+            concat!("DockerVersion: lighter-", env!("CARGO_PKG_VERSION")).to_owned(),
+        ),
     }
 }
 
@@ -330,7 +332,11 @@ pub async fn register(
 async fn wait(failures: &mut u32, error: &(dyn std::error::Error + Send + Sync)) {
     *failures = failures.saturating_add(1);
     let pause = RETRIES.pause(*failures, backoff::random());
-    tracing::warn!(error = chain(error), seconds = pause.as_secs(), "not registered yet; will try again");
+    tracing::warn!(
+        error = chain(error),
+        seconds = pause.as_secs(),
+        "not registered yet; will try again"
+    );
     tokio::time::sleep(pause).await;
 }
 
@@ -450,10 +456,8 @@ mod tests {
             ..ContainerInstance::default()
         };
         assert!(matches!(identity(&instance, "c", "r"), Err(Terminal::Answer)));
-        let instance = ContainerInstance {
-            container_instance_arn: Some(INSTANCE.to_owned()),
-            ..instance
-        };
+        let instance =
+            ContainerInstance { container_instance_arn: Some(INSTANCE.to_owned()), ..instance };
         assert!(identity(&instance, "c", "r").unwrap().reports_task_network);
     }
 }

@@ -94,11 +94,8 @@ pub(super) async fn handle(
             desired_status: Some("STOPPED".to_owned()),
         })
         .collect();
-    let mut answers = vec![ack(
-        message.cluster_arn,
-        message.container_instance_arn,
-        message.message_id.clone(),
-    )];
+    let mut answers =
+        vec![ack(message.cluster_arn, message.container_instance_arn, message.message_id.clone())];
     if !candidates.is_empty() {
         answers.push(AgentMessage::TaskStopVerificationMessage(TaskStopVerification {
             message_id: message.message_id,

@@ -71,9 +71,8 @@ impl Context {
     fn find(&self, arn: &str) -> Option<Arc<crate::engine::Task>> {
         let snapshot = self.snapshots.borrow();
         let by_id = payload::task_id(arn).and_then(|id| snapshot.states.get(&id));
-        let is_it = |task: &Arc<crate::engine::Task>| {
-            task.ecs.as_ref().is_some_and(|ecs| ecs.arn == arn)
-        };
+        let is_it =
+            |task: &Arc<crate::engine::Task>| task.ecs.as_ref().is_some_and(|ecs| ecs.arn == arn);
         by_id.filter(|task| is_it(task)).cloned().or_else(|| {
             // One whose ARN ends in no id stands under another.
             snapshot.states.get(&payload::stand_in(arn)).filter(|task| is_it(task)).cloned()

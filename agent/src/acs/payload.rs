@@ -101,9 +101,7 @@ fn read(raw: &RawTask) -> Read {
 async fn take(context: &Context, cluster: &str, task: Read) -> Result<bool, Error> {
     let (task, problem) = match task {
         Read::Whole(task) => (*task, None),
-        Read::Broken(arn, problem) => {
-            (acs::Task { arn, ..acs::Task::default() }, Some(problem))
-        }
+        Read::Broken(arn, problem) => (acs::Task { arn, ..acs::Task::default() }, Some(problem)),
     };
     let Some(arn) = task.arn.clone().filter(|arn| !arn.is_empty()) else {
         tracing::warn!(problem, "a task without ARN; the payload is not acknowledged");
@@ -146,7 +144,9 @@ async fn new_task(
     let stop = task.desired_status.as_deref() == Some("STOPPED");
     let problem = match (&id, task.desired_status.as_deref()) {
         _ if problem.is_some() => problem,
-        (None, _) => Some(format!("{arn} does not end in a task id of 32 hexadecimal digits that is free on this host")),
+        (None, _) => Some(format!(
+            "{arn} does not end in a task id of 32 hexadecimal digits that is free on this host"
+        )),
         (_, Some("RUNNING" | "STOPPED")) => None,
         (_, other) => Some(format!("desiredStatus {other:?} is neither RUNNING nor STOPPED")),
     };
@@ -155,9 +155,7 @@ async fn new_task(
         None => acs::payload::definition(&task).map_err(|error| chain(&error)),
     };
     let (definition, ended) = match definition {
-        Ok(definition) => {
-            (definition, stop.then(|| (StopCode::UserInitiated, STOPPED.to_owned())))
-        }
+        Ok(definition) => (definition, stop.then(|| (StopCode::UserInitiated, STOPPED.to_owned()))),
         Err(problem) => {
             tracing::warn!(task = arn, problem, "cannot use a task; it is reported as stopped");
             let reason = format!("{UNUSABLE}{problem}");
@@ -261,6 +259,9 @@ fn nothing(task: &acs::Task) -> TaskDefinition {
         ipc_mode: NamespaceMode::Private,
         tags: Vec::new(),
         cpu_architecture: None,
+        task_role_arn: None,
+        execution_role_arn: None,
+        placement_constraints: Vec::new(),
     }
 }
 

@@ -49,7 +49,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let minutes = |minutes| Duration::from_secs(60 * minutes);
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         Self { silence: (minutes(1), minutes(2)), life: (minutes(30), minutes(35)) }
     }
 }
@@ -128,7 +128,10 @@ pub async fn run(
         let mut connected = None;
         let end = match connect(&control_plane, &context, send_credentials).await {
             Ok(socket) => {
-                tracing::info!(instance = context.identity.container_instance_arn, "connected to the control plane");
+                tracing::info!(
+                    instance = context.identity.container_instance_arn,
+                    "connected to the control plane"
+                );
                 send_credentials = false;
                 told = false;
                 connected = Some(Instant::now());
