@@ -77,7 +77,8 @@ impl State {
         Ok(Arc::new(Self { store, view, reached, follower }))
     }
 
-    /// Everything, now. Short: changes wait for it. Not to be held over an await.
+    /// Everything, now. Short: changes wait for it. Not to be held over an await, nor taken again
+    /// while it is held: a change that waits in between would block both.
     pub fn view(&self) -> RwLockReadGuard<'_, View> {
         // The follower applies whole revisions; a panic of a reader leaves the view whole.
         self.view.read().unwrap_or_else(PoisonError::into_inner)
