@@ -219,7 +219,7 @@ fn deletable<'v>(
 
 /// The definitions whose deletion was asked for and that nothing uses any more: no record of a task,
 /// no service that is not INACTIVE. Who sweeps deletes their records.
-pub(crate) fn sweep(view: &View) -> Vec<&Stored<Definition>> {
+pub fn sweep(view: &View) -> Vec<&Stored<Definition>> {
     let mut leaving: Vec<_> = view
         .definitions
         .iter()
