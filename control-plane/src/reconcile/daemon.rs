@@ -147,7 +147,7 @@ pub fn plan(
         tell(service, &Message::Throttled, now, draws);
     }
     let ready = members.iter().filter(|m| stays(m) && m.is_alive()).all(Member::is_healthy)
-        && members.iter().filter(|m| m.is_alive()).all(|m| stays(m))
+        && members.iter().filter(|m| m.is_alive()).all(stays)
         && !sites.iter().any(|site| free(&site));
     let replacing =
         members.iter().any(|m| m.phase == Phase::Stopping && fit(&m.instance) == Fit::Eligible);

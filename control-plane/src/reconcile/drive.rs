@@ -9,7 +9,7 @@
 //! A turn commits and thereby wakes the next, until a plan is empty. In one round at most
 //! [`ROUND`] services or hosts are looked at, [`AT_ONCE`] at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,14 +66,13 @@ pub async fn run(state: Arc<State>, config: Arc<Config>) {
         state,
         settings,
         keep_stopped: signed(config.keep_stopped),
-        due: BTreeSet::new(),
+        due: Due::default(),
         timers: Timers::default(),
         starved: BTreeSet::new(),
     };
     loop {
         match drive.follow().await {
-            Ok(()) => return,
-            Err(error) if matches!(error, Error::Ended) => return,
+            Ok(()) | Err(Error::Ended) => return,
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -90,7 +89,7 @@ struct Drive {
     settings: Settings,
     keep_stopped: SignedDuration,
     /// To be looked at now.
-    due: BTreeSet<Item>,
+    due: Due,
     timers: Timers,
     /// Keys of services that wait for room.
     starved: BTreeSet<String>,
@@ -132,7 +131,7 @@ impl Drive {
             let received = received.map_err(Error::Read)?;
             // The watch may be ahead of the view.
             let revision = received.revision;
-            reached.wait_for(|seen| *seen >= revision).await.map_err(|_| Error::Ended)?;
+            reached.wait_for(|seen| *seen >= revision).await.map_err(|_closed| Error::Ended)?;
             let view = self.state.view();
             note(&view, &received, &self.starved, &mut self.due);
             drop(view);
@@ -250,7 +249,7 @@ fn seed() -> [u8; 32] {
 }
 
 /// Adds what changes ask to look at.
-fn note(view: &View, changes: &Changes, starved: &BTreeSet<String>, due: &mut BTreeSet<Item>) {
+fn note(view: &View, changes: &Changes, starved: &BTreeSet<String>, due: &mut Due) {
     for change in &changes.changes {
         let key = match change {
             Change::Put(record) => &record.key,
@@ -295,13 +294,7 @@ fn kind_of(kind: &str) -> Kind {
     }
 }
 
-fn note_task(
-    view: &View,
-    key: &str,
-    names: &str,
-    starved: &BTreeSet<String>,
-    due: &mut BTreeSet<Item>,
-) {
+fn note_task(view: &View, key: &str, names: &str, starved: &BTreeSet<String>, due: &mut Due) {
     let Some(task) = view.tasks.get(key) else {
         return;
     };
@@ -323,7 +316,7 @@ fn note_task(
     }
 }
 
-fn note_host(view: &View, names: &str, starved: &BTreeSet<String>, due: &mut BTreeSet<Item>) {
+fn note_host(view: &View, names: &str, starved: &BTreeSet<String>, due: &mut Due) {
     let key = format!("{}{names}", Instance::PREFIX);
     for task in view.tasks_on(&key).filter(|task| task.is_live()) {
         if let Some(service) = &task.service {
@@ -357,6 +350,35 @@ fn daemons(view: &View, region: &str, cluster: &str) -> Vec<Item> {
         .filter(|(_, service)| service.scheduling == Scheduling::Daemon)
         .map(|(key, _)| Item::Service(key.to_owned()))
         .collect()
+}
+
+/// What is to be looked at, each once, in the order in which it was asked for.
+#[derive(Debug, Default)]
+struct Due {
+    queue: VecDeque<Item>,
+    queued: BTreeSet<Item>,
+}
+
+impl Due {
+    fn insert(&mut self, item: Item) {
+        if self.queued.insert(item.clone()) {
+            self.queue.push_back(item);
+        }
+    }
+
+    fn extend(&mut self, items: impl IntoIterator<Item = Item>) {
+        items.into_iter().for_each(|item| self.insert(item));
+    }
+
+    fn pop_first(&mut self) -> Option<Item> {
+        let item = self.queue.pop_front()?;
+        self.queued.remove(&item);
+        Some(item)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
 }
 
 /// When to look at what without a change.
