@@ -53,7 +53,8 @@ pub(super) async fn start(
     let log = log(layout);
     let program = program();
     let mut command = Command::new(&program);
-    command.arg("serve").arg("--listen").arg(listen.to_string()).arg("--data").arg(data(layout));
+    // One person watches: a deployment need not settle as long as in production.
+    command.args(["serve", "--settle", "5s"]).arg("--listen").arg(listen.to_string()).arg("--data").arg(data(layout));
     let failed = |source| Error::Background { program: PathBuf::from(&program), source };
     let mut child = process::start(&mut command, &log).map_err(failed)?;
     let give_up = Instant::now() + PATIENCE;
