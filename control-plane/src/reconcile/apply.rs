@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
+use protocol::ecs;
 
 use super::daemon::{self, Fit, Site};
 use super::drain::Place;
@@ -266,7 +267,7 @@ impl<'a> Work<'a> {
             ..constraints
         };
         Some(Starting {
-            reserved: scheduler::reserve(&definition.definition, &Default::default()),
+            reserved: scheduler::reserve(&definition.definition, &ecs::TaskOverride::default()),
             group: format!("service:{}", self.stored.name),
             definition,
             deployment,
@@ -302,6 +303,7 @@ impl<'a> Work<'a> {
             .enable_ecs_managed_tags
             .then_some((service.cluster.as_str(), Some(service.name.as_str())));
         self.started.push(scheduler::new_task(NewTask {
+            account: &self.settings.account,
             cluster: &service.cluster,
             definition: starting.definition,
             instance: &instance.id,
@@ -310,7 +312,7 @@ impl<'a> Work<'a> {
             started_by: Some(&starting.deployment.id),
             service: Some(&service.name),
             deployment: Some(&starting.deployment.id),
-            overrides: &Default::default(),
+            overrides: &ecs::TaskOverride::default(),
             network_configuration: starting.deployment.network_configuration.as_ref(),
             tags: scheduler::tags(&[], propagated, managed),
             enable_execute_command: service.enable_execute_command,
@@ -405,23 +407,21 @@ impl Starting<'_> {
 }
 
 /// ECS's words for a role of the definition that there is not.
-pub fn missing_role(view: &View, account: &str, definition: &Definition) -> Option<String> {
-    let none = Default::default();
-    let roles =
-        [scheduler::task_role(definition, &none), scheduler::execution_role(definition, &none)];
-    roles.into_iter().flatten().find(|role| !role_exists(view, account, role)).map(|role| {
+fn missing_role(view: &View, account: &str, definition: &Definition) -> Option<String> {
+    let none = ecs::TaskOverride::default();
+    let roles = [
+        scheduler::task_role(account, definition, &none),
+        scheduler::execution_role(account, definition, &none),
+    ];
+    let is_there =
+        |arn: &String| view.roles.iter().any(|role| Role::arn(account, &role.name) == *arn);
+    roles.into_iter().flatten().find(|role| !is_there(role)).map(|role| {
         format!(
             "ECS was unable to assume the role '{role}' that was provided for this task. Please \
              verify that the role being passed has the proper trust relationship and permissions \
              and that your IAM user has permissions to pass this role."
         )
     })
-}
-
-fn role_exists(view: &View, account: &str, role: &str) -> bool {
-    let prefix = Role::arn(account, "");
-    let name = if role.starts_with("arn:") { role.strip_prefix(&prefix) } else { Some(role) };
-    name.is_some_and(|name| view.roles.get(&format!("{}{name}", Role::PREFIX)).is_some())
 }
 
 /// A turn of a host, by the key of its instance.

@@ -120,7 +120,6 @@ pub fn new_task(new: NewTask<'_>) -> Task {
         tags: new.tags,
         enable_execute_command: new.enable_execute_command,
         platform_version: new.platform_version.map(str::to_owned),
-        accounted: false,
         version: 1,
     }
 }
