@@ -18,8 +18,10 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::server::{self, Api};
+use crate::backend::SetupError;
 use crate::cgroup;
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::engine::{self, Event};
 use crate::host::hands::{Hands, Parts};
 use crate::host::owner::Owner;
@@ -27,6 +29,7 @@ use crate::host::view::Snapshot;
 use crate::host::{INBOX, Input, chain, recover};
 use crate::image;
 use crate::layout::Layout;
+use crate::logs::drivers::awslogs::LogService;
 use crate::network::{self, Network, Subnets, ports};
 use crate::store::{self, Batch, Store, Table};
 
@@ -63,6 +66,8 @@ pub enum Error {
     Images(#[source] image::Error),
     #[error("read the registries' credentials")]
     Auth(#[source] image::Error),
+    #[error("prepare the shipping of logs")]
+    Logs(#[from] SetupError),
     #[error("open the network")]
     Network(#[from] network::Error),
     #[error("serve the API")]
@@ -103,8 +108,15 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     // The last thing that can fail. Who connects now waits until there is something to show.
     let listener = server::listen(&layout.api_socket())?;
     let (inbox, receiver) = mpsc::channel(INBOX);
-    let hands =
-        Hands::new(Parts { layout: layout.clone(), images, auth, network, inbox: inbox.clone() });
+    let roles = Credentials::default();
+    let hands = Hands::new(Parts {
+        layout: layout.clone(),
+        images,
+        auth,
+        network,
+        log_service: LogService::new(config, roles.clone())?,
+        inbox: inbox.clone(),
+    });
 
     for task in loaded.host.tasks.values() {
         recover::resume_logs(&hands, task);
