@@ -99,6 +99,7 @@ fn new_task(number: u128, definition: TaskDefinition) -> NewTask {
         remove: false,
         busy_ports: BTreeSet::new(),
         ecs: None,
+        ended: None,
         endpoints: Vec::new(),
     }
 }
