@@ -141,10 +141,6 @@ fn bounded(name: &str, value: Option<i32>, default: usize, most: usize) -> Resul
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         tracing::error!(error = &error as &dyn std::error::Error, "a call of the logs failed");
-        Self {
-            status: 500,
-            name: "ServiceUnavailableException".to_owned(),
-            message: error.to_string(),
-        }
+        Self { name: "ServiceUnavailableException".to_owned(), ..Self::server(error.to_string()) }
     }
 }

@@ -88,6 +88,7 @@ pub fn new_task(new: NewTask<'_>) -> Task {
         launch_type: new.launch_type,
         group: new.group.to_owned(),
         started_by: new.started_by.map(str::to_owned),
+        accounted: false,
         service: new.service.map(str::to_owned),
         deployment: new.deployment.map(str::to_owned),
         reserved: reserve(definition, new.overrides),
