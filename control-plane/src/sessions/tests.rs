@@ -72,6 +72,8 @@ async fn world(timing: Timing) -> World {
         settings: Vec::new(),
         tags: Vec::new(),
         created_at: Timestamp::now(),
+        capacity_providers: Vec::new(),
+        default_strategy: Vec::new(),
     };
     let instance = Instance {
         region: REGION.to_owned(),
@@ -86,6 +88,7 @@ async fn world(timing: Timing) -> World {
         ec2_instance_id: None,
         registered_at: Timestamp::now(),
         deregistered_at: None,
+        disconnected_at: None,
         version: 1,
     };
     change(&state, |edit, _| {

@@ -156,7 +156,6 @@ async fn keys_of_people_are_not_swept() {
 #[tokio::test]
 async fn a_task_whose_role_is_gone_ends() {
     let world = world(QUIET).await;
-    world.connect().await;
     let task = world.place("web", |task| task.task_role_arn = Some("absent".to_owned())).await;
     let (_agent, _) = world.connect().await;
     let ended = poll("ended", || Some(world.task(&task)).filter(|task| !task.is_live())).await;

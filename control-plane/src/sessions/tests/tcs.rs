@@ -98,7 +98,7 @@ async fn malformed_frames_are_dropped() {
         "{}\r\n\r\n{}",
         r#"{"type":"PublishMetricsRequest","message":{"taskMetrics":{}}}"#,
         r#"{"type":"PublishMetricsRequest","message":{"timestamp":1e300}}"#,
-        r#"{"type":"PublishHealthRequest","message":[]}"#,
+        r#"{"type":"PublishHealthRequest","message":7}"#,
         r#"{"type":"AckPublishMetric","message":{}}"#,
         r#"{"type":"StartTelemetrySessionRequest","message":{}}"#,
     ] {
