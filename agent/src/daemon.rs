@@ -20,15 +20,18 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::api::server::{self, Api};
 use crate::cgroup;
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::engine::{self, Event};
 use crate::host::hands::{Hands, Parts};
 use crate::host::owner::Owner;
 use crate::host::view::Snapshot;
 use crate::host::{INBOX, Input, chain, recover};
+use crate::identity::Identity;
 use crate::image;
 use crate::layout::Layout;
 use crate::network::{self, Network, Subnets, ports};
 use crate::store::{self, Batch, Store, Table};
+use crate::tmds::{self, Tmds};
 
 /// How long the end waits for effects under way.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -80,6 +83,8 @@ pub struct Agent {
     hands: Arc<Hands>,
     owner: JoinHandle<()>,
     server: AbortOnDropHandle<()>,
+    /// Ends with the agent.
+    _serving: tmds::Serving,
     connections: Arc<AtomicUsize>,
     mode: Mode,
     /// Held until the end.
@@ -93,18 +98,21 @@ pub struct Agent {
 /// nothing was changed but what a crash had left.
 pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent, Error> {
     let lock = lock(&layout)?;
+    let credentials = Credentials::default();
+    let (_registration, identity) = watch::channel(None);
     let opened = {
         let (layout, config) = (layout.clone(), config.clone());
-        tokio::task::spawn_blocking(move || open(&layout, &config))
+        let credentials = credentials.clone();
+        tokio::task::spawn_blocking(move || open(&layout, &config, &credentials, identity))
             .await
             .map_err(|failed| Error::Internal(failed.to_string()))??
     };
-    let Opened { store, images, auth, network, loaded } = opened;
+    let Opened { store, images, auth, network, tmds, loaded } = opened;
     // The last thing that can fail. Who connects now waits until there is something to show.
     let listener = server::listen(&layout.api_socket())?;
     let (inbox, receiver) = mpsc::channel(INBOX);
     let hands =
-        Hands::new(Parts { layout: layout.clone(), images, auth, network, inbox: inbox.clone() });
+        Hands::new(Parts { layout: layout.clone(), images, auth, network, tmds: tmds.clone(), inbox: inbox.clone() });
 
     for task in loaded.host.tasks.values() {
         recover::resume_logs(&hands, task);
@@ -115,6 +123,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         observations.push(tokio::spawn(async move { recover::observe(&hands, &task).await }));
     }
     let (owner, snapshots) = Owner::new(loaded.host, Arc::new(store), Arc::clone(&hands));
+    let serving = tmds.serve(&snapshots, mode == Mode::Foreground);
     let owner = tokio::spawn(owner.run(receiver));
     for observation in observations {
         let events = observation.await.map_err(|failed| Error::Internal(failed.to_string()))?;
@@ -142,7 +151,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     {
         tracing::warn!(%error, "cannot tell the service manager that the agent is ready");
     }
-    Ok(Agent { layout, inbox, snapshots, hands, owner, server, connections, mode, _lock: lock })
+    Ok(Agent { layout, inbox, snapshots, hands, owner, server, _serving: serving, connections, mode, _lock: lock })
 }
 
 impl Agent {
@@ -244,10 +253,16 @@ struct Opened {
     images: image::Store,
     auth: image::Auth,
     network: Network,
+    tmds: Tmds,
     loaded: recover::Loaded,
 }
 
-fn open(layout: &Layout, config: &Config) -> Result<Opened, Error> {
+fn open(
+    layout: &Layout,
+    config: &Config,
+    credentials: &Credentials,
+    identity: watch::Receiver<Option<Arc<Identity>>>,
+) -> Result<Opened, Error> {
     let store = Store::open(&layout.database())?;
     let images = image::Store::open(&layout.images()).map_err(Error::Images)?;
     let auth = image::Auth::load(
@@ -282,7 +297,14 @@ fn open(layout: &Layout, config: &Config) -> Result<Opened, Error> {
         store.commit(batch)?;
     }
     recover::sweep(layout, &loaded);
-    Ok(Opened { store, images, auth, network, loaded })
+    let tmds = Tmds::new(tmds::Parts {
+        layout,
+        config: &config.metadata,
+        subnets,
+        credentials: credentials.clone(),
+        identity,
+    });
+    Ok(Opened { store, images, auth, network, tmds, loaded })
 }
 
 /// Stands where no address is leased yet.

@@ -24,6 +24,7 @@ use crate::logs::{Shipper, ShipperConfig, ShipperHandle, Source, Watcher};
 use crate::monitor::link::{Link, Report, Target};
 use crate::monitor::spawn::Program;
 use crate::network::Network;
+use crate::tmds::Tmds;
 
 /// Reports of one task's monitor that wait to be passed on. When full the link waits, and the
 /// monitor's socket behind it.
@@ -36,6 +37,7 @@ pub struct Hands {
     pub(super) images: image::Store,
     pub(super) auth: image::Auth,
     pub(super) network: Network,
+    pub(super) tmds: Tmds,
     pub(super) facts: HostFacts,
     pub(super) watcher: Watcher,
     inbox: mpsc::Sender<Input>,
@@ -53,6 +55,7 @@ pub struct Parts {
     pub images: image::Store,
     pub auth: image::Auth,
     pub network: Network,
+    pub tmds: Tmds,
     pub inbox: mpsc::Sender<Input>,
 }
 
@@ -86,12 +89,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hands {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { layout, images, auth, network, inbox } = parts;
+        let Parts { layout, images, auth, network, tmds, inbox } = parts;
         Arc::new(Self {
             layout,
             images,
             auth,
             network,
+            tmds,
             facts: HostFacts::read(),
             watcher: Watcher::start(),
             inbox,
@@ -277,9 +281,10 @@ impl Hands {
         Ok(())
     }
 
-    /// Tells logs what the owner decided: a container that stopped without ever having had a
-    /// shipper has a complete log, an empty one.
+    /// Tells logs and the metadata endpoint what the owner decided: a container that stopped without
+    /// ever having had a shipper has a complete log, an empty one.
     pub(super) fn note(&self, task: &Task) {
+        self.tmds.note(task);
         let held = self.held(&task.id);
         let mut logs = lock(&held.logs);
         for (index, container) in task.containers.iter().enumerate() {
