@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::server::{self, Api};
+use crate::backend::SetupError;
 use crate::cgroup;
 use crate::config::Config;
 use crate::credentials::Credentials;
@@ -29,6 +30,7 @@ use crate::host::{INBOX, Input, chain, recover};
 use crate::identity::Identity;
 use crate::image;
 use crate::layout::Layout;
+use crate::logs::drivers::awslogs::LogService;
 use crate::network::{self, Network, Subnets, ports};
 use crate::store::{self, Batch, Store, Table};
 use crate::tmds::{self, Tmds};
@@ -66,6 +68,8 @@ pub enum Error {
     Images(#[source] image::Error),
     #[error("read the registries' credentials")]
     Auth(#[source] image::Error),
+    #[error("prepare the shipping of logs")]
+    Logs(#[from] SetupError),
     #[error("open the network")]
     Network(#[from] network::Error),
     #[error("serve the API")]
@@ -111,8 +115,15 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     // The last thing that can fail. Who connects now waits until there is something to show.
     let listener = server::listen(&layout.api_socket())?;
     let (inbox, receiver) = mpsc::channel(INBOX);
-    let hands =
-        Hands::new(Parts { layout: layout.clone(), images, auth, network, tmds: tmds.clone(), inbox: inbox.clone() });
+    let hands = Hands::new(Parts {
+        layout: layout.clone(),
+        images,
+        auth,
+        network,
+        tmds: tmds.clone(),
+        log_service: LogService::new(config, credentials.clone())?,
+        inbox: inbox.clone(),
+    });
 
     for task in loaded.host.tasks.values() {
         recover::resume_logs(&hands, task);

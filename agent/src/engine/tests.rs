@@ -81,6 +81,9 @@ fn definition(network_mode: NetworkMode, containers: Vec<ContainerDefinition>) -
         ipc_mode: NamespaceMode::Private,
         tags: vec![],
         cpu_architecture: None,
+        task_role_arn: None,
+        execution_role_arn: None,
+        placement_constraints: Vec::new(),
     }
 }
 

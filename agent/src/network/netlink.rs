@@ -320,11 +320,7 @@ impl Socket {
     ///
     /// # Errors
     /// The first refusal, after all answers have been read.
-    pub(super) fn transact(
-        &mut self,
-        operation: &str,
-        messages: &[Raw<'_>],
-    ) -> Result<(), Error> {
+    pub(super) fn transact(&mut self, operation: &str, messages: &[Raw<'_>]) -> Result<(), Error> {
         let mut datagram = Vec::new();
         let mut pending = std::collections::BTreeSet::new();
         for message in messages {

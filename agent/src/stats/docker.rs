@@ -80,7 +80,8 @@ fn rates(sample: &Sample, previous: &Sample) -> Option<NetworkRateStats> {
     let elapsed: SignedDuration = sample.at.duration_since(previous.at);
     let (now, before) =
         (parse::sum(sample.networks.as_ref()?), parse::sum(previous.networks.as_ref()?));
-    let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed.as_secs_f64();
+    let per_second =
+        |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed.as_secs_f64();
     (elapsed > SignedDuration::ZERO).then(|| NetworkRateStats {
         rx_bytes_per_sec: per_second(now.rx_bytes, before.rx_bytes),
         tx_bytes_per_sec: per_second(now.tx_bytes, before.tx_bytes),

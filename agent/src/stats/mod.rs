@@ -264,7 +264,8 @@ impl Shared {
         let ring = self.subscribers.load(Ordering::Relaxed) > 0;
         let mut state = self.lock();
         for (target, sample) in samples {
-            let track = state.containers.entry((target.task.clone(), target.container)).or_default();
+            let track =
+                state.containers.entry((target.task.clone(), target.container)).or_default();
             if ring {
                 if track.points.len() == RING {
                     track.points.pop_front();
@@ -323,10 +324,8 @@ fn target(cgroup_parent: &str, task: &Task, index: usize) -> Option<Target> {
     if !matches!(container.life, Life::Running) {
         return None;
     }
-    let network = matches!(
-        task.definition.network_mode,
-        NetworkMode::Awsvpc | NetworkMode::Bridge
-    ) && !definition.disable_networking;
+    let network = matches!(task.definition.network_mode, NetworkMode::Awsvpc | NetworkMode::Bridge)
+        && !definition.disable_networking;
     Some(Target {
         task: task.id.clone(),
         container: index,

@@ -54,9 +54,9 @@ impl Reader {
     /// `None`: its cgroup is gone.
     pub(super) fn sample(&self, target: &Target, host: HostCpu) -> Option<Sample> {
         let (processes, process_limit) = self.pids(target);
-        let networks = target.network.then(|| {
-            parse::interfaces(&text(Path::new(&format!("/proc/{}/net/dev", target.pid))))
-        });
+        let networks = target
+            .network
+            .then(|| parse::interfaces(&text(Path::new(&format!("/proc/{}/net/dev", target.pid)))));
         Some(Sample {
             at: Timestamp::now(),
             cpu: self.cpu(target)?,

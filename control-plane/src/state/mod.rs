@@ -22,6 +22,7 @@ pub use edit::{Conflict, Edit};
 pub use hosts::{Host, Hosts, ZONE};
 pub use view::{Stored, Table, View};
 
+use crate::sessions::Sessions;
 use crate::store::{self, Store};
 
 /// Why the state could not be read or changed.
@@ -49,6 +50,7 @@ pub struct State {
     view: Arc<RwLock<View>>,
     /// The revision that the view has reached.
     reached: watch::Receiver<u64>,
+    sessions: Arc<Sessions>,
     follower: tokio_util::task::AbortOnDropHandle<()>,
 }
 
@@ -67,13 +69,17 @@ impl State {
         let mut watch = store.watch("", range.revision).await.map_err(Error::Read)?;
         let (reached_set, reached) = watch::channel(range.revision);
         let view = Arc::new(RwLock::new(view));
+        let sessions = Arc::new(Sessions::default());
         let follower = tokio_util::task::AbortOnDropHandle::new(tokio::spawn({
             let view = Arc::clone(&view);
+            let sessions = Arc::clone(&sessions);
             async move {
                 while let Some(changes) = watch.recv().await {
                     let applied = changes.map_err(Error::Read).and_then(|changes| {
                         let revision = changes.revision;
-                        view.write().unwrap_or_else(PoisonError::into_inner).apply(&changes)?;
+                        let mut view = view.write().unwrap_or_else(PoisonError::into_inner);
+                        view.apply(&changes)?;
+                        sessions.wake(&view, &changes);
                         Ok(revision)
                     });
                     match applied {
@@ -90,7 +96,7 @@ impl State {
                 }
             }
         }));
-        Ok(Arc::new(Self { store, view, reached, follower }))
+        Ok(Arc::new(Self { store, view, reached, sessions, follower }))
     }
 
     /// Everything, now. Short: changes wait for it. Not to be held over an await.
@@ -102,6 +108,12 @@ impl State {
     /// The store below.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// What the sessions of agents share in this process. They are woken by changes that concern
+    /// their instance, not by each.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
     }
 
     /// Changes when the view does. Starts with the present revision.

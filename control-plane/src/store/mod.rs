@@ -7,6 +7,8 @@
 //! - **Watch** delivers every change after a revision, in order, none left out.
 //! - **Lease**: keys attached to it vanish, as by a transaction, when it is not kept alive.
 
+#[cfg(test)]
+mod conformance;
 mod redb;
 
 use std::fmt;

@@ -10,6 +10,8 @@
 
 mod file;
 mod lease;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::collections::VecDeque;

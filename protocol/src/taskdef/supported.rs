@@ -10,9 +10,6 @@ use super::problems::{ProblemKind, Report};
 /// ones that say "off": null, false, an empty string, list or map. `path=value` refuses that
 /// string, `path=start*` every string with that start, `path!=value` every other string.
 pub const NOT_SUPPORTED_YET: &[(&str, &str)] = &[
-    ("taskRoleArn", "credentials of a role for the task's containers"),
-    ("executionRoleArn", "credentials of a role for pulls, secrets and log drivers"),
-    ("placementConstraints", "placement constraints"),
     ("pidMode=task", "one pid namespace for the task's containers"),
     ("ipcMode=task", "one IPC namespace for the task's containers"),
     ("requiresCompatibilities[]=MANAGED_INSTANCES", "managed instances"),
@@ -43,7 +40,6 @@ pub const NOT_SUPPORTED_YET: &[(&str, &str)] = &[
         "Active Directory credential specs",
     ),
     ("containerDefinitions[].logConfiguration.logDriver=awsfirelens", "the log driver awsfirelens"),
-    ("containerDefinitions[].logConfiguration.logDriver=awslogs", "the log driver awslogs"),
     ("containerDefinitions[].logConfiguration.logDriver=fluentd", "the log driver fluentd"),
     ("containerDefinitions[].logConfiguration.logDriver=gelf", "the log driver gelf"),
     ("containerDefinitions[].logConfiguration.logDriver=journald", "the log driver journald"),
@@ -56,12 +52,17 @@ pub const NOT_SUPPORTED_YET: &[(&str, &str)] = &[
     ("containerDefinitions[].logConfiguration.options.labels", "labels in log lines"),
     ("containerDefinitions[].logConfiguration.options.labels-regex", "labels in log lines"),
     (
-        "containerDefinitions[].logConfiguration.options.max-buffer-size",
-        "non-blocking log delivery",
+        "containerDefinitions[].logConfiguration.options.awslogs-credentials-endpoint",
+        "log credentials from an endpoint",
     ),
     (
-        "containerDefinitions[].logConfiguration.options.mode=non-blocking",
-        "non-blocking log delivery",
+        "containerDefinitions[].logConfiguration.options.awslogs-datetime-format",
+        "log events of several lines",
+    ),
+    ("containerDefinitions[].logConfiguration.options.awslogs-format", "formats of log events"),
+    (
+        "containerDefinitions[].logConfiguration.options.awslogs-multiline-pattern",
+        "log events of several lines",
     ),
     ("containerDefinitions[].logConfiguration.options.tag", "tags in log lines"),
     ("containerDefinitions[].healthCheck", "container health checks"),

@@ -26,6 +26,12 @@ pub struct TaskDefinition {
     /// `runtimePlatform.cpuArchitecture`: the host must have it. `None`: any. The operating system
     /// is always Linux.
     pub cpu_architecture: Option<CpuArchitecture>,
+    /// Role whose credentials the task's containers get: an ARN, or a name.
+    pub task_role_arn: Option<String>,
+    /// Role whose credentials the agent uses for the task: an ARN, or a name.
+    pub execution_role_arn: Option<String>,
+    /// Expressions of the constraints `memberOf`: a host must match all.
+    pub placement_constraints: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +194,17 @@ impl LogConfiguration {
         self.options.get("max-size").and_then(|text| units::log_bytes(text))
     }
 
+    /// Option `mode`: the oldest output is dropped where a slow log would make the container wait.
+    pub fn non_blocking(&self) -> bool {
+        self.options.get("mode").is_some_and(|mode| mode == "non-blocking")
+    }
+
+    /// Option `max-buffer-size`, in bytes: output that waits at most, without blocking. `None`: the
+    /// default.
+    pub fn max_buffer_size(&self) -> Option<u64> {
+        self.options.get("max-buffer-size").and_then(|text| units::log_bytes(text))
+    }
+
     /// Option `max-file`: how many log files are kept, at least 1. It matters only with
     /// [`Self::max_size`].
     pub fn max_file(&self) -> u32 {
@@ -199,6 +216,8 @@ impl LogConfiguration {
 #[serde(rename_all = "kebab-case")]
 pub enum LogDriver {
     JsonFile,
+    #[serde(rename = "awslogs")]
+    AwsLogs,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

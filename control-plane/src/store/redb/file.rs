@@ -48,15 +48,15 @@ const LOG_READ_BYTES: usize = 1 << 20;
 /// Names of the numbers in `meta`.
 pub(super) mod meta {
     /// Version of the tables.
-    pub(super) const SCHEMA: &str = "schema";
+    pub(in crate::store) const SCHEMA: &str = "schema";
     /// The store's revision.
-    pub(in super::super) const REVISION: &str = "revision";
+    pub(in crate::store) const REVISION: &str = "revision";
     /// The log holds what came after this revision.
-    pub(in super::super) const COMPACTED: &str = "compacted";
+    pub(in crate::store) const COMPACTED: &str = "compacted";
     /// Bytes that the log holds.
-    pub(in super::super) const LOG: &str = "log";
+    pub(in crate::store) const LOG: &str = "log";
     /// The lease granted last.
-    pub(in super::super) const LEASE: &str = "lease";
+    pub(in crate::store) const LEASE: &str = "lease";
 }
 
 /// Numbers that the writer goes on from.
