@@ -27,6 +27,12 @@ pub struct AgentInfo {
     pub pid: u32,
     /// Serves only as long as the command that embeds it.
     pub embedded: bool,
+    /// The cluster it was configured to join.
+    #[serde(default)]
+    pub cluster: Option<String>,
+    /// ARN of the container instance, once it is registered.
+    #[serde(default)]
+    pub container_instance: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -21,6 +21,7 @@ mod rm;
 mod run;
 mod signals;
 mod stop;
+mod up;
 mod users;
 mod validate;
 
@@ -65,6 +66,12 @@ enum Verb {
     Run(run::Args),
     /// Run the host agent
     Agent(agent::Args),
+    /// Run a control plane and an agent on this host, and print how the aws CLI reaches them
+    Up(up::Args),
+    /// End what `up` started: the control plane, the tasks of this host, the agent
+    Down,
+    /// Show whether the control plane and the agent are up
+    Status,
     /// List containers
     Ps(ps::Args),
     /// Show the output of a task
@@ -234,6 +241,9 @@ impl Cli {
         match self.verb {
             Verb::Run(arguments) => run::run(arguments, layout).await,
             Verb::Agent(arguments) => agent::run(arguments, layout).await,
+            Verb::Up(arguments) => up::run(arguments, layout).await,
+            Verb::Down => up::down(layout).await,
+            Verb::Status => up::status(layout).await,
             Verb::Exec(arguments) => exec::run(arguments, layout).await,
             Verb::Ps(a) => with_agent(layout, async |c| ps::run(a, c).await).await,
             Verb::Logs(a) => with_agent(layout, async |c| logs::run(a, c).await).await,

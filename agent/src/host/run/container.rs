@@ -1,9 +1,9 @@
 //! `CreateContainer` and `StartContainer`.
 //!
 //! The order in a creation: everything that can be refused without the kernel (image, user,
-//! volumes, configuration), then files, then the monitor's `Create`, then the network of a
-//! bridge-mode container, which needs its process. The program runs only at `Start`, so it finds
-//! its network complete.
+//! volumes, configuration), then files, then the monitor's `Create`, then the network and
+//! the metadata endpoint of a bridge-mode container, which need its process. The program runs only
+//! at `Start`, so it finds its network complete.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -22,11 +22,14 @@ use crate::host::{chain, runtime_id};
 use crate::image::Image;
 use crate::monitor::Error;
 use crate::network::dns::{self, Attachment, HostResolver};
-use crate::network::{ContainerLease, PublishedPort};
+use crate::network::{ContainerLease, PublishedPort, endpoint};
+use crate::tmds::environment;
 use crate::volume;
 
 /// Output that waits for its log; then the container waits (Docker's default, blocking delivery).
 const SPOOL_LIMIT: u64 = 64 << 20;
+/// The same with `mode=non-blocking`, where more is dropped (the default of ECS).
+const BUFFER_LIMIT: u64 = 10_000_000;
 
 /// Why a container could not be created or started.
 #[derive(Debug)]
@@ -92,6 +95,9 @@ pub(super) async fn create(
                 .map_err(|error| chain(&error))
         })
         .await?;
+    }
+    if let Some(pid) = facts.pid {
+        hands.tmds.open_for_container(task, index, pid).await;
     }
     Ok(facts)
 }
@@ -174,6 +180,8 @@ fn prepare(hands: &Hands, task: &Task, index: usize) -> Result<Create, Failure> 
         image: &image.config,
         user: &user,
         hostname: hostname.as_deref(),
+        endpoint: &environment::variables(task, index, endpoint::ADDRESS),
+        region: environment::region(task),
         cgroup: &cgroup,
         mounts: &mounts,
         host: hands.facts,
@@ -181,6 +189,11 @@ fn prepare(hands: &Hands, task: &Task, index: usize) -> Result<Create, Failure> 
     .map_err(|error| chain(&error))?;
     let path = bundle.join("config.json");
     let bytes = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
+    let (spool_limit, spool_full) = if definition.log.non_blocking() {
+        (definition.log.max_buffer_size().unwrap_or(BUFFER_LIMIT), SpoolFull::DropOldest)
+    } else {
+        (SPOOL_LIMIT, SpoolFull::Block)
+    };
     // Not synced: whoever finds it after a crash writes it again before using it.
     std::fs::write(&path, bytes).map_err(|error| format!("write {}: {error}", path.display()))?;
     Ok(Create {
@@ -193,8 +206,8 @@ fn prepare(hands: &Hands, task: &Task, index: usize) -> Result<Create, Failure> 
             work: overlay.join("work"),
         }),
         stdin: definition.interactive,
-        spool_limit: SPOOL_LIMIT,
-        spool_full: SpoolFull::Block,
+        spool_limit,
+        spool_full,
     })
 }
 
