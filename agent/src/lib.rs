@@ -3,6 +3,7 @@
 //! Decisions live in [`engine`], pure; everything else stands at the edges.
 
 pub mod api;
+pub mod backend;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
@@ -17,6 +18,7 @@ pub mod layout;
 pub mod logs;
 pub mod monitor;
 pub mod network;
+pub mod stats;
 pub mod store;
 #[allow(unsafe_code, reason = "the one module that wraps what has no safe form")]
 pub mod sys;

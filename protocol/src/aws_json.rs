@@ -31,6 +31,8 @@ pub struct ApiError {
     pub name: String,
     /// For people.
     pub message: String,
+    /// Member `resourceIds` of a conflict: what is in the way.
+    pub resource_ids: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -38,6 +40,8 @@ struct Written<'a> {
     #[serde(rename = "__type")]
     kind: &'a str,
     message: &'a str,
+    #[serde(rename = "resourceIds", skip_serializing_if = "<[String]>::is_empty")]
+    resource_ids: &'a [String],
 }
 
 #[derive(Deserialize)]
@@ -46,38 +50,49 @@ struct Read {
     kind: Option<String>,
     #[serde(alias = "Message")]
     message: Option<String>,
+    #[serde(rename = "resourceIds", default)]
+    resource_ids: Vec<String>,
 }
 
 impl ApiError {
     /// An error of the client (status 400).
     pub fn client(name: &str, message: impl Into<String>) -> Self {
-        Self { status: 400, name: name.to_owned(), message: message.into() }
+        Self::new(400, name, message.into())
     }
 
     /// An error of the server (status 500).
     pub fn server(message: impl Into<String>) -> Self {
-        Self { status: 500, name: "ServerException".to_owned(), message: message.into() }
+        Self::new(500, "ServerException", message.into())
+    }
+
+    fn new(status: u16, name: &str, message: String) -> Self {
+        Self { status, name: name.to_owned(), message, resource_ids: Vec::new() }
     }
 
     /// The JSON body.
     pub fn body(&self) -> Vec<u8> {
-        // Two strings always can be written.
-        serde_json::to_vec(&Written { kind: &self.name, message: &self.message })
-            .unwrap_or_default()
+        // Strings always can be written.
+        serde_json::to_vec(&Written {
+            kind: &self.name,
+            message: &self.message,
+            resource_ids: &self.resource_ids,
+        })
+        .unwrap_or_default()
     }
 
     /// Reads an answer with an error's status. `header`: the value of [`ERROR_HEADER`], for bodies
     /// that do not name the error. What cannot be read is an `UnknownError` with the body as text.
     pub fn read(status: u16, header: Option<&str>, body: &[u8]) -> Self {
         let read: Option<Read> = serde_json::from_slice(body).ok();
-        let (kind, message) = read.map_or((None, None), |read| (read.kind, read.message));
+        let (kind, message, resource_ids) = read
+            .map_or((None, None, Vec::new()), |read| (read.kind, read.message, read.resource_ids));
         // A name may carry its namespace before a `#`, and the header a URL behind a colon.
         let name = kind.as_deref().or(header).unwrap_or("UnknownError");
         let name = name.rsplit('#').next().unwrap_or(name);
         let name = name.split(':').next().unwrap_or(name);
         let message =
             message.unwrap_or_else(|| String::from_utf8_lossy(body).chars().take(512).collect());
-        Self { status, name: name.to_owned(), message }
+        Self { status, name: name.to_owned(), message, resource_ids }
     }
 }
 
@@ -100,6 +115,8 @@ mod tests {
     fn errors_there_and_back() {
         let error = ApiError::client("ClusterNotFoundException", "Cluster not found.");
         assert_eq!(ApiError::read(400, None, &error.body()), error);
+        let conflict = ApiError { resource_ids: vec!["a".to_owned()], ..error };
+        assert_eq!(ApiError::read(400, None, &conflict.body()), conflict);
         let prefixed = br#"{"__type":"com.amazonaws.ecs#ClientException","Message":"no"}"#;
         assert_eq!(ApiError::read(400, None, prefixed), ApiError::client("ClientException", "no"));
         let bare = ApiError::read(502, Some("ThrottlingException:http://x"), b"gateway");

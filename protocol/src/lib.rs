@@ -26,3 +26,5 @@ pub mod taskdef;
 pub mod tcs;
 #[cfg(feature = "ecs")]
 pub mod time;
+#[cfg(feature = "ecs")]
+pub mod tmds;

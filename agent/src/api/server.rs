@@ -3,7 +3,6 @@
 //! Only root may speak: the socket's directory is root's, and each peer's credentials are asked of
 //! the kernel. Handlers read snapshots and send [`Input`]; none decides anything.
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +18,6 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use futures_util::{Stream, StreamExt, stream};
 use protocol::ids::TaskId;
-use protocol::taskdef::{NetworkMode, TransportProtocol};
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,9 +26,8 @@ use super::types::{AgentInfo, Failure, PullEvent, PullImage, RunTask, StopTask, 
 use crate::engine::{NewTask, TaskEvent};
 use crate::host::hands::Hands;
 use crate::host::view::Snapshot;
-use crate::host::{Input, chain};
+use crate::host::{Input, admit, chain};
 use crate::logs;
-use crate::network::ports;
 
 /// How long removing a task may take before the caller is told that it goes on.
 const REMOVAL: Duration = Duration::from_secs(30);
@@ -276,39 +273,23 @@ async fn run(
 ) -> Result<(StatusCode, Json<TaskView>), Refusal> {
     let RunTask { definition, pull, remove } = request;
     let id = TaskId::from_random(uuid::Uuid::new_v4().as_u128());
-    let busy_ports = busy_ports(&definition).await;
+    let busy_ports = admit::busy_ports(&definition).await;
     let endpoints =
         definition.containers.iter().map(|_| uuid::Uuid::new_v4().to_string()).collect();
-    let new = Box::new(NewTask { id, definition, pull, remove, ecs: None, endpoints, busy_ports });
+    let new = Box::new(NewTask {
+        id,
+        definition,
+        pull,
+        remove,
+        ecs: None,
+        ended: None,
+        endpoints,
+        busy_ports,
+    });
     let (reply, answer) = oneshot::channel();
     api.inbox.send(Input::Run { new, reply }).await.map_err(|_closed| Refusal::ending())?;
     let view = answer.await.map_err(|_closed| Refusal::ending())?.map_err(Refusal::internal)?;
     Ok((StatusCode::CREATED, Json(view)))
-}
-
-/// Ports of the host that something else listens on, as far as the definition can want them.
-async fn busy_ports(
-    definition: &protocol::taskdef::TaskDefinition,
-) -> BTreeSet<(TransportProtocol, u16)> {
-    if !matches!(definition.network_mode, NetworkMode::Bridge | NetworkMode::Host) {
-        return BTreeSet::new();
-    }
-    let mappings: Vec<_> =
-        definition.containers.iter().flat_map(|c| c.port_mappings.clone()).collect();
-    tokio::task::spawn_blocking(move || {
-        let mut busy = BTreeSet::new();
-        if mappings.iter().any(|mapping| mapping.host_port == 0) {
-            busy.extend(ports::listening());
-        }
-        for mapping in mappings.iter().filter(|mapping| mapping.host_port != 0) {
-            if ports::host_port_free(mapping.protocol, mapping.host_port).is_err() {
-                busy.insert((mapping.protocol, mapping.host_port));
-            }
-        }
-        busy
-    })
-    .await
-    .unwrap_or_default()
 }
 
 async fn show(

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use protocol::taskdef::TaskDefinition;
 
 use super::connect::Connection;
 use super::printer::{Printer, Style, wants_colour};
@@ -63,6 +64,9 @@ async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
         },
         remove: arguments.rm,
     };
+    for warning in without_effect(&task.definition) {
+        output::tell(&format!("lighter: {warning}"));
+    }
     if arguments.detach {
         return detach(&task, layout, arguments.quiet_pull).await;
     }
@@ -94,6 +98,30 @@ async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
     attendance.progress.clear();
     attended?;
     attendance.conclude()
+}
+
+/// What of a definition only a control plane acts on, which a task of this command has none of.
+fn without_effect(definition: &TaskDefinition) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(role) = &definition.task_role_arn {
+        warnings.push(format!(
+            "task role {role} is not assumed: credentials of roles come from a control plane, \
+             which runs the task by `aws ecs run-task`"
+        ));
+    }
+    if let Some(role) = &definition.execution_role_arn {
+        warnings.push(format!(
+            "execution role {role} is not assumed: pulls use this host's own registry logins"
+        ));
+    }
+    if !definition.placement_constraints.is_empty() {
+        warnings.push(
+            "placementConstraints are not checked: the task runs on this host, there is no other \
+             to choose"
+                .to_owned(),
+        );
+    }
+    warnings
 }
 
 /// Hands the task to an agent that outlives this process, and returns once it runs, as `docker run
@@ -314,5 +342,28 @@ impl Attendance {
             Some(error) => Err(error.into()),
             None => ended,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_a_control_plane_is_told() {
+        let container = serde_json::json!({"name": "c", "image": "i", "memory": 8});
+        let mut definition =
+            serde_json::json!({"family": "f", "containerDefinitions": [container]});
+        let warnings = |definition: &serde_json::Value| {
+            without_effect(&protocol::taskdef::from_value(definition).unwrap())
+        };
+        assert!(warnings(&definition).is_empty());
+        definition["taskRoleArn"] = "reader".into();
+        definition["executionRoleArn"] = "puller".into();
+        definition["placementConstraints"] =
+            serde_json::json!([{"type": "memberOf", "expression": "x == 1"}]);
+        let told = warnings(&definition);
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[0].starts_with("task role reader is not assumed"), "{told:?}");
     }
 }

@@ -6,7 +6,7 @@ use protocol::ids::TaskId;
 use protocol::monitor::ContainerFacts;
 use protocol::taskdef::{TaskDefinition, TransportProtocol};
 
-use super::state::EcsTask;
+use super::state::{EcsTask, Sent, StopCode};
 use crate::api::types::PullPolicy;
 
 /// A fact or a wish. Results of effects carry the effect's generation.
@@ -34,6 +34,8 @@ pub struct NewTask {
     pub remove: bool,
     /// What the control plane said of it.
     pub ecs: Option<Box<EcsTask>>,
+    /// It is not to run: it is stored as a task that has ended, so that its end is reported.
+    pub ended: Option<(StopCode, String)>,
     /// A fresh UUID per container.
     pub endpoints: Vec<String>,
     /// Ports on which something outside our tasks listens on this host.
@@ -47,6 +49,15 @@ pub enum TaskEvent {
         reason: Option<String>,
         kill: bool,
         timeout: Option<u32>,
+    },
+    /// The control plane asks for its end; it knows why.
+    StopRequested,
+    /// The control plane was told this.
+    Sent(Sent),
+    /// Ids of credentials that replace earlier ones.
+    Credentials {
+        task: Option<String>,
+        execution: Option<String>,
     },
     /// Someone asks for the record of a stopped task to go.
     Remove,

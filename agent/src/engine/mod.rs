@@ -22,6 +22,7 @@
 mod effect;
 mod event;
 mod order;
+pub mod report;
 mod resources;
 mod state;
 mod status;
@@ -32,7 +33,7 @@ mod tests;
 pub use effect::{Action, Effect};
 pub use event::{ContainerEvent, Event, NewTask, TaskEvent};
 pub use state::{
-    Container, Desired, EcsTask, Host, Image, Life, PortLease, Resources, Settings, Stop, StopCode,
-    Task, Times,
+    Container, Desired, EcsTask, Host, Image, Life, PortLease, Reported, Resources, Sent, Settings,
+    Stop, StopCode, Task, Times,
 };
 pub use step::{Outcome, next_wake, step};

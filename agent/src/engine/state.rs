@@ -90,6 +90,39 @@ pub struct EcsTask {
     pub execution_credentials: Option<String>,
     /// Containers whose log driver uses the execution role, by index.
     pub logs_by_execution_role: Vec<usize>,
+    /// The control plane asked for its end.
+    pub stop_requested: bool,
+    /// What it was told.
+    pub sent: Sent,
+}
+
+/// What a control plane was told of a task. Only moves forward.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sent {
+    pub task: Option<Reported>,
+    /// In the definition's order; those that are missing at the end: nothing.
+    pub containers: Vec<Option<Reported>>,
+}
+
+/// A status that is reported, of a task or of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Reported {
+    Pending,
+    Running,
+    Stopped,
+}
+
+impl Reported {
+    /// The name in the ECS API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::Stopped => "STOPPED",
+        }
+    }
 }
 
 impl Task {

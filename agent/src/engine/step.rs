@@ -11,12 +11,20 @@ use super::event::{ContainerEvent, Event, NewTask, TaskEvent};
 use super::order::{self, Readiness};
 use super::resources;
 use super::state::{
-    Container, Desired, Host, Image, Life, Resources, Settings, Stop, StopCode, Task, Times,
+    Container, Desired, Host, Image, Life, Reported, Resources, Settings, Stop, StopCode, Task,
+    Times,
 };
 
 /// Seconds that the record of a task with `remove` stays after its end, so that whoever watches it
 /// still sees the end.
 const REMOVE_GRACE: u32 = 10;
+
+/// Seconds that a stopped task of a control plane is kept at most while its end cannot be reported.
+const UNREPORTED_LIMIT: u32 = 72 * 3600;
+/// The reason of a task whose essential container ended, in ECS's words.
+pub(super) const ESSENTIAL_EXITED: &str = "Essential container in task exited";
+/// The reason of a task that the control plane stopped, for people on this host.
+const STOP_REQUESTED: &str = "Task stopped by the control plane";
 
 /// What a step decided.
 #[derive(Debug, Default, PartialEq)]
@@ -114,8 +122,11 @@ impl Issue<'_> {
 }
 
 fn admit(host: &Host, new: NewTask, now: Timestamp) -> Task {
-    let leases = resources::lease(host, &new);
-    let NewTask { id, definition, pull, remove, ecs, endpoints, .. } = new;
+    let leases = match &new.ended {
+        Some(_) => Ok(resources::Leases::default()),
+        None => resources::lease(host, &new).map_err(|r| (StopCode::TaskFailedToStart, r)),
+    };
+    let NewTask { id, definition, pull, remove, ecs, endpoints, ended, .. } = new;
     let mut endpoints = endpoints.into_iter();
     let times = Times {
         created: now,
@@ -160,7 +171,7 @@ fn admit(host: &Host, new: NewTask, now: Timestamp) -> Task {
         removing: false,
         ecs,
     };
-    match leases {
+    match ended.map_or(leases, Err) {
         Ok(leases) => {
             task.address = leases.address;
             for (container, (address, ports)) in task.containers.iter_mut().zip(leases.containers) {
@@ -168,7 +179,7 @@ fn admit(host: &Host, new: NewTask, now: Timestamp) -> Task {
                 container.ports = ports;
             }
         }
-        Err(reason) => stop(&mut task, StopCode::TaskFailedToStart, reason, now),
+        Err((code, reason)) => stop(&mut task, code, reason, now),
     }
     task
 }
@@ -190,6 +201,23 @@ fn apply_task(task: &mut Task, event: TaskEvent, now: Timestamp) {
             if let Some(stop) = &mut task.stop {
                 stop.kill |= kill;
                 stop.timeout = timeout.or(stop.timeout);
+            }
+        }
+        TaskEvent::StopRequested => {
+            if let Some(ecs) = &mut task.ecs {
+                ecs.stop_requested = true;
+            }
+            stop(task, StopCode::UserInitiated, STOP_REQUESTED.to_owned(), now);
+        }
+        TaskEvent::Sent(sent) => {
+            if let Some(ecs) = &mut task.ecs {
+                ecs.sent.raise(&sent);
+            }
+        }
+        TaskEvent::Credentials { task: application, execution } => {
+            if let Some(ecs) = &mut task.ecs {
+                ecs.task_credentials = application.or(ecs.task_credentials.take());
+                ecs.execution_credentials = execution.or(ecs.execution_credentials.take());
             }
         }
         TaskEvent::Remove => {
@@ -459,7 +487,7 @@ fn apply_essential_rule(task: &mut Task, now: Timestamp) {
             .unwrap_or_else(|| "Essential container failed to start".to_owned());
         (StopCode::TaskFailedToStart, reason)
     } else {
-        (StopCode::EssentialContainerExited, "Essential container in task exited".to_owned())
+        (StopCode::EssentialContainerExited, ESSENTIAL_EXITED.to_owned())
     };
     stop(task, code, reason, now);
 }
@@ -542,6 +570,8 @@ fn removal_due(task: &Task, settings: &Settings) -> Option<Timestamp> {
         (false, true) => REMOVE_GRACE,
         (false, false) => settings.cleanup_after,
     };
+    let reported = task.ecs.as_ref().is_none_or(|ecs| ecs.sent.task == Some(Reported::Stopped));
+    let grace = if reported { grace } else { grace.max(UNREPORTED_LIMIT) };
     later(task.times.stopped?, grace)
 }
 

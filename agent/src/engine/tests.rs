@@ -81,6 +81,9 @@ fn definition(network_mode: NetworkMode, containers: Vec<ContainerDefinition>) -
         ipc_mode: NamespaceMode::Private,
         tags: vec![],
         cpu_architecture: None,
+        task_role_arn: None,
+        execution_role_arn: None,
+        placement_constraints: Vec::new(),
     }
 }
 
@@ -96,6 +99,7 @@ fn new_task(number: u128, definition: TaskDefinition) -> NewTask {
         remove: false,
         busy_ports: BTreeSet::new(),
         ecs: None,
+        ended: None,
         endpoints: Vec::new(),
     }
 }

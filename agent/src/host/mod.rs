@@ -18,6 +18,7 @@
 //! SIGKILL between commit and effect: [`recover`] issues the effect again. SIGKILL in an effect:
 //! likewise; every effect finds and completes what an earlier attempt left.
 
+pub mod admit;
 pub mod bundle;
 pub mod hands;
 pub mod owner;

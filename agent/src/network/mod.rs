@@ -6,7 +6,8 @@
 //! addresses and ports are leased is the caller's state; everything here is repeatable by lease and
 //! [`Network::open`] makes the kernel agree with the leases again, whatever a crash left.
 //!
-//! Pure: [`plan`], [`ipam`], and the choice in [`ports`]. Edges: [`netlink`], [`firewall`], [`dns`].
+//! Pure: [`plan`], [`ipam`], and the choice in [`ports`]. Edges: [`netlink`], [`firewall`], [`dns`],
+//! [`endpoint`].
 //! Modes `host` and `none` need nothing from here but [`dns`]. IPv6 is off on every interface made
 //! here. A host whose own firewall drops forwarded packets (Docker's, firewalld's) must admit the
 //! bridge itself: an accept in one table does not overrule a drop in another.
@@ -14,6 +15,7 @@
 mod apply;
 mod conntrack;
 pub mod dns;
+pub mod endpoint;
 pub mod firewall;
 pub mod ipam;
 pub mod netlink;

@@ -105,10 +105,12 @@ pub struct Link {
 }
 
 /// An IPv4 address of an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     pub link: u32,
     pub network: Ipv4Net,
+    /// Whoever set it may say so here.
+    pub label: String,
 }
 
 /// An IPv4 unicast route of any table but `local`.
@@ -307,18 +309,66 @@ impl Socket {
         message: &Raw<'_>,
         parse: impl Fn(&[u8]) -> Result<Option<T>, String>,
     ) -> Result<Vec<T>, Error> {
+        let mut datagram = Vec::new();
+        self.append_raw(operation, &mut datagram, message)?;
+        self.send(operation, &datagram)?;
+        self.collect(operation, message.answer, parse)
+    }
+
+    /// Sends messages of any protocol in one datagram and waits until those that ask for an
+    /// acknowledgement have theirs; their payloads are not looked at.
+    ///
+    /// # Errors
+    /// The first refusal, after all answers have been read.
+    pub(super) fn transact(&mut self, operation: &str, messages: &[Raw<'_>]) -> Result<(), Error> {
+        let mut datagram = Vec::new();
+        let mut pending = std::collections::BTreeSet::new();
+        for message in messages {
+            let sequence = self.append_raw(operation, &mut datagram, message)?;
+            if message.flags & NLM_F_ACK != 0 {
+                pending.insert(sequence);
+            }
+        }
+        self.send(operation, &datagram)?;
+        let mut outcome = Ok(());
+        while !pending.is_empty() {
+            let bytes = self.receive(operation)?;
+            for reply in Replies::new(&bytes) {
+                let reply = reply.map_err(|detail| malformed(operation, detail))?;
+                if reply.kind != NLMSG_ERROR {
+                    continue;
+                }
+                let awaited = pending.remove(&reply.sequence);
+                let answer = reply.refusal(operation.to_owned());
+                if !awaited && answer.is_err() {
+                    // The transaction as a whole was refused: nothing else will be answered.
+                    return answer;
+                }
+                outcome = outcome.and(answer);
+            }
+        }
+        outcome
+    }
+
+    /// The sequence number that the message got.
+    fn append_raw(
+        &mut self,
+        operation: &str,
+        datagram: &mut Vec<u8>,
+        message: &Raw<'_>,
+    ) -> Result<u32, Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let length = MESSAGE_HEADER + message.payload.len();
         let length =
             u32::try_from(length).map_err(|error| malformed(operation, error.to_string()))?;
-        let mut datagram = length.to_ne_bytes().to_vec();
+        datagram.extend(length.to_ne_bytes());
         datagram.extend(message.kind.to_ne_bytes());
         datagram.extend((NLM_F_REQUEST | message.flags).to_ne_bytes());
         datagram.extend(self.sequence.to_ne_bytes());
         datagram.extend([0; 4]);
         datagram.extend(message.payload);
-        self.send(operation, &datagram)?;
-        self.collect(operation, message.answer, parse)
+        datagram.resize(datagram.len().next_multiple_of(4), 0);
+        Ok(self.sequence)
     }
 
     fn collect<T>(
@@ -506,16 +556,19 @@ fn parse_address(payload: &[u8]) -> Result<Option<Address>, String> {
     let prefix = *payload.get(1).ok_or("short address")?;
     let link = payload.get(4..8).and_then(number).ok_or("short address")?;
     let mut address = None;
+    let mut label = String::new();
     for nla in NlasIterator::new(payload.get(ADDRESS_HEADER..).unwrap_or_default()) {
         let nla = nla.map_err(|error| error.to_string())?;
         // IFA_ADDRESS is the prefix (the peer's on a point-to-point link), IFA_LOCAL our own.
         if nla.kind() == 1 || (nla.kind() == 2 && address.is_none()) {
             address = ipv4(nla.value());
+        } else if nla.kind() == 3 {
+            label = text(nla.value());
         }
     }
     let Some(address) = address else { return Ok(None) };
     let network = Ipv4Net::new(address, prefix).map_err(|error| error.to_string())?;
-    Ok(Some(Address { link, network }))
+    Ok(Some(Address { link, network, label }))
 }
 
 fn parse_route(payload: &[u8]) -> Result<Option<Route>, String> {

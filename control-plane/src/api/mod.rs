@@ -9,7 +9,7 @@ mod agent;
 mod cluster;
 mod container_instance;
 pub(crate) mod lookup;
-mod page;
+pub(crate) mod page;
 mod service;
 mod tag;
 mod task;

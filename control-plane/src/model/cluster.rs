@@ -16,6 +16,33 @@ pub struct Cluster {
     pub settings: Vec<ecs::ClusterSetting>,
     pub tags: Vec<ecs::Tag>,
     pub created_at: Timestamp,
+    /// Of FARGATE and FARGATE_SPOT.
+    pub capacity_providers: Vec<String>,
+    /// For what names neither a launch type nor a strategy.
+    pub default_strategy: Vec<StrategyItem>,
+}
+
+/// An item of a capacity provider strategy, as on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StrategyItem {
+    pub capacity_provider: String,
+    #[serde(default)]
+    pub weight: u32,
+    /// How many tasks it gets before weights count.
+    #[serde(default)]
+    pub base: u32,
+}
+
+impl StrategyItem {
+    /// As on the wire.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "capacityProvider": self.capacity_provider,
+            "weight": self.weight,
+            "base": self.base,
+        })
+    }
 }
 
 impl Cluster {

@@ -27,6 +27,9 @@ pub struct Instance {
     pub ec2_instance_id: Option<String>,
     pub registered_at: Timestamp,
     pub deregistered_at: Option<Timestamp>,
+    /// Since when its agent is away, if it left tasks behind. No visible change.
+    #[serde(default)]
+    pub disconnected_at: Option<Timestamp>,
     /// Rises with each visible change.
     pub version: u64,
 }

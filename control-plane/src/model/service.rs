@@ -42,6 +42,18 @@ pub struct Service {
     pub created_at: Timestamp,
     pub created_by: String,
     pub inactive_at: Option<Timestamp>,
+    /// What a rollback goes back to.
+    #[serde(default)]
+    pub last_completed: Option<CompletedDeployment>,
+}
+
+/// The deployment that was complete last. It outlives its tasks, which a deployment without a floor
+/// stops before the next one is proved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CompletedDeployment {
+    pub id: String,
+    pub definition: DefinitionName,
+    pub network_configuration: Option<ecs::NetworkConfiguration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,11 +88,16 @@ pub struct Deployment {
     pub network_configuration: Option<ecs::NetworkConfiguration>,
     pub rollout: Rollout,
     pub rollout_reason: String,
-    /// Tasks that stopped before they were RUNNING, since the last that was.
+    /// Tasks that failed since the last that became healthy: stopped by themselves before they were
+    /// RUNNING, or, while the rollout is in progress, before they were healthy, or for failed
+    /// health checks.
     pub failed_tasks: u32,
+    /// Rounds of starts, one after the other, in which tasks stopped before they were RUNNING.
+    #[serde(default)]
+    pub attempts: u32,
     /// Tasks that cannot start are tried again not before this.
     pub retry_at: Option<Timestamp>,
-    /// It has once been complete; rollback goes to the newest such.
+    /// It has been complete.
     pub completed_at: Option<Timestamp>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,

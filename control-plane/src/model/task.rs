@@ -56,6 +56,9 @@ pub struct Task {
     pub tags: Vec<ecs::Tag>,
     pub enable_execute_command: bool,
     pub platform_version: Option<String>,
+    /// Its deployment has counted it, as healthy or as failed. No visible change.
+    #[serde(default)]
+    pub accounted: bool,
     /// Rises with each visible change.
     pub version: u64,
 }

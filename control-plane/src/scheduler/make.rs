@@ -7,7 +7,7 @@ use protocol::taskdef::{NetworkMode, TaskDefinition, cpu_units, mebibytes};
 use serde_json::Value;
 
 use crate::model::{
-    ContainerStatus, Definition, Desired, Health, LaunchType, Reserved, Task, TaskContainer,
+    ContainerStatus, Definition, Desired, Health, LaunchType, Reserved, Role, Task, TaskContainer,
     TaskInterface, TaskStatus,
 };
 
@@ -32,6 +32,7 @@ impl TaskIds {
 /// What a task is made of.
 #[derive(Debug, Clone)]
 pub struct NewTask<'a> {
+    pub account: &'a str,
     pub cluster: &'a str,
     /// Its region is the task's.
     pub definition: &'a Definition,
@@ -87,11 +88,12 @@ pub fn new_task(new: NewTask<'_>) -> Task {
         launch_type: new.launch_type,
         group: new.group.to_owned(),
         started_by: new.started_by.map(str::to_owned),
+        accounted: false,
         service: new.service.map(str::to_owned),
         deployment: new.deployment.map(str::to_owned),
         reserved: reserve(definition, new.overrides),
-        task_role_arn: task_role(new.definition, new.overrides),
-        execution_role_arn: execution_role(new.definition, new.overrides),
+        task_role_arn: task_role(new.account, new.definition, new.overrides),
+        execution_role_arn: execution_role(new.account, new.definition, new.overrides),
         overrides: new.overrides.clone(),
         network_configuration: new.network_configuration.cloned(),
         interface: is_awsvpc.then(|| TaskInterface {
@@ -164,24 +166,36 @@ pub fn task_memory(definition: &TaskDefinition, overrides: &ecs::TaskOverride) -
     overrides.memory.as_deref().and_then(mebibytes).or(definition.memory)
 }
 
-/// ARN or name of the role that the task's containers have.
-pub fn task_role(definition: &Definition, overrides: &ecs::TaskOverride) -> Option<String> {
-    role(definition, "taskRoleArn", overrides.task_role_arn.as_ref())
+/// ARN of the role that the task's containers have.
+pub fn task_role(
+    account: &str,
+    definition: &Definition,
+    overrides: &ecs::TaskOverride,
+) -> Option<String> {
+    role(account, definition, "taskRoleArn", overrides.task_role_arn.as_deref())
 }
 
-/// ARN or name of the role with which the task is started.
-pub fn execution_role(definition: &Definition, overrides: &ecs::TaskOverride) -> Option<String> {
-    role(definition, "executionRoleArn", overrides.execution_role_arn.as_ref())
+/// ARN of the role with which the task is started.
+pub fn execution_role(
+    account: &str,
+    definition: &Definition,
+    overrides: &ecs::TaskOverride,
+) -> Option<String> {
+    role(account, definition, "executionRoleArn", overrides.execution_role_arn.as_deref())
 }
 
-fn role(definition: &Definition, member: &str, given: Option<&String>) -> Option<String> {
-    let registered = || definition.registered.get(member).and_then(Value::as_str);
-    given
-        .map(String::as_str)
-        .filter(|role| !role.is_empty())
-        .or_else(registered)
-        .filter(|role| !role.is_empty())
-        .map(str::to_owned)
+fn role(
+    account: &str,
+    definition: &Definition,
+    member: &str,
+    given: Option<&str>,
+) -> Option<String> {
+    let named = |role: Option<&str>| {
+        role.filter(|role| !role.is_empty()).map(|role| {
+            if role.starts_with("arn:") { role.to_owned() } else { Role::arn(account, role) }
+        })
+    };
+    named(given).or_else(|| named(definition.registered.get(member).and_then(Value::as_str)))
 }
 
 /// The tags of a task: its own, those propagated to it that it has not itself, and ECS's.

@@ -12,6 +12,7 @@ mod make;
 mod place;
 pub mod query;
 mod rank;
+mod record;
 mod view;
 
 #[cfg(test)]
@@ -23,4 +24,5 @@ pub use make::{
 };
 pub use place::{place, stop_order};
 pub use rank::Strategy;
+pub use record::record;
 pub use view::{Candidate, candidates, facts};

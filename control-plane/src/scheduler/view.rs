@@ -81,7 +81,7 @@ impl<'a> Candidate<'a> {
     }
 
     /// Takes what a task of a group reserves.
-    pub(super) fn take(&mut self, reserved: &Reserved, group: &str) {
+    pub fn take(&mut self, reserved: &Reserved, group: &str) {
         self.cpu = self.cpu.saturating_sub(u64::from(reserved.cpu));
         self.memory = self.memory.saturating_sub(u64::from(reserved.memory));
         self.placed_ports.extend(&reserved.ports);

@@ -27,6 +27,7 @@ pub use hosts::{Host, Hosts, ZONE};
 pub use view::{Stored, Table, View};
 
 use self::view::Read;
+use crate::sessions::Sessions;
 use crate::store::{self, Store, Watch};
 
 /// Why the state could not be read or changed.
@@ -56,6 +57,7 @@ pub struct State {
     view: Arc<RwLock<View>>,
     /// The revision that the view has reached.
     reached: watch::Receiver<u64>,
+    sessions: Arc<Sessions>,
     follower: AbortOnDropHandle<()>,
 }
 
@@ -68,13 +70,15 @@ impl State {
         let (view, watch) = load(&*store).await?;
         let (reached_set, reached) = watch::channel(view.revision);
         let view = Arc::new(RwLock::new(view));
+        let sessions = Arc::new(Sessions::default());
         let follower = Follower {
             store: Arc::downgrade(&store),
             view: Arc::clone(&view),
+            sessions: Arc::clone(&sessions),
             reached: reached_set,
         };
         let follower = AbortOnDropHandle::new(tokio::spawn(follower.run(watch)));
-        Ok(Arc::new(Self { store, view, reached, follower }))
+        Ok(Arc::new(Self { store, view, reached, sessions, follower }))
     }
 
     /// Everything, now. Short: changes wait for it. Not to be held over an await, nor taken again
@@ -87,6 +91,12 @@ impl State {
     /// The store below.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// What the sessions of agents share in this process. They are woken by changes that concern
+    /// their instance, not by each.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
     }
 
     /// Changes when the view does. Starts with the present revision.
@@ -151,6 +161,7 @@ struct Follower {
     /// Not held: the store ends when its users have gone.
     store: Weak<dyn Store>,
     view: Arc<RwLock<View>>,
+    sessions: Arc<Sessions>,
     /// Dropped with the follower, which tells all who wait.
     reached: watch::Sender<u64>,
 }
@@ -170,9 +181,10 @@ impl Follower {
     async fn follow(&self, watch: &mut Watch) -> Result<(), Error> {
         match watch.recv().await.ok_or(Error::Ended)? {
             Ok(changes) => {
-                let read = Read::changes(changes)?;
+                let read = Read::changes(&changes)?;
                 let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
                 view.apply(read);
+                self.sessions.wake(&view, &changes);
                 self.reached.send_replace(view.revision);
             }
             Err(store::Error::Compacted(after)) => {
@@ -182,6 +194,7 @@ impl Follower {
                 *watch = next;
                 let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
                 *view = read;
+                self.sessions.wake_all();
                 self.reached.send_replace(view.revision);
             }
             Err(error) => return Err(Error::Read(error)),

@@ -112,19 +112,25 @@ impl View {
     }
 
     /// All tasks placed on an instance (by its key), stopped ones included.
-    pub fn tasks_on(&self, instance: &str) -> impl Iterator<Item = &Stored<Task>> {
+    pub fn tasks_on<'a>(
+        &'a self,
+        instance: &str,
+    ) -> impl Iterator<Item = &'a Stored<Task>> + use<'a> {
         self.tasks_of(self.by_instance.get(instance))
     }
 
     /// All tasks of a service (by its key), stopped ones included.
-    pub fn tasks_of_service(&self, service: &str) -> impl Iterator<Item = &Stored<Task>> {
+    pub fn tasks_of_service<'a>(
+        &'a self,
+        service: &str,
+    ) -> impl Iterator<Item = &'a Stored<Task>> + use<'a> {
         self.tasks_of(self.by_service.get(service))
     }
 
     fn tasks_of<'a>(
         &'a self,
         keys: Option<&'a BTreeSet<String>>,
-    ) -> impl Iterator<Item = &'a Stored<Task>> {
+    ) -> impl Iterator<Item = &'a Stored<Task>> + use<'a> {
         keys.into_iter().flatten().filter_map(|key| self.tasks.get(key))
     }
 
@@ -258,10 +264,11 @@ impl Read {
     }
 
     /// Reads the changes of a revision.
-    pub(super) fn changes(changes: Changes) -> Result<Self, Error> {
-        let steps = changes.changes.into_iter().filter_map(|change| match change {
-            Change::Put(record) => read_record(&record).transpose(),
+    pub(super) fn changes(changes: &Changes) -> Result<Self, Error> {
+        let steps = changes.changes.iter().filter_map(|change| match change {
+            Change::Put(record) => read_record(record).transpose(),
             Change::Delete { key } => {
+                let key = key.clone();
                 Some(Ok(Box::new(move |view: &mut View| view.delete(&key)) as Step))
             }
         });

@@ -6,7 +6,7 @@ use super::problems::{Path, Report, quoted};
 use super::types::NetworkMode;
 
 /// Task sizes: CPU units, then least, most and step of the memory in MiB. The first row's amounts
-/// double rather than step, see [`is_size`].
+/// double rather than step, see [`is_fargate_size`].
 const SIZES: &[(u32, u32, u32, u32)] = &[
     (256, 512, 2_048, 512),
     (512, 1_024, 4_096, 1_024),
@@ -17,7 +17,8 @@ const SIZES: &[(u32, u32, u32, u32)] = &[
     (16_384, 32_768, 122_880, 8_192),
 ];
 
-fn is_size(cpu: u32, memory: u32) -> bool {
+/// Whether Fargate has tasks of these CPU units and MiB.
+pub fn is_fargate_size(cpu: u32, memory: u32) -> bool {
     SIZES.iter().any(|(units, least, most, step)| {
         cpu == *units
             && (*least..=*most).contains(&memory)
@@ -44,7 +45,7 @@ pub(super) fn check(
         }
     }
     if let (Some(cpu), Some(memory)) = size
-        && !is_size(cpu, memory)
+        && !is_fargate_size(cpu, memory)
     {
         let rule = format!(
             "No Fargate configuration exists for given values. ({cpu} CPU units with {memory} MiB)"
@@ -166,10 +167,14 @@ mod tests {
         ];
         for (cpu, memories) in table {
             for memory in (0..=131_072).step_by(256) {
-                assert_eq!(is_size(*cpu, memory), memories.contains(&memory), "{cpu} {memory}");
+                assert_eq!(
+                    is_fargate_size(*cpu, memory),
+                    memories.contains(&memory),
+                    "{cpu} {memory}"
+                );
             }
         }
-        let sizes = |cpu| (0..=131_072).step_by(512).filter(|m| is_size(cpu, *m)).count();
+        let sizes = |cpu| (0..=131_072).step_by(512).filter(|m| is_fargate_size(cpu, *m)).count();
         assert_eq!((sizes(2_048), sizes(4_096)), (13, 23));
     }
 }

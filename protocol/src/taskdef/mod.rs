@@ -44,6 +44,7 @@ use serde_json::Value;
 use node::Node;
 use problems::{Path, Report};
 
+pub use fargate::is_fargate_size;
 pub use json::MAX_BYTES;
 pub use problems::{Problem, ProblemKind, Problems};
 pub use supported::{ACCEPTED_WITHOUT_EFFECT, NOT_SUPPORTED_YET};

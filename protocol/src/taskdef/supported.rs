@@ -10,9 +10,6 @@ use super::problems::{ProblemKind, Report};
 /// ones that say "off": null, false, an empty string, list or map. `path=value` refuses that
 /// string, `path=start*` every string with that start, `path!=value` every other string.
 pub const NOT_SUPPORTED_YET: &[(&str, &str)] = &[
-    ("taskRoleArn", "credentials of a role for the task's containers"),
-    ("executionRoleArn", "credentials of a role for pulls, secrets and log drivers"),
-    ("placementConstraints", "placement constraints"),
     ("pidMode=task", "one pid namespace for the task's containers"),
     ("ipcMode=task", "one IPC namespace for the task's containers"),
     ("requiresCompatibilities[]=MANAGED_INSTANCES", "managed instances"),

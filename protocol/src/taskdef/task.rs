@@ -56,6 +56,9 @@ pub(super) fn read(root: &Node<'_>, tagged: &Node<'_>, report: &mut Report) -> T
         tags: tags(tagged, report),
         cpu_architecture: cpu_architecture(root),
         volumes,
+        task_role_arn: role(root, "taskRoleArn", report),
+        execution_role_arn: role(root, "executionRoleArn", report),
+        placement_constraints: placement_constraints(root, report),
     }
 }
 
@@ -89,6 +92,38 @@ fn cpu_architecture(root: &Node<'_>) -> Option<CpuArchitecture> {
         "ARM64" => Some(CpuArchitecture::Arm64),
         _ => None,
     }
+}
+
+fn role(root: &Node<'_>, member: &str, report: &mut Report) -> Option<String> {
+    let text = root.text(member)?;
+    if let Some(rule) = text::role(text) {
+        report.invalid(&root.at(member), rule);
+    }
+    Some(text.to_owned())
+}
+
+fn placement_constraints(root: &Node<'_>, report: &mut Report) -> Vec<String> {
+    let nodes = root.list("placementConstraints");
+    if nodes.len() > 10 {
+        let rule = format!("has {} constraints, at most 10 are allowed", nodes.len());
+        report.invalid(&root.at("placementConstraints"), rule);
+    }
+    let mut expressions = Vec::new();
+    for node in nodes {
+        for name in ["type", "expression"] {
+            if node.text(name).is_none() {
+                report.invalid(&node.at(name), "is required");
+            }
+        }
+        let Some(expression) = node.text("expression") else { continue };
+        let length = expression.chars().count();
+        if length > 2_000 {
+            let rule = format!("has {length} characters, at most 2000 are allowed");
+            report.invalid(&node.at("expression"), rule);
+        }
+        expressions.push(expression.to_owned());
+    }
+    expressions
 }
 
 fn cpu(root: &Node<'_>, on_fargate: bool, report: &mut Report) -> Option<u32> {
@@ -174,7 +209,7 @@ fn check_launch_types(
     }
 }
 
-/// Rules of members that refer to others: the execution role, the proxy, placement.
+/// Rules of members that refer to others: the execution role, the proxy.
 fn check_references(root: &Node<'_>, report: &mut Report) {
     let containers = root.list("containerDefinitions");
     if root.text("executionRoleArn").is_none() {
@@ -191,18 +226,6 @@ fn check_references(root: &Node<'_>, report: &mut Report) {
     {
         let rule = format!("no container is named {}", quoted(name));
         report.invalid(&proxy.at("containerName"), rule);
-    }
-    let constraints = root.list("placementConstraints");
-    if constraints.len() > 10 {
-        let rule = format!("has {} constraints, at most 10 are allowed", constraints.len());
-        report.invalid(&root.at("placementConstraints"), rule);
-    }
-    for constraint in constraints {
-        let length = constraint.text("expression").map_or(0, |text| text.chars().count());
-        if length > 2_000 {
-            let rule = format!("has {length} characters, at most 2000 are allowed");
-            report.invalid(&constraint.at("expression"), rule);
-        }
     }
 }
 

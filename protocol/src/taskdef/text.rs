@@ -34,6 +34,39 @@ pub(super) fn host_word(text: &str) -> Option<String> {
         .then(|| format!("must be 1 to 253 letters, digits, '.', '-' or '_', is {}", quoted(text)))
 }
 
+/// A role, by ARN or by name.
+pub(super) fn role(text: &str) -> Option<String> {
+    let is_name = |name: &str| {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b);
+        (1..=64).contains(&name.len()) && name.bytes().all(fits)
+    };
+    let good = match text.strip_prefix("arn:") {
+        None => is_name(text),
+        Some(arn) => {
+            let parts: Vec<_> = arn.splitn(5, ':').collect();
+            let [partition, "iam", "", account, resource] = parts.as_slice() else {
+                return Some(role_rule(text));
+            };
+            // A role may have a path before its name.
+            let name = resource.strip_prefix("role/").and_then(|role| role.rsplit('/').next());
+            let length = resource.len() <= 600 && resource.bytes().all(|b| b.is_ascii_graphic());
+            partition.starts_with("aws")
+                && account.len() == 12
+                && account.bytes().all(|b| b.is_ascii_digit())
+                && name.is_some_and(is_name)
+                && length
+        }
+    };
+    (!good).then(|| role_rule(text))
+}
+
+fn role_rule(text: &str) -> String {
+    format!(
+        "must be a role's ARN (arn:aws:iam::<account>:role/<name>) or name, is {}",
+        quoted(text)
+    )
+}
+
 /// A path below which two spellings of one directory compare equal.
 pub(super) fn normal_path(text: &str) -> String {
     let mut parts = Vec::new();

@@ -26,6 +26,12 @@ pub struct TaskDefinition {
     /// `runtimePlatform.cpuArchitecture`: the host must have it. `None`: any. The operating system
     /// is always Linux.
     pub cpu_architecture: Option<CpuArchitecture>,
+    /// Role whose credentials the task's containers get: an ARN, or a name.
+    pub task_role_arn: Option<String>,
+    /// Role whose credentials the agent uses for the task: an ARN, or a name.
+    pub execution_role_arn: Option<String>,
+    /// Expressions of the constraints `memberOf`: a host must match all.
+    pub placement_constraints: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -56,6 +56,9 @@ fn task(container: ContainerDefinition, network_mode: NetworkMode) -> TaskDefini
         ipc_mode: NamespaceMode::Private,
         tags: Vec::new(),
         cpu_architecture: None,
+        task_role_arn: None,
+        execution_role_arn: None,
+        placement_constraints: Vec::new(),
     }
 }
 

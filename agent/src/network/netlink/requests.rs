@@ -177,6 +177,42 @@ pub fn add_address(index: u32, name: &str, address: Ipv4Net) -> Request {
     }
 }
 
+/// Gives an interface an address that only this host knows, with a label that says whose it is; an
+/// address that is there already stays as it is.
+pub fn add_local_address(index: u32, name: &str, address: Ipv4Net, label: &str) -> Request {
+    let mut message = local_address(index, address);
+    message.attributes.push(AddressAttribute::Label(label.to_owned()));
+    Request {
+        operation: format!("add address {address} to interface {name}"),
+        message: RouteNetlinkMessage::NewAddress(message),
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+        tolerated: Some(Errno::EEXIST),
+    }
+}
+
+/// Takes it away; none is no error.
+pub fn delete_local_address(index: u32, name: &str, address: Ipv4Net) -> Request {
+    Request {
+        operation: format!("delete address {address} of interface {name}"),
+        message: RouteNetlinkMessage::DelAddress(local_address(index, address)),
+        flags: 0,
+        tolerated: Some(Errno::EADDRNOTAVAIL),
+    }
+}
+
+fn local_address(index: u32, address: Ipv4Net) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = address.prefix_len();
+    message.header.scope = AddressScope::Host;
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(address.addr().into()),
+        AddressAttribute::Address(address.addr().into()),
+    ];
+    message
+}
+
 /// Sets the default route.
 pub fn set_default_route(index: u32, gateway: Ipv4Addr) -> Request {
     let mut message = RouteMessage::default();

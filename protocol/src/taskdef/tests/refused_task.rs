@@ -207,6 +207,7 @@ fn tags() {
 #[test]
 fn references_of_the_task() {
     let constraints = vec![json!({"type": "memberOf", "expression": "x".repeat(2001)}); 11];
+    let constraints = [constraints, vec![json!({})]].concat();
     let lines = problems(&task(json!({
         "proxyConfiguration": {"containerName": "envoy"},
         "placementConstraints": constraints,
@@ -215,11 +216,44 @@ fn references_of_the_task() {
     for line in [
         "ephemeralStorage.sizeInGiB: must be from 21 to 200, is 20",
         "proxyConfiguration.containerName: no container is named \"envoy\"",
-        "placementConstraints: has 11 constraints, at most 10 are allowed",
+        "placementConstraints: has 12 constraints, at most 10 are allowed",
         "placementConstraints[10].expression: has 2001 characters, at most 2000 are allowed",
-        "not supported yet: placementConstraints (placement constraints)",
+        "placementConstraints[11].type: is required",
+        "placementConstraints[11].expression: is required",
     ] {
         assert!(lines.iter().any(|l| l == line), "{line}\n{lines:#?}");
+    }
+}
+
+#[test]
+fn roles() {
+    let long = "r".repeat(65);
+    for bad in [
+        "a role",
+        "role/x",
+        long.as_str(),
+        "arn:aws:iam::0:role/x",
+        "arn:aws:iam::000000000000:user/x",
+        "arn:aws:iam::000000000000:role/",
+        "arn:aws:iam:eu-west-1:000000000000:role/x",
+        "arn:aws:sts::000000000000:role/x",
+        "arn:aws",
+    ] {
+        let rule = "must be a role's ARN (arn:aws:iam::<account>:role/<name>) or name, is";
+        refused(
+            &task(json!({"taskRoleArn": bad, "executionRoleArn": bad})),
+            &[
+                &format!("taskRoleArn: {rule} {bad:?}"),
+                &format!("executionRoleArn: {rule} {bad:?}"),
+            ],
+        );
+    }
+    for good in
+        ["reader", "arn:aws:iam::000000000000:role/a/b@c", "arn:aws-cn:iam::012345678901:role/x"]
+    {
+        let definition = accepted(&task(json!({"taskRoleArn": good})));
+        assert_eq!(definition.task_role_arn.as_deref(), Some(good));
+        assert_eq!(definition.execution_role_arn, None);
     }
 }
 

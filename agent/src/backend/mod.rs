@@ -1,0 +1,311 @@
+//! Calls to AWS's JSON services, Amazon's or a control plane's own: awsJson1_1 over HTTP/1.1,
+//! signed with Signature Version 4 (protocol reference §4.1).
+//!
+//! [`Client`] makes one attempt per call and classifies its failure; who calls owns the retries.
+//! The roots are the host's and those of `LIGHTER_CA_BUNDLE`; proxies come from the environment.
+//! With [`Client::with_keys`] the same connections serve calls with a role's credentials.
+//!
+//! Refuses answers over [`LARGEST_ANSWER`] and redirects.
+
+pub mod backoff;
+pub mod credentials;
+pub mod discover;
+pub mod metadata_service;
+pub mod socket;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::aws_json::{self, ApiError};
+use protocol::sigv4;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::credentials::{Keys, Source};
+
+/// What the agent calls itself.
+pub const USER_AGENT: &str =
+    concat!("Lighter ECS Agent - v", env!("CARGO_PKG_VERSION"), " (linux; LINUX)");
+
+/// Bytes of an answer at most.
+pub const LARGEST_ANSWER: usize = 4 << 20;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of a whole call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(42);
+
+/// No client can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("read the certificates in {path}")]
+    Bundle { path: PathBuf, source: std::io::Error },
+    #[error("read the certificates in {path}: it holds no PEM certificate that can be used")]
+    Certificates { path: PathBuf },
+    #[error("set up the HTTP client")]
+    Http(#[source] reqwest::Error),
+    #[error("set up TLS")]
+    Tls(#[source] rustls::Error),
+}
+
+/// A call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("sign {operation}")]
+    Credentials { operation: String, source: credentials::Error },
+    #[error("write the request of {operation} as JSON")]
+    Encode { operation: String, source: serde_json::Error },
+    #[error("call {operation} at {endpoint}")]
+    Send { operation: String, endpoint: String, source: reqwest::Error },
+    #[error("{operation} is refused")]
+    Api { operation: String, source: ApiError },
+    #[error("read the answer to {operation}")]
+    Decode { operation: String, source: serde_json::Error },
+    #[error("the answer to {operation} is larger than {LARGEST_ANSWER} bytes")]
+    TooLarge { operation: String },
+}
+
+/// Errors by which services ask for patience.
+const THROTTLING: [&str; 6] = [
+    "LimitExceededException",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+];
+
+impl CallError {
+    /// What the service said, if it answered.
+    pub fn api(&self) -> Option<&ApiError> {
+        match self {
+            Self::Api { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
+    /// May the same call succeed later, without anybody changing anything?
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Api { source, .. } => {
+                source.status >= 500
+                    || source.status == 429
+                    || THROTTLING.contains(&source.name.as_str())
+            }
+            Self::Send { .. } | Self::Credentials { .. } | Self::Decode { .. } => true,
+            Self::Encode { .. } | Self::TooLarge { .. } => false,
+        }
+    }
+}
+
+/// One JSON service.
+#[derive(Debug, Clone, Copy)]
+pub struct Service<'a> {
+    /// In the credential scope, such as `ecs`.
+    pub signing_name: &'a str,
+    /// Prefix of the `X-Amz-Target` header.
+    pub target: &'a str,
+    /// Scheme and authority.
+    pub endpoint: &'a str,
+}
+
+/// Signs and sends. Clones share connections and credentials.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    source: Source,
+    region: Arc<str>,
+}
+
+impl Client {
+    /// `region`: the scope of the signatures.
+    ///
+    /// # Errors
+    /// If the bundle cannot be read, or TLS not be set up.
+    pub fn new(ca_bundle: Option<&Path>, source: Source, region: &str) -> Result<Self, SetupError> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(ca_bundle)?)
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .user_agent(USER_AGENT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(Duration::from_secs(60))
+            .build()
+            .map_err(SetupError::Http)?;
+        Ok(Self { http, source, region: region.into() })
+    }
+
+    /// The same client with other credentials, those of a role.
+    #[must_use]
+    pub fn with_keys(&self, keys: Keys) -> Self {
+        Self { source: Source::Fixed(Arc::new(keys)), ..self.clone() }
+    }
+
+    /// The same client for another region.
+    #[must_use]
+    pub fn in_region(&self, region: &str) -> Self {
+        Self { region: region.into(), ..self.clone() }
+    }
+
+    /// The region of its signatures.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// Calls an operation, once.
+    ///
+    /// # Errors
+    /// If there are no credentials, the service cannot be reached, or it refuses.
+    pub async fn call<I: Serialize + ?Sized, O: DeserializeOwned>(
+        &self,
+        service: Service<'_>,
+        operation: &str,
+        input: &I,
+    ) -> Result<O, CallError> {
+        let named = || operation.to_owned();
+        let body = serde_json::to_vec(input)
+            .map_err(|source| CallError::Encode { operation: named(), source })?;
+        let keys = self
+            .source
+            .keys()
+            .await
+            .map_err(|source| CallError::Credentials { operation: named(), source })?;
+        let host = authority(service.endpoint);
+        let target = format!("{}.{operation}", service.target);
+        let signed_headers = [
+            ("host", host),
+            ("content-type", aws_json::CONTENT_TYPE),
+            (aws_json::TARGET_HEADER, target.as_str()),
+        ];
+        let request = sigv4::Request {
+            method: "POST",
+            path: "/",
+            query: "",
+            headers: &signed_headers,
+            payload_sha256: &sigv4::sha256_hex(&body),
+        };
+        let added = sigv4::sign(
+            &keys.signing(),
+            &sigv4::Scope { region: &self.region, service: service.signing_name },
+            &request,
+            jiff::Timestamp::now(),
+        );
+        let mut request = self.http.post(format!("{}/", service.endpoint)).timeout(CALL_TIMEOUT);
+        // The client writes the host itself, from the same address.
+        for (name, value) in signed_headers.iter().skip(1) {
+            request = request.header(*name, *value);
+        }
+        for (name, value) in added {
+            request = request.header(name, value);
+        }
+        let failed = |source: reqwest::Error| CallError::Send {
+            operation: named(),
+            endpoint: service.endpoint.to_owned(),
+            source: source.without_url(),
+        };
+        let mut response = request.body(body).send().await.map_err(failed)?;
+        let status = response.status();
+        let kind = response.headers().get(aws_json::ERROR_HEADER).cloned();
+        let mut answer = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if answer.len() + chunk.len() > LARGEST_ANSWER {
+                return Err(CallError::TooLarge { operation: named() });
+            }
+            answer.extend_from_slice(&chunk);
+        }
+        if !status.is_success() {
+            let kind = kind.as_ref().and_then(|kind| kind.to_str().ok());
+            let source = ApiError::read(status.as_u16(), kind, &answer);
+            if ["ExpiredTokenException", "UnrecognizedClientException"]
+                .contains(&source.name.as_str())
+            {
+                self.source.invalidate().await;
+            }
+            return Err(CallError::Api { operation: named(), source });
+        }
+        let answer: &[u8] = if answer.is_empty() { b"{}" } else { &answer };
+        serde_json::from_slice(answer)
+            .map_err(|source| CallError::Decode { operation: named(), source })
+    }
+}
+
+/// Host and port of `scheme://host[:port]`, without a port that the scheme implies: as it stands in
+/// the `Host` header.
+fn authority(endpoint: &str) -> &str {
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    let implied = match scheme {
+        "https" | "wss" => ":443",
+        _ => ":80",
+    };
+    authority.strip_suffix(implied).unwrap_or(authority)
+}
+
+/// TLS with the host's roots and those of the bundle.
+fn tls(ca_bundle: Option<&Path>) -> Result<rustls::ClientConfig, SetupError> {
+    let mut roots = rustls::RootCertStore::empty();
+    // A host without certificates still speaks to a control plane with one of its own, or in
+    // plain HTTP; what cannot be read shows when a server's certificate is not trusted.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = ca_bundle {
+        let read = |source| SetupError::Bundle { path: path.to_owned(), source };
+        let pem = std::fs::read(path).map_err(read)?;
+        let (added, _) = roots.add_parsable_certificates(certificates(&pem));
+        if added == 0 {
+            return Err(SetupError::Certificates { path: path.to_owned() });
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(SetupError::Tls)?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The certificates of a PEM file; what is none is skipped.
+fn certificates(pem: &[u8]) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+    use rustls::pki_types::pem::PemObject;
+    rustls::pki_types::CertificateDer::pem_slice_iter(pem).flatten().collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_header_of_an_endpoint() {
+        for (endpoint, host) in [
+            ("http://127.0.0.1:4780", "127.0.0.1:4780"),
+            ("http://a:80", "a"),
+            ("https://a:443/", "a"),
+            ("https://a:80", "a:80"),
+            ("https://ecs.eu-x-1.amazonaws.com", "ecs.eu-x-1.amazonaws.com"),
+        ] {
+            assert_eq!(authority(endpoint), host);
+        }
+    }
+
+    #[test]
+    fn what_may_be_tried_again() {
+        let api = |status, name: &str| CallError::Api {
+            operation: "X".to_owned(),
+            source: ApiError { status, name: name.to_owned(), message: String::new() },
+        };
+        assert!(api(400, "ThrottlingException").is_retryable());
+        assert!(api(500, "ServerException").is_retryable());
+        assert!(api(429, "Anything").is_retryable());
+        assert!(!api(400, "ClientException").is_retryable());
+        assert!(!api(400, "InvalidParameterException").is_retryable());
+    }
+
+    #[test]
+    fn a_bundle_without_certificates_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        assert!(matches!(tls(Some(&path)), Err(SetupError::Bundle { .. })));
+        std::fs::write(&path, "no certificate").unwrap();
+        assert!(matches!(tls(Some(&path)), Err(SetupError::Certificates { .. })));
+    }
+}

@@ -1,0 +1,59 @@
+//! StopTask.
+
+use protocol::aws_json::ApiError;
+use protocol::ecs;
+
+use super::super::{Context, Refusal, errors, lookup};
+use super::describe;
+use crate::model::{Instance, InstanceStatus, StopCode, Task};
+use crate::state::View;
+
+/// Longest reason, in characters.
+const MAX_REASON: usize = 1024;
+
+pub(super) async fn stop(
+    cx: &Context,
+    request: ecs::StopTaskRequest,
+) -> Result<ecs::StopTaskResponse, ApiError> {
+    let given = request.task.as_deref().unwrap_or_default();
+    if given.is_empty() {
+        return Err(errors::invalid("Task cannot be empty."));
+    }
+    let reason = request.reason.as_deref().filter(|reason| !reason.is_empty());
+    if reason.is_some_and(|reason| reason.chars().count() > MAX_REASON) {
+        return Err(errors::invalid(format!("reason can have at most {MAX_REASON} characters.")));
+    }
+    let reason = reason.unwrap_or("Task stopped by user");
+    let answer: Result<_, Refusal> = cx
+        .state
+        .transact(|view, edit| {
+            let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
+            let id = lookup::task_id(cx, &cluster.name, given)?;
+            let before = view
+                .tasks
+                .get(&Task::key_of(&cx.region, &cluster.name, &id))
+                .ok_or_else(|| errors::invalid("The referenced task was not found."))?;
+            let mut task = before.value.clone();
+            task.stop(StopCode::UserInitiated, reason.to_owned(), cx.now);
+            if is_out_of_reach(view, &task) {
+                task.end(cx.now);
+            }
+            if task != before.value {
+                edit.update(before, &task);
+            }
+            Ok(ecs::StopTaskResponse { task: Some(describe(&task, cx, view, true)) })
+        })
+        .await;
+    Ok(answer?)
+}
+
+/// Nobody will ever report that it has stopped: its instance is gone, or has never heard of it and is
+/// away. Should it have heard after all, its session tells it to stop when it is back.
+fn is_out_of_reach(view: &View, task: &Task) -> bool {
+    let key = Instance::key_of(&task.region, &task.cluster, &task.instance);
+    match view.instances.get(&key) {
+        None => true,
+        Some(instance) if instance.status == InstanceStatus::Inactive => true,
+        Some(instance) => task.delivered.is_none() && !view.is_connected(instance),
+    }
+}
