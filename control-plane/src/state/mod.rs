@@ -28,7 +28,7 @@ pub use view::{Stored, Table, View};
 
 use self::view::Read;
 use crate::sessions::Sessions;
-use crate::store::{self, Store, Watch};
+use crate::store::{self, Change, Store, Watch};
 
 /// Why the state could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -74,8 +74,8 @@ impl State {
         let follower = Follower {
             store: Arc::downgrade(&store),
             view: Arc::clone(&view),
-            sessions: Arc::clone(&sessions),
             reached: reached_set,
+            sessions: Arc::clone(&sessions),
         };
         let follower = AbortOnDropHandle::new(tokio::spawn(follower.run(watch)));
         Ok(Arc::new(Self { store, view, reached, sessions, follower }))
@@ -161,9 +161,9 @@ struct Follower {
     /// Not held: the store ends when its users have gone.
     store: Weak<dyn Store>,
     view: Arc<RwLock<View>>,
-    sessions: Arc<Sessions>,
     /// Dropped with the follower, which tells all who wait.
     reached: watch::Sender<u64>,
+    sessions: Arc<Sessions>,
 }
 
 impl Follower {
@@ -181,10 +181,12 @@ impl Follower {
     async fn follow(&self, watch: &mut Watch) -> Result<(), Error> {
         match watch.recv().await.ok_or(Error::Ended)? {
             Ok(changes) => {
-                let read = Read::changes(&changes)?;
+                let keys: Vec<String> =
+                    changes.changes.iter().map(key).map(str::to_owned).collect();
+                let read = Read::changes(changes)?;
                 let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
                 view.apply(read);
-                self.sessions.wake(&view, &changes);
+                self.sessions.wake(&view, &keys);
                 self.reached.send_replace(view.revision);
             }
             Err(store::Error::Compacted(after)) => {
@@ -200,6 +202,13 @@ impl Follower {
             Err(error) => return Err(Error::Read(error)),
         }
         Ok(())
+    }
+}
+
+fn key(change: &Change) -> &str {
+    match change {
+        Change::Put(record) => &record.key,
+        Change::Delete { key } => key,
     }
 }
 

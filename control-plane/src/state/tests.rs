@@ -515,7 +515,7 @@ proptest! {
                 model.insert(put.key.clone(), put.clone());
                 changes.push(Change::Put(put));
             }
-            view.apply(Read::changes(&Changes { revision, changes }).unwrap());
+            view.apply(Read::changes(Changes { revision, changes }).unwrap());
             let mut fresh = View::default();
             let keys = model.values().cloned().collect();
             fresh.apply(Read::range(&Range { revision, keys }).unwrap());

@@ -264,11 +264,10 @@ impl Read {
     }
 
     /// Reads the changes of a revision.
-    pub(super) fn changes(changes: &Changes) -> Result<Self, Error> {
-        let steps = changes.changes.iter().filter_map(|change| match change {
-            Change::Put(record) => read_record(record).transpose(),
+    pub(super) fn changes(changes: Changes) -> Result<Self, Error> {
+        let steps = changes.changes.into_iter().filter_map(|change| match change {
+            Change::Put(record) => read_record(&record).transpose(),
             Change::Delete { key } => {
-                let key = key.clone();
                 Some(Ok(Box::new(move |view: &mut View| view.delete(&key)) as Step))
             }
         });
