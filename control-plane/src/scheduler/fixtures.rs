@@ -30,6 +30,8 @@ pub(crate) fn cluster() -> Cluster {
         active: true,
         settings: Vec::new(),
         tags: Vec::new(),
+        capacity_providers: Vec::new(),
+        default_strategy: Vec::new(),
         created_at: at(0),
     }
 }
@@ -62,6 +64,7 @@ pub(crate) fn instance(number: u32, zone: &str) -> Instance {
         ec2_instance_id: Some(format!("i-{number}")),
         registered_at: at(0),
         deregistered_at: None,
+        disconnected_at: None,
         version: 1,
     }
 }
