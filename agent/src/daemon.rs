@@ -2,7 +2,7 @@
 //! that embed it.
 //!
 //! Start, in this order: the root's lock (one agent per root), the store, load, network (which
-//! makes the kernel agree with the leases), sweep, observe, loop, API socket, readiness. End: the
+//! makes the kernel agree with the leases), sweep, observe, loop, API socket, cluster, readiness. End: the
 //! loop stops deciding, effects under way come to their end, and if no task is left the host is as
 //! it was before the first one.
 
@@ -22,16 +22,20 @@ use crate::backend::SetupError;
 use crate::cgroup;
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::ecs::{self, Membership};
 use crate::engine::{self, Event};
 use crate::host::hands::{Hands, Parts};
 use crate::host::owner::Owner;
 use crate::host::view::Snapshot;
 use crate::host::{INBOX, Input, chain, recover};
+use crate::identity::Identity;
 use crate::image;
 use crate::layout::Layout;
 use crate::logs::drivers::awslogs::LogService;
 use crate::network::{self, Network, Subnets, ports};
+use crate::registration::Terminal;
 use crate::store::{self, Batch, Store, Table};
+use crate::tmds::{self, Tmds};
 
 /// How long the end waits for effects under way.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,8 +89,12 @@ pub struct Agent {
     hands: Arc<Hands>,
     owner: JoinHandle<()>,
     server: AbortOnDropHandle<()>,
+    /// Ends with the agent.
+    _serving: tmds::Serving,
     connections: Arc<AtomicUsize>,
     mode: Mode,
+    /// In a cluster; `None` on none.
+    member: Option<ecs::Running>,
     /// Held until the end.
     _lock: File,
 }
@@ -98,23 +106,26 @@ pub struct Agent {
 /// nothing was changed but what a crash had left.
 pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent, Error> {
     let lock = lock(&layout)?;
+    let credentials = Credentials::default();
+    let (registration, identity) = watch::channel(None);
     let opened = {
         let (layout, config) = (layout.clone(), config.clone());
-        tokio::task::spawn_blocking(move || open(&layout, &config))
+        let credentials = credentials.clone();
+        tokio::task::spawn_blocking(move || open(&layout, &config, &credentials, identity))
             .await
             .map_err(|failed| Error::Internal(failed.to_string()))??
     };
-    let Opened { store, images, auth, network, loaded } = opened;
+    let Opened { store, images, auth, network, tmds, loaded } = opened;
     // The last thing that can fail. Who connects now waits until there is something to show.
     let listener = server::listen(&layout.api_socket())?;
     let (inbox, receiver) = mpsc::channel(INBOX);
-    let roles = Credentials::default();
     let hands = Hands::new(Parts {
         layout: layout.clone(),
         images,
         auth,
         network,
-        log_service: LogService::new(config, roles.clone())?,
+        tmds: tmds.clone(),
+        log_service: LogService::new(config, credentials.clone())?,
         inbox: inbox.clone(),
     });
 
@@ -126,7 +137,9 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         let (hands, task) = (Arc::clone(&hands), task.clone());
         observations.push(tokio::spawn(async move { recover::observe(&hands, &task).await }));
     }
-    let (owner, snapshots) = Owner::new(loaded.host, Arc::new(store), Arc::clone(&hands));
+    let store = Arc::new(store);
+    let (owner, snapshots) = Owner::new(loaded.host, Arc::clone(&store), Arc::clone(&hands));
+    let serving = tmds.serve(&snapshots, mode == Mode::Foreground);
     let owner = tokio::spawn(owner.run(receiver));
     for observation in observations {
         let events = observation.await.map_err(|failed| Error::Internal(failed.to_string()))?;
@@ -136,6 +149,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     }
     let _ = inbox.send(Input::Event(Event::Recovered)).await;
 
+    let membership = Membership::new(config.clone(), store, registration);
     let connections = Arc::new(AtomicUsize::new(0));
     let api = Api {
         inbox: inbox.clone(),
@@ -143,18 +157,43 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         hands: Arc::clone(&hands),
         embedded: mode == Mode::Embedded,
         connections: Arc::clone(&connections),
+        membership: membership.clone(),
+        member: mode == Mode::Foreground,
     };
     let server = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = server::serve(listener, api).await {
             tracing::error!(%error, "the API ended");
         }
     }));
+    let member = (mode == Mode::Foreground)
+        .then(|| {
+            ecs::start(ecs::Parts {
+                membership,
+                inbox: inbox.clone(),
+                snapshots: snapshots.clone(),
+                credentials,
+                tmds,
+            })
+        })
+        .flatten();
     if mode == Mode::Foreground
         && let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready])
     {
         tracing::warn!(%error, "cannot tell the service manager that the agent is ready");
     }
-    Ok(Agent { layout, inbox, snapshots, hands, owner, server, connections, mode, _lock: lock })
+    Ok(Agent {
+        layout,
+        inbox,
+        snapshots,
+        hands,
+        owner,
+        server,
+        _serving: serving,
+        connections,
+        mode,
+        member,
+        _lock: lock,
+    })
 }
 
 impl Agent {
@@ -166,6 +205,14 @@ impl Agent {
     /// Connections to the API, ended ones perhaps for a moment longer.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Returns when this host can be no member of its cluster, and the agent must end.
+    pub async fn expelled(&self) -> Arc<Terminal> {
+        match &self.member {
+            Some(member) => member.ended().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Returns when a background agent has had nothing to do for a while; never in other modes.
@@ -188,6 +235,7 @@ impl Agent {
     /// # Errors
     /// What could not be given back to the host, all of it.
     pub async fn shutdown(self) -> Result<(), Vec<String>> {
+        drop(self.member);
         drop(self.server);
         let _ = self.inbox.send(Input::Shutdown).await;
         let mut failures = Vec::new();
@@ -256,10 +304,16 @@ struct Opened {
     images: image::Store,
     auth: image::Auth,
     network: Network,
+    tmds: Tmds,
     loaded: recover::Loaded,
 }
 
-fn open(layout: &Layout, config: &Config) -> Result<Opened, Error> {
+fn open(
+    layout: &Layout,
+    config: &Config,
+    credentials: &Credentials,
+    identity: watch::Receiver<Option<Arc<Identity>>>,
+) -> Result<Opened, Error> {
     let store = Store::open(&layout.database())?;
     let images = image::Store::open(&layout.images()).map_err(Error::Images)?;
     let auth = image::Auth::load(
@@ -294,7 +348,14 @@ fn open(layout: &Layout, config: &Config) -> Result<Opened, Error> {
         store.commit(batch)?;
     }
     recover::sweep(layout, &loaded);
-    Ok(Opened { store, images, auth, network, loaded })
+    let tmds = Tmds::new(tmds::Parts {
+        layout,
+        config: &config.metadata,
+        subnets,
+        credentials: credentials.clone(),
+        identity,
+    });
+    Ok(Opened { store, images, auth, network, tmds, loaded })
 }
 
 /// Stands where no address is leased yet.

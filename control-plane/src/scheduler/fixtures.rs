@@ -33,6 +33,8 @@ pub(crate) fn cluster() -> Cluster {
         capacity_providers: Vec::new(),
         default_strategy: Vec::new(),
         created_at: at(0),
+        capacity_providers: Vec::new(),
+        default_strategy: Vec::new(),
     }
 }
 
