@@ -25,30 +25,19 @@ const LATEST_PLATFORM: &str = "1.4.0";
 /// Least memory of a container, MiB.
 const MIN_MEMORY: i32 = 6;
 
-/// As [`launch_type`]; what names neither a launch type nor a strategy has the cluster's strategy.
-pub(crate) fn launch_type_in(
-    cluster: &Cluster,
-    given: Option<&str>,
-    strategy: Option<&Value>,
-) -> Result<LaunchType, ApiError> {
-    let is_named = given.is_some_and(|given| !given.is_empty())
-        || strategy.and_then(Value::as_array).is_some_and(|items| !items.is_empty());
-    if is_named || cluster.default_strategy.is_empty() {
-        return launch_type(given, strategy);
-    }
-    // All capacity providers are Fargate's.
-    Ok(LaunchType::Fargate)
-}
-
-/// The launch type that a request asks for; without one EC2. A strategy of Fargate's capacity
-/// providers asks for FARGATE.
+/// The launch type that a request asks for. A strategy of capacity providers, which are Fargate's,
+/// asks for FARGATE; without either the cluster's strategy applies, else EC2.
 pub(crate) fn launch_type(
+    cluster: &Cluster,
     given: Option<&str>,
     strategy: Option<&Value>,
 ) -> Result<LaunchType, ApiError> {
     let strategy = strategy.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let given = given.filter(|given| !given.is_empty());
     if strategy.is_empty() {
+        if given.is_none() && !cluster.default_strategy.is_empty() {
+            return Ok(LaunchType::Fargate);
+        }
         let given = given.unwrap_or(LaunchType::Ec2.name());
         return LaunchType::parse(given).ok_or_else(|| {
             errors::invalid(format!(

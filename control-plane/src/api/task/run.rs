@@ -79,7 +79,7 @@ fn decide(
         cx,
         request.task_definition.as_deref().unwrap_or_default(),
     )?;
-    let launch_type = checks::launch_type_in(
+    let launch_type = checks::launch_type(
         cluster,
         request.launch_type.as_deref(),
         request.capacity_provider_strategy.as_ref(),

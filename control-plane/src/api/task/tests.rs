@@ -364,6 +364,13 @@ async fn launch_types_and_networks() {
             }])
         );
     }
+    // The cluster's strategy stands for what names nothing.
+    let mut cluster = cluster();
+    cluster.default_strategy =
+        serde_json::from_value(json!([{"capacityProvider": "FARGATE"}])).unwrap();
+    setup.put(&cluster).await;
+    let request = json!({"taskDefinition": "far", "networkConfiguration": network});
+    assert_eq!(setup.ok("RunTask", request).await["tasks"][0]["launchType"], "FARGATE");
     let huge = json!({"networkMode": "awsvpc", "cpu": "4096", "memory": "8192",
         "requiresCompatibilities": ["FARGATE"]});
     setup.define("huge", json!({}), huge).await;
