@@ -2,7 +2,7 @@
 //! that embed it.
 //!
 //! Start, in this order: the root's lock (one agent per root), the store, load, network (which
-//! makes the kernel agree with the leases), sweep, observe, loop, API socket, readiness. End: the
+//! makes the kernel agree with the leases), sweep, observe, loop, API socket, cluster, readiness. End: the
 //! loop stops deciding, effects under way come to their end, and if no task is left the host is as
 //! it was before the first one.
 
@@ -22,6 +22,7 @@ use crate::backend::SetupError;
 use crate::cgroup;
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::ecs::{self, Membership};
 use crate::engine::{self, Event};
 use crate::host::hands::{Hands, Parts};
 use crate::host::owner::Owner;
@@ -32,6 +33,7 @@ use crate::image;
 use crate::layout::Layout;
 use crate::logs::drivers::awslogs::LogService;
 use crate::network::{self, Network, Subnets, ports};
+use crate::registration::Terminal;
 use crate::store::{self, Batch, Store, Table};
 use crate::tmds::{self, Tmds};
 
@@ -91,6 +93,8 @@ pub struct Agent {
     _serving: tmds::Serving,
     connections: Arc<AtomicUsize>,
     mode: Mode,
+    /// In a cluster; `None` on none.
+    member: Option<ecs::Running>,
     /// Held until the end.
     _lock: File,
 }
@@ -103,11 +107,11 @@ pub struct Agent {
 pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent, Error> {
     let lock = lock(&layout)?;
     let credentials = Credentials::default();
-    let (_registration, identity) = watch::channel(None);
+    let (identity, registered) = watch::channel(None);
     let opened = {
         let (layout, config) = (layout.clone(), config.clone());
         let credentials = credentials.clone();
-        tokio::task::spawn_blocking(move || open(&layout, &config, &credentials, identity))
+        tokio::task::spawn_blocking(move || open(&layout, &config, &credentials, registered))
             .await
             .map_err(|failed| Error::Internal(failed.to_string()))??
     };
@@ -133,7 +137,8 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         let (hands, task) = (Arc::clone(&hands), task.clone());
         observations.push(tokio::spawn(async move { recover::observe(&hands, &task).await }));
     }
-    let (owner, snapshots) = Owner::new(loaded.host, Arc::new(store), Arc::clone(&hands));
+    let store = Arc::new(store);
+    let (owner, snapshots) = Owner::new(loaded.host, Arc::clone(&store), Arc::clone(&hands));
     let serving = tmds.serve(&snapshots, mode == Mode::Foreground);
     let owner = tokio::spawn(owner.run(receiver));
     for observation in observations {
@@ -144,6 +149,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     }
     let _ = inbox.send(Input::Event(Event::Recovered)).await;
 
+    let membership = Membership::new(config.clone(), store, identity);
     let connections = Arc::new(AtomicUsize::new(0));
     let api = Api {
         inbox: inbox.clone(),
@@ -151,18 +157,42 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         hands: Arc::clone(&hands),
         embedded: mode == Mode::Embedded,
         connections: Arc::clone(&connections),
+        membership: membership.clone(),
     };
     let server = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = server::serve(listener, api).await {
             tracing::error!(%error, "the API ended");
         }
     }));
+    let member = (mode == Mode::Foreground)
+        .then(|| {
+            ecs::start(ecs::Parts {
+                membership,
+                inbox: inbox.clone(),
+                snapshots: snapshots.clone(),
+                credentials,
+                tmds,
+            })
+        })
+        .flatten();
     if mode == Mode::Foreground
         && let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready])
     {
         tracing::warn!(%error, "cannot tell the service manager that the agent is ready");
     }
-    Ok(Agent { layout, inbox, snapshots, hands, owner, server, _serving: serving, connections, mode, _lock: lock })
+    Ok(Agent {
+        layout,
+        inbox,
+        snapshots,
+        hands,
+        owner,
+        server,
+        _serving: serving,
+        connections,
+        mode,
+        member,
+        _lock: lock,
+    })
 }
 
 impl Agent {
@@ -174,6 +204,14 @@ impl Agent {
     /// Connections to the API, ended ones perhaps for a moment longer.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Returns when this host can be no member of its cluster, and the agent must end.
+    pub async fn expelled(&self) -> Arc<Terminal> {
+        match &self.member {
+            Some(member) => member.ended().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Returns when a background agent has had nothing to do for a while; never in other modes.
@@ -196,6 +234,7 @@ impl Agent {
     /// # Errors
     /// What could not be given back to the host, all of it.
     pub async fn shutdown(self) -> Result<(), Vec<String>> {
+        drop(self.member);
         drop(self.server);
         let _ = self.inbox.send(Input::Shutdown).await;
         let mut failures = Vec::new();

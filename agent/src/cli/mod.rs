@@ -7,6 +7,7 @@
 
 mod agent;
 mod connect;
+mod deregister;
 mod exec;
 mod human;
 mod image;
@@ -86,6 +87,8 @@ enum Verb {
     /// Manage images
     #[command(subcommand, arg_required_else_help = true)]
     Image(image::Verb),
+    /// Take this host out of its cluster
+    Deregister,
     /// Check task definitions
     Validate(validate::Args),
     /// Print the version
@@ -122,6 +125,9 @@ pub enum Error {
     BackgroundSilent { seconds: u64, log: PathBuf },
     #[error("run the agent")]
     Daemon(#[source] Box<crate::daemon::Error>),
+    /// It can be no member of its cluster.
+    #[error(transparent)]
+    Expelled(std::sync::Arc<crate::registration::Terminal>),
     #[error(transparent)]
     Exec(Box<exec::ExecError>),
     #[error("print as JSON")]
@@ -244,6 +250,7 @@ impl Cli {
             Verb::Stop(a) => with_agent(layout, async |c| stop::run(a, c).await).await,
             Verb::Inspect(a) => with_agent(layout, async |c| inspect::run(a, c).await).await,
             Verb::Rm(a) => with_agent(layout, async |c| rm::run(a, c).await).await,
+            Verb::Deregister => with_agent(layout, deregister::run).await,
             Verb::Image(a) => with_agent(layout, async |c| image::run(a, c).await).await,
             Verb::Version | Verb::ConfigExample | Verb::Validate(_) => Ok(0),
         }

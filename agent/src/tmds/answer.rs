@@ -100,7 +100,11 @@ async fn answer(
         },
         Route::Association { version, caller } => match asked.caller(scope, caller) {
             Some(_) => said(
-                if version == Version::V4 { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST },
+                if version == Version::V4 {
+                    StatusCode::NOT_FOUND
+                } else {
+                    StatusCode::BAD_REQUEST
+                },
                 "the task has no such association",
             ),
             None => unknown(version, "association"),

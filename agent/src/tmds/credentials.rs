@@ -56,9 +56,8 @@ pub fn answer<'a>(
     let Some(task) = tasks.into_iter().find(known) else {
         return refused("InvalidIdInRequest", 400, "Credentials not found");
     };
-    let entry = held
-        .get(id)
-        .filter(|entry| entry.task == task.id && entry.role == RoleType::Application);
+    let entry =
+        held.get(id).filter(|entry| entry.task == task.id && entry.role == RoleType::Application);
     let document = entry.and_then(|entry| {
         let credentials = &entry.credentials;
         Some(Document {

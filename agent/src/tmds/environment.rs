@@ -9,8 +9,7 @@ use crate::engine::Task;
 pub fn variables(task: &Task, index: usize, address: Ipv4Addr) -> Vec<(&'static str, String)> {
     let mut variables = Vec::new();
     if let Some(id) = task.ecs.as_ref().and_then(|ecs| ecs.task_credentials.as_ref()) {
-        variables
-            .push(("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", format!("/v2/credentials/{id}")));
+        variables.push(("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", format!("/v2/credentials/{id}")));
     }
     let endpoint = task.containers.get(index).map(|container| container.endpoint.as_str());
     // Tasks of agents before there was an endpoint have none.

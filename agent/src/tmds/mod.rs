@@ -41,6 +41,7 @@ use protocol::taskdef::NetworkMode;
 use tokio::sync::{Semaphore, SetOnce, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::backend::discover::ControlPlane;
 use crate::config;
 use crate::credentials::Credentials;
 use crate::engine::Task;
@@ -50,7 +51,6 @@ use crate::identity::Identity;
 use crate::layout::Layout;
 use crate::network::{Subnets, endpoint};
 use crate::stats::Stats;
-pub use protection::ControlPlane;
 
 /// What a [`Tmds`] is made with.
 #[derive(Debug)]
@@ -145,11 +145,7 @@ impl Tmds {
 
     /// From now on requests are answered and statistics can be sampled; with `introspect` the
     /// introspection API is served on loopback. Must be called within a tokio runtime.
-    pub fn serve(
-        &self,
-        snapshots: &watch::Receiver<Arc<Snapshot>>,
-        introspect: bool,
-    ) -> Serving {
+    pub fn serve(&self, snapshots: &watch::Receiver<Arc<Snapshot>>, introspect: bool) -> Serving {
         // Once set it stays: there is one owner of tasks per agent.
         let _ = self.0.snapshots.set(snapshots.clone());
         Serving {

@@ -21,17 +21,43 @@ pub enum Caller<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route<'a> {
     /// Of version 1 or 2. `None`: no id is given.
-    Credentials { version: u8, id: Option<&'a str> },
+    Credentials {
+        version: u8,
+        id: Option<&'a str>,
+    },
     /// The caller, or version 2: the container with this Docker id.
-    Container { version: Version, caller: Caller<'a>, docker_id: Option<&'a str> },
-    Task { version: Version, caller: Caller<'a>, tags: bool },
-    ContainerStats { version: Version, caller: Caller<'a>, docker_id: Option<&'a str> },
-    TaskStats { version: Version, caller: Caller<'a> },
+    Container {
+        version: Version,
+        caller: Caller<'a>,
+        docker_id: Option<&'a str>,
+    },
+    Task {
+        version: Version,
+        caller: Caller<'a>,
+        tags: bool,
+    },
+    ContainerStats {
+        version: Version,
+        caller: Caller<'a>,
+        docker_id: Option<&'a str>,
+    },
+    TaskStats {
+        version: Version,
+        caller: Caller<'a>,
+    },
     /// Names of the associations of any kind.
-    Associations { version: Version, caller: Caller<'a> },
+    Associations {
+        version: Version,
+        caller: Caller<'a>,
+    },
     /// One association's content.
-    Association { version: Version, caller: Caller<'a> },
-    Protection { caller: Caller<'a> },
+    Association {
+        version: Version,
+        caller: Caller<'a>,
+    },
+    Protection {
+        caller: Caller<'a>,
+    },
 }
 
 impl<'a> Route<'a> {

@@ -48,7 +48,9 @@ fn a_container_reads_its_metadata_in_every_mode() {
         let documents: Vec<Value> = text
             .lines()
             .filter_map(|line| line.find('{').map(|start| &line[start..]))
-            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{mode}: {e}: {line}")))
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|e| panic!("{mode}: {e}: {line}"))
+            })
             .collect();
         let [container, task] = documents.as_slice() else {
             panic!("{mode}: {text}{}\n{}", stderr(&output), host.agent_log())
@@ -144,13 +146,19 @@ fn the_endpoint_answers_again_after_the_agent_was_killed() {
     for id in &tasks {
         told(&host, id);
     }
+    let inside: Vec<i64> = tasks
+        .iter()
+        .map(|id| host.inspect(id)["containers"][0]["pid"].as_i64().expect("a pid"))
+        .collect();
     let agent = host.agent_pid().expect("an agent");
     host.kill(agent, "KILL");
     host.eventually("it is gone", || !host.is_alive(agent));
-    for (mode, id) in modes.iter().zip(&tasks) {
-        // Without an agent: refused at once.
-        let pid = host.monitor(id)["worker"]["pid"].as_i64().expect("a pid");
-        assert!(host.is_alive(pid), "{mode}");
+    for (mode, pid) in modes.iter().zip(&inside) {
+        // Exit code 7: refused at once, not left to time out.
+        let code = format!(
+            "nsenter -t {pid} -n curl -s --max-time 5 http://169.254.170.2/v2/metadata; echo $?"
+        );
+        assert_eq!(host.sh(&code), "7", "{mode}");
     }
     host.start_agent();
     for (mode, id) in modes.iter().zip(&tasks) {
@@ -247,14 +255,22 @@ fn bad_requests_get_the_documented_answers() {
         ("/v1/credentials?id=4711", "InvalidIdInRequest"),
     ] {
         let (status, body) = code(path);
-        assert_eq!((status.as_str(), &body["code"], &body["HTTPErrorCode"]), ("400", &json!(name), &json!(400)));
+        assert_eq!(
+            (status.as_str(), &body["code"], &body["HTTPErrorCode"]),
+            ("400", &json!(name), &json!(400))
+        );
     }
     let (status, body) = code(&format!("/api/{own}/task-protection/v1/state"));
-    assert_eq!((status.as_str(), &body["error"]["Code"]), ("400", &json!("InvalidParameterException")));
+    assert_eq!(
+        (status.as_str(), &body["error"]["Code"]),
+        ("400", &json!("InvalidParameterException"))
+    );
     let audit = std::fs::read_to_string(host.root().join("var/log/ecs/audit.log"));
     let audit = audit.expect("the audit log");
     assert_eq!(audit.lines().count(), 4, "{audit}");
-    assert!(audit.lines().all(|line| line.contains(" 400 169.254.170.2 ") && !line.contains("4711")));
+    assert!(
+        audit.lines().all(|line| line.contains(" 400 169.254.170.2 ") && !line.contains("4711"))
+    );
     // More than the burst at once.
     let pid = host.inspect(&id)["containers"][0]["pid"].as_i64().expect("a pid");
     let many = host.sh(&format!(
@@ -270,7 +286,8 @@ fn a_foreground_agent_serves_introspection() {
     host.stop_agent();
     let mut agent = host.command(&["agent"]).spawn().expect("an agent");
     let get = |path: &str| {
-        let text = host.sh(&format!("curl -s -w '\\n%{{http_code}}' http://127.0.0.1:51678{path}"));
+        let text =
+            host.sh(&format!("curl -s -w '\\n%{{http_code}}' 'http://127.0.0.1:51678{path}'"));
         let (body, status) = text.rsplit_once('\n').unwrap_or(("", &text));
         (status.to_owned(), serde_json::from_str::<Value>(body).unwrap_or_default())
     };

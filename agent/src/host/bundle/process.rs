@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use protocol::taskdef::ContainerDefinition;
 
-use super::{Error, Input};
 use super::defaults::{CAPABILITIES, DEFAULT_CAPABILITIES, PATH};
+use super::{Error, Input};
 use crate::image::Config;
 
 /// Entrypoint and command. A definition's entry point drops the image's command; an empty one
