@@ -107,11 +107,11 @@ pub struct Agent {
 pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent, Error> {
     let lock = lock(&layout)?;
     let credentials = Credentials::default();
-    let (identity, registered) = watch::channel(None);
+    let (registration, identity) = watch::channel(None);
     let opened = {
         let (layout, config) = (layout.clone(), config.clone());
         let credentials = credentials.clone();
-        tokio::task::spawn_blocking(move || open(&layout, &config, &credentials, registered))
+        tokio::task::spawn_blocking(move || open(&layout, &config, &credentials, identity))
             .await
             .map_err(|failed| Error::Internal(failed.to_string()))??
     };
@@ -149,7 +149,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     }
     let _ = inbox.send(Input::Event(Event::Recovered)).await;
 
-    let membership = Membership::new(config.clone(), store, identity);
+    let membership = Membership::new(config.clone(), store, registration);
     let connections = Arc::new(AtomicUsize::new(0));
     let api = Api {
         inbox: inbox.clone(),
@@ -158,6 +158,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         embedded: mode == Mode::Embedded,
         connections: Arc::clone(&connections),
         membership: membership.clone(),
+        member: mode == Mode::Foreground,
     };
     let server = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = server::serve(listener, api).await {

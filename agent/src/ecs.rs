@@ -76,15 +76,15 @@ impl Membership {
         Self(Arc::new(Shared { config, store, identity, control_plane: OnceCell::new() }))
     }
 
-    /// The cluster that is configured.
-    pub fn cluster(&self) -> Option<String> {
-        self.0.config.ecs.cluster.clone()
+    /// The cluster to join, as configured; `None`: no cluster is to be joined.
+    pub fn cluster(&self) -> Option<&str> {
+        let ecs = &self.0.config.ecs;
+        ecs.joins().then(|| ecs.cluster.as_deref().unwrap_or("default"))
     }
 
-    /// ARN of the container instance, once it is registered.
-    pub fn container_instance(&self) -> Option<String> {
-        let identity = self.0.identity.borrow();
-        identity.as_ref().map(|identity| identity.container_instance_arn.clone())
+    /// Who this host is, once it is registered.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.0.identity.borrow().clone()
     }
 
     /// The control plane as configured, in its region.
@@ -161,7 +161,6 @@ pub struct Parts {
     pub inbox: mpsc::Sender<Input>,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub credentials: Credentials,
-    /// Told where tasks' own calls go.
     pub tmds: Tmds,
 }
 
@@ -202,8 +201,8 @@ pub fn start(parts: Parts) -> Option<Running> {
 async fn run(parts: Parts) -> Result<(), Terminal> {
     let Parts { membership, inbox, snapshots, credentials, tmds } = parts;
     let control_plane = membership.control_plane().await?.clone();
-    tmds.connect(control_plane.clone());
     let Shared { config, store, identity: publish, .. } = &*membership.0;
+    tmds.connect(control_plane.clone());
     let identity = register(&control_plane, config, store, &inbox, &snapshots).await?;
     tracing::info!(
         instance = identity.container_instance_arn,

@@ -91,9 +91,11 @@ struct Shared {
     /// One per open connection.
     connections: Arc<Semaphore>,
     /// By task, and container in bridge mode.
-    listeners: Mutex<BTreeMap<(TaskId, Option<usize>), AbortOnDropHandle<()>>>,
+    listeners: Mutex<Listeners>,
     host: Mutex<Host>,
 }
+
+type Listeners = BTreeMap<(TaskId, Option<usize>), AbortOnDropHandle<()>>;
 
 /// The listener of the tasks in network mode `host`.
 #[derive(Debug, Default)]
