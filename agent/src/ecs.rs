@@ -35,7 +35,7 @@ use crate::identity::Identity;
 use crate::registration::{self, Join, Registered, Terminal, with_store};
 use crate::reporter;
 use crate::store::{self, Store};
-use crate::tmds::{self, Tmds};
+use crate::tmds::Tmds;
 
 /// Errors that say that the control plane has no such instance.
 const UNKNOWN_INSTANCE: [&str; 3] =
@@ -202,10 +202,7 @@ async fn run(parts: Parts) -> Result<(), Terminal> {
     let Parts { membership, inbox, snapshots, credentials, tmds } = parts;
     let control_plane = membership.control_plane().await?.clone();
     let Shared { config, store, identity: publish, .. } = &*membership.0;
-    tmds.connect(tmds::ControlPlane {
-        client: control_plane.client().clone(),
-        endpoint: control_plane.endpoint().to_owned(),
-    });
+    tmds.connect(control_plane.clone());
     let identity = register(&control_plane, config, store, &inbox, &snapshots).await?;
     tracing::info!(
         instance = identity.container_instance_arn,
