@@ -2,7 +2,7 @@
 //! to send them again.
 //!
 //! Owner: [`Credentials`]. The ACS session puts, the metadata endpoint and the log drivers read, and
-//! the reporter forgets a task's when it has stopped.
+//! the reporter drops a task's: those of its containers when it has stopped, all when its record goes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +41,11 @@ impl Credentials {
     /// The set with this id.
     pub fn get(&self, id: &str) -> Option<Arc<Entry>> {
         self.lock().get(id).cloned()
+    }
+
+    /// Drops what a task's containers had: they have ended. What its logs are shipped with stays.
+    pub fn revoke(&self, task: &TaskId) {
+        self.lock().retain(|_, entry| entry.task != *task || entry.role == RoleType::Execution);
     }
 
     /// Drops all sets of a task.

@@ -2,7 +2,7 @@
 //! that embed it.
 //!
 //! Start, in this order: the root's lock (one agent per root), the store, load, network (which
-//! makes the kernel agree with the leases), sweep, observe, loop, API socket, readiness. End: the
+//! makes the kernel agree with the leases), sweep, observe, loop, API socket, cluster, readiness. End: the
 //! loop stops deciding, effects under way come to their end, and if no task is left the host is as
 //! it was before the first one.
 
@@ -18,8 +18,11 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::server::{self, Api};
+use crate::backend::SetupError;
 use crate::cgroup;
 use crate::config::Config;
+use crate::credentials::Credentials;
+use crate::ecs::{self, Membership};
 use crate::engine::{self, Event};
 use crate::host::hands::{Hands, Parts};
 use crate::host::owner::Owner;
@@ -27,7 +30,9 @@ use crate::host::view::Snapshot;
 use crate::host::{INBOX, Input, chain, recover};
 use crate::image;
 use crate::layout::Layout;
+use crate::logs::drivers::awslogs::LogService;
 use crate::network::{self, Network, Subnets, ports};
+use crate::registration::Terminal;
 use crate::store::{self, Batch, Store, Table};
 
 /// How long the end waits for effects under way.
@@ -63,6 +68,8 @@ pub enum Error {
     Images(#[source] image::Error),
     #[error("read the registries' credentials")]
     Auth(#[source] image::Error),
+    #[error("prepare the shipping of logs")]
+    Logs(#[from] SetupError),
     #[error("open the network")]
     Network(#[from] network::Error),
     #[error("serve the API")]
@@ -82,6 +89,8 @@ pub struct Agent {
     server: AbortOnDropHandle<()>,
     connections: Arc<AtomicUsize>,
     mode: Mode,
+    /// In a cluster; `None` on none.
+    member: Option<ecs::Running>,
     /// Held until the end.
     _lock: File,
 }
@@ -103,8 +112,15 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     // The last thing that can fail. Who connects now waits until there is something to show.
     let listener = server::listen(&layout.api_socket())?;
     let (inbox, receiver) = mpsc::channel(INBOX);
-    let hands =
-        Hands::new(Parts { layout: layout.clone(), images, auth, network, inbox: inbox.clone() });
+    let roles = Credentials::default();
+    let hands = Hands::new(Parts {
+        layout: layout.clone(),
+        images,
+        auth,
+        network,
+        log_service: LogService::new(config, roles.clone())?,
+        inbox: inbox.clone(),
+    });
 
     for task in loaded.host.tasks.values() {
         recover::resume_logs(&hands, task);
@@ -114,7 +130,8 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         let (hands, task) = (Arc::clone(&hands), task.clone());
         observations.push(tokio::spawn(async move { recover::observe(&hands, &task).await }));
     }
-    let (owner, snapshots) = Owner::new(loaded.host, Arc::new(store), Arc::clone(&hands));
+    let store = Arc::new(store);
+    let (owner, snapshots) = Owner::new(loaded.host, Arc::clone(&store), Arc::clone(&hands));
     let owner = tokio::spawn(owner.run(receiver));
     for observation in observations {
         let events = observation.await.map_err(|failed| Error::Internal(failed.to_string()))?;
@@ -124,6 +141,9 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     }
     let _ = inbox.send(Input::Event(Event::Recovered)).await;
 
+    let credentials = Credentials::default();
+    let (identity, _) = watch::channel(None);
+    let membership = Membership::new(config.clone(), store, identity);
     let connections = Arc::new(AtomicUsize::new(0));
     let api = Api {
         inbox: inbox.clone(),
@@ -131,18 +151,40 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         hands: Arc::clone(&hands),
         embedded: mode == Mode::Embedded,
         connections: Arc::clone(&connections),
+        membership: membership.clone(),
     };
     let server = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = server::serve(listener, api).await {
             tracing::error!(%error, "the API ended");
         }
     }));
+    let member = (mode == Mode::Foreground)
+        .then(|| {
+            ecs::start(ecs::Parts {
+                membership,
+                inbox: inbox.clone(),
+                snapshots: snapshots.clone(),
+                credentials,
+            })
+        })
+        .flatten();
     if mode == Mode::Foreground
         && let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready])
     {
         tracing::warn!(%error, "cannot tell the service manager that the agent is ready");
     }
-    Ok(Agent { layout, inbox, snapshots, hands, owner, server, connections, mode, _lock: lock })
+    Ok(Agent {
+        layout,
+        inbox,
+        snapshots,
+        hands,
+        owner,
+        server,
+        connections,
+        mode,
+        member,
+        _lock: lock,
+    })
 }
 
 impl Agent {
@@ -154,6 +196,14 @@ impl Agent {
     /// Connections to the API, ended ones perhaps for a moment longer.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Returns when this host can be no member of its cluster, and the agent must end.
+    pub async fn expelled(&self) -> Arc<Terminal> {
+        match &self.member {
+            Some(member) => member.ended().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Returns when a background agent has had nothing to do for a while; never in other modes.
@@ -176,6 +226,7 @@ impl Agent {
     /// # Errors
     /// What could not be given back to the host, all of it.
     pub async fn shutdown(self) -> Result<(), Vec<String>> {
+        drop(self.member);
         drop(self.server);
         let _ = self.inbox.send(Input::Shutdown).await;
         let mut failures = Vec::new();

@@ -2,13 +2,16 @@
 //!
 //! Decisions live in [`engine`], pure; everything else stands at the edges.
 
+pub mod acs;
 pub mod api;
+pub mod attributes;
 pub mod backend;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod daemon;
+pub mod ecs;
 pub mod engine;
 pub mod error;
 pub mod host;
@@ -18,6 +21,8 @@ pub mod layout;
 pub mod logs;
 pub mod monitor;
 pub mod network;
+pub mod registration;
+pub mod reporter;
 pub mod stats;
 pub mod store;
 #[allow(unsafe_code, reason = "the one module that wraps what has no safe form")]

@@ -12,8 +12,8 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 
 use super::types::{
-    AgentInfo, Failure, ImageView, LogLine, PullEvent, PullImage, RemovedImage, RunTask, StopTask,
-    TaskView,
+    AgentInfo, Deregistered, Failure, ImageView, LogLine, PullEvent, PullImage, RemovedImage,
+    RunTask, StopTask, TaskView,
 };
 
 /// Speaks to the agent of one root.
@@ -154,6 +154,14 @@ impl Client {
         pairs.extend(query.since.map(|since| ("since", since.to_string())));
         pairs.extend(query.tail.map(|tail| ("tail", tail.to_string())));
         self.lines(self.request(Method::GET, &["tasks", task, "logs"]).query(&pairs)).await
+    }
+
+    /// Takes the host out of its cluster.
+    ///
+    /// # Errors
+    /// If it is in none, the control plane cannot be told, or the agent cannot be asked.
+    pub async fn deregister(&self) -> Result<Deregistered, ClientError> {
+        self.json(self.request(Method::POST, &["deregister"])).await
     }
 
     /// The images in the store.

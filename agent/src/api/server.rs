@@ -22,7 +22,10 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::types::{AgentInfo, Failure, PullEvent, PullImage, RunTask, StopTask, TaskView};
+use super::types::{
+    AgentInfo, Deregistered, Failure, PullEvent, PullImage, RunTask, StopTask, TaskView,
+};
+use crate::ecs::{LeaveError, Membership};
 use crate::engine::{NewTask, TaskEvent};
 use crate::host::hands::Hands;
 use crate::host::view::Snapshot;
@@ -43,6 +46,7 @@ pub struct Api {
     pub embedded: bool,
     /// Connections that are open now.
     pub connections: Arc<AtomicUsize>,
+    pub membership: Membership,
 }
 
 /// The socket cannot be served.
@@ -77,6 +81,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> std::io::Result<()> {
     let connections = Arc::clone(&api.connections);
     let router = Router::new()
         .route("/v1/agent", get(agent))
+        .route("/v1/deregister", post(deregister))
         .route("/v1/tasks", get(list).post(run))
         .route("/v1/tasks/{task}", get(show).delete(remove))
         .route("/v1/tasks/{task}/stop", post(stop))
@@ -247,6 +252,17 @@ async fn agent(State(api): State<Api>) -> Json<AgentInfo> {
         pid: std::process::id(),
         embedded: api.embedded,
     })
+}
+
+async fn deregister(State(api): State<Api>) -> Result<Json<Deregistered>, Refusal> {
+    match api.membership.leave().await {
+        Ok(identity) => Ok(Json(Deregistered {
+            container_instance_arn: identity.container_instance_arn,
+            cluster_arn: identity.cluster_arn,
+        })),
+        Err(error @ LeaveError::NotRegistered) => Err(Refusal::not_found(error.to_string())),
+        Err(error) => Err(Refusal::internal(chain(&error))),
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -27,6 +27,12 @@ pub struct AgentInfo {
     pub pid: u32,
     /// Serves only as long as the command that embeds it.
     pub embedded: bool,
+    /// The cluster it was configured to join.
+    #[serde(default)]
+    pub cluster: Option<String>,
+    /// ARN of the container instance, once it is registered.
+    #[serde(default)]
+    pub container_instance: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,13 +43,23 @@ pub struct RunTask {
     pub remove: bool,
 }
 
-/// Docker's `--pull`.
+/// Docker's `--pull`, and what ECS does by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PullPolicy {
     Always,
     Missing,
     Never,
+    /// Always, but an image that is here will do where its registry fails or does not answer.
+    Refresh,
+}
+
+/// What a host left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deregistered {
+    pub container_instance_arn: String,
+    pub cluster_arn: String,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

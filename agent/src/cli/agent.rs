@@ -2,12 +2,15 @@
 
 use super::connect::Connection;
 use super::signals::Signals;
-use super::{Failure, configuration};
+use super::{Error, Failure, configuration};
 use crate::daemon::{self, Mode};
 use crate::layout::Layout;
 
 /// What the process exits with when another agent serves the root (`EX_TEMPFAIL`, sysexits.h).
 pub(super) const SERVED: u8 = 75;
+/// What it exits with when starting it again cannot help, as the Amazon agent does; the unit's
+/// `RestartPreventExitStatus` names it.
+const TERMINAL: u8 = 5;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -45,14 +48,21 @@ pub(super) async fn run(arguments: Args, layout: Layout) -> Result<u8, Failure> 
         }
         other => other?,
     };
-    tokio::select! {
-        _ = signals.next() => {}
-        () = agent.idle() => {}
-    }
+    let expelled = tokio::select! {
+        _ = signals.next() => None,
+        terminal = agent.expelled() => Some(terminal),
+        () = agent.idle() => None,
+    };
     // Nobody to tell unless systemd started us.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     // Tasks live on; the next agent finds them.
     let left = agent.shutdown().await;
+    if let Some(terminal) = expelled {
+        for failure in left.err().into_iter().flatten() {
+            tracing::warn!(failure, "cannot give something back to the host");
+        }
+        return Err(Failure::from(Error::Expelled(terminal)).with_code(TERMINAL));
+    }
     left.map_err(|failures| Failure::said(format!("end the agent: {}", failures.join("; "))))?;
     Ok(0)
 }

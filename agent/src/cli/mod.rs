@@ -7,6 +7,7 @@
 
 mod agent;
 mod connect;
+mod deregister;
 mod exec;
 mod human;
 mod image;
@@ -20,6 +21,7 @@ mod rm;
 mod run;
 mod signals;
 mod stop;
+mod up;
 mod users;
 mod validate;
 
@@ -64,6 +66,12 @@ enum Verb {
     Run(run::Args),
     /// Run the host agent
     Agent(agent::Args),
+    /// Run a control plane and an agent on this host, and print how the aws CLI reaches them
+    Up(up::Args),
+    /// End what `up` started: the control plane, the tasks of this host, the agent
+    Down,
+    /// Show whether the control plane and the agent are up
+    Status,
     /// List containers
     Ps(ps::Args),
     /// Show the output of a task
@@ -79,6 +87,8 @@ enum Verb {
     /// Manage images
     #[command(subcommand, arg_required_else_help = true)]
     Image(image::Verb),
+    /// Take this host out of its cluster
+    Deregister,
     /// Check task definitions
     Validate(validate::Args),
     /// Print the version
@@ -115,6 +125,9 @@ pub enum Error {
     BackgroundSilent { seconds: u64, log: PathBuf },
     #[error("run the agent")]
     Daemon(#[source] Box<crate::daemon::Error>),
+    /// It can be no member of its cluster.
+    #[error(transparent)]
+    Expelled(std::sync::Arc<crate::registration::Terminal>),
     #[error(transparent)]
     Exec(Box<exec::ExecError>),
     #[error("print as JSON")]
@@ -228,12 +241,16 @@ impl Cli {
         match self.verb {
             Verb::Run(arguments) => run::run(arguments, layout).await,
             Verb::Agent(arguments) => agent::run(arguments, layout).await,
+            Verb::Up(arguments) => up::run(arguments, layout).await,
+            Verb::Down => up::down(layout).await,
+            Verb::Status => up::status(layout).await,
             Verb::Exec(arguments) => exec::run(arguments, layout).await,
             Verb::Ps(a) => with_agent(layout, async |c| ps::run(a, c).await).await,
             Verb::Logs(a) => with_agent(layout, async |c| logs::run(a, c).await).await,
             Verb::Stop(a) => with_agent(layout, async |c| stop::run(a, c).await).await,
             Verb::Inspect(a) => with_agent(layout, async |c| inspect::run(a, c).await).await,
             Verb::Rm(a) => with_agent(layout, async |c| rm::run(a, c).await).await,
+            Verb::Deregister => with_agent(layout, deregister::run).await,
             Verb::Image(a) => with_agent(layout, async |c| image::run(a, c).await).await,
             Verb::Version | Verb::ConfigExample | Verb::Validate(_) => Ok(0),
         }

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::api::types::PullPolicy;
+
 /// Membership in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ecs {
@@ -33,6 +35,8 @@ pub struct Ecs {
     pub reserved_memory: u32,
     /// `ECS_AVAILABLE_LOGGING_DRIVERS`
     pub logging_drivers: BTreeSet<String>,
+    /// `ECS_IMAGE_PULL_BEHAVIOR`
+    pub image_pull: PullPolicy,
     /// `ECS_DISABLE_METRICS`
     pub disable_metrics: bool,
     /// `ECS_DISABLE_PRIVILEGED`

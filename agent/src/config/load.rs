@@ -13,6 +13,7 @@ use ipnet::Ipv4Net;
 use super::duration::parse_duration;
 use super::ecs::{self, Ecs, Metadata, StaticCredentials};
 use super::table::{Kind, VARIABLES, Variable};
+use crate::api::types::PullPolicy;
 
 /// The configuration, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,6 +247,11 @@ impl Given {
                     ecs::names(text, known)
                 })
                 .unwrap_or_default(),
+            image_pull: match self.value("ECS_IMAGE_PULL_BEHAVIOR", one_of).as_deref() {
+                Some("always") => PullPolicy::Always,
+                Some("once" | "prefer-cached") => PullPolicy::Missing,
+                _ => PullPolicy::Refresh,
+            },
             disable_metrics: self.flag("ECS_DISABLE_METRICS"),
             disable_privileged: self.flag("ECS_DISABLE_PRIVILEGED"),
         }
@@ -448,6 +454,7 @@ mod tests {
                     reserved_ports_udp: BTreeSet::new(),
                     reserved_memory: 0,
                     logging_drivers: ["awslogs", "json-file"].map(str::to_owned).into(),
+                    image_pull: PullPolicy::Refresh,
                     disable_metrics: false,
                     disable_privileged: false,
                 },

@@ -102,7 +102,7 @@ const fn seconds(least: u64) -> Kind {
 }
 
 /// Sorted by name.
-pub const VARIABLES: [Variable; 33] = [
+pub const VARIABLES: [Variable; 34] = [
     variable(
         "AWS_ACCESS_KEY_ID",
         Kind::Word,
@@ -226,6 +226,12 @@ pub const VARIABLES: [Variable; 33] = [
         Kind::Bool,
         "false",
         "This host is no EC2 instance: never ask the instance metadata service.",
+    ),
+    variable(
+        "ECS_IMAGE_PULL_BEHAVIOR",
+        Kind::OneOf(&["default", "always", "once", "prefer-cached"]),
+        "default",
+        "When images of tasks from the control plane are pulled: each time (always), each time but an image that is here will do if its registry fails (default), or only where it is not here yet (once, prefer-cached).",
     ),
     variable(
         "ECS_INSTANCE_ATTRIBUTES",

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::ids::TaskId;
 use protocol::monitor::Status;
+use protocol::taskdef::LogDriver;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
@@ -19,8 +20,11 @@ use crate::cgroup;
 use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
 use crate::image;
 use crate::layout::Layout;
+use crate::logs::drivers::awslogs::LogService;
 use crate::logs::drivers::json_file::Options;
-use crate::logs::{Shipper, ShipperConfig, ShipperHandle, Source, Watcher};
+use crate::logs::{
+    Shipper, ShipperConfig, ShipperHandle, Source, Uploader, UploaderConfig, Watcher,
+};
 use crate::monitor::link::{Link, Report, Target};
 use crate::monitor::spawn::Program;
 use crate::network::Network;
@@ -28,6 +32,8 @@ use crate::network::Network;
 /// Reports of one task's monitor that wait to be passed on. When full the link waits, and the
 /// monitor's socket behind it.
 const REPORTS: usize = 64;
+/// What `lighter logs` can still read of output that is shipped elsewhere (Docker's local copy).
+const LOCAL_COPY: Options = Options { max_size: Some(20_000_000), max_file: 5 };
 
 /// Shared by all effects.
 #[derive(Debug)]
@@ -36,6 +42,7 @@ pub struct Hands {
     pub(super) images: image::Store,
     pub(super) auth: image::Auth,
     pub(super) network: Network,
+    log_service: LogService,
     pub(super) facts: HostFacts,
     pub(super) watcher: Watcher,
     inbox: mpsc::Sender<Input>,
@@ -53,6 +60,7 @@ pub struct Parts {
     pub images: image::Store,
     pub auth: image::Auth,
     pub network: Network,
+    pub log_service: LogService,
     pub inbox: mpsc::Sender<Input>,
 }
 
@@ -68,13 +76,15 @@ pub(super) struct Held {
 #[derive(Debug)]
 struct Log {
     shipper: Option<ShipperHandle>,
+    /// Of a container whose log driver is `awslogs`.
+    uploader: Option<ShipperHandle>,
     /// Turns true when the log is complete.
     ended: watch::Sender<bool>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { shipper: None, ended: watch::channel(false).0 }
+        Self { shipper: None, uploader: None, ended: watch::channel(false).0 }
     }
 }
 
@@ -86,12 +96,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hands {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { layout, images, auth, network, inbox } = parts;
+        let Parts { layout, images, auth, network, log_service, inbox } = parts;
         Arc::new(Self {
             layout,
             images,
             auth,
             network,
+            log_service,
             facts: HostFacts::read(),
             watcher: Watcher::start(),
             inbox,
@@ -252,18 +263,40 @@ impl Hands {
         if log.shipper.is_some() {
             return Ok(());
         }
-        let options =
-            Options::parse(&definition.log.options).map_err(|error| super::chain(&error))?;
+        let options = match definition.log.driver {
+            LogDriver::JsonFile => {
+                Options::parse(&definition.log.options).map_err(|error| super::chain(&error))?
+            }
+            LogDriver::AwsLogs => LOCAL_COPY,
+        };
         let path = view::log(&self.layout, &task.id, &definition.name);
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)
                 .map_err(|error| format!("create {}: {error}", directory.display()))?;
         }
+        let name = format!("{}/{}", task.id, definition.name);
+        let spool = self.layout.task(&task.id).join(&definition.name).join("spool");
+        let destination = match definition.log.driver {
+            LogDriver::JsonFile => None,
+            LogDriver::AwsLogs => self.log_service.stream(task, index, &definition.log),
+        };
+        let keep_spool = destination.is_some();
+        log.uploader = destination.map(|destination| {
+            Uploader::spawn(UploaderConfig {
+                name: name.clone(),
+                spool: spool.clone(),
+                cursor: path.with_file_name("awslogs.cursor"),
+                destination,
+                stopped,
+                watcher: self.watcher.clone(),
+            })
+        });
         let shipper = Shipper::spawn(ShipperConfig {
-            name: format!("{}/{}", task.id, definition.name),
-            spool: self.layout.task(&task.id).join(&definition.name).join("spool"),
+            name,
+            spool,
             log: path,
             options,
+            keep_spool,
             stopped,
             watcher: self.watcher.clone(),
         });
@@ -285,6 +318,9 @@ impl Hands {
         for (index, container) in task.containers.iter().enumerate() {
             if container.life.is_stopped() {
                 let log = logs.entry(index).or_default();
+                if let Some(uploader) = &log.uploader {
+                    uploader.stopped();
+                }
                 match &log.shipper {
                     Some(shipper) => shipper.stopped(),
                     None => {
@@ -323,8 +359,8 @@ impl Held {
     async fn close_logs(&self) {
         let logs = std::mem::take(&mut *lock(&self.logs));
         for (_, log) in logs {
-            if let Some(shipper) = log.shipper {
-                shipper.close().await;
+            for hand in [log.shipper, log.uploader].into_iter().flatten() {
+                hand.close().await;
             }
         }
     }

@@ -36,6 +36,8 @@ pub struct ShipperConfig {
     pub log: PathBuf,
     /// The driver's options.
     pub options: Options,
+    /// Another reader deletes the spool's segments, when it has them, too.
+    pub keep_spool: bool,
     /// The container has ended already: drain and finish.
     pub stopped: bool,
     /// Wakes it up.
@@ -67,6 +69,22 @@ pub struct ShipperHandle {
 }
 
 impl ShipperHandle {
+    /// Starts work that says whether it came to its end; it gives up when what it watches is gone.
+    pub(super) fn start<F: Future<Output = bool> + Send + 'static>(
+        stopped: bool,
+        work: impl FnOnce(watch::Receiver<bool>) -> F,
+    ) -> Self {
+        let (stopped, stopped_seen) = watch::channel(stopped);
+        let (ended_set, ended) = watch::channel(false);
+        let work = work(stopped_seen);
+        let task = tokio::spawn(async move {
+            if work.await {
+                ended_set.send_replace(true);
+            }
+        });
+        Self { stopped, ended, task }
+    }
+
     /// The container has ended and the monitor has written its last byte: drain and finish.
     pub fn stopped(&self) {
         self.stopped.send_replace(true);
@@ -95,14 +113,7 @@ impl ShipperHandle {
 impl Shipper {
     /// Must be called within a tokio runtime.
     pub fn spawn(config: ShipperConfig) -> ShipperHandle {
-        let (stopped, stopped_seen) = watch::channel(config.stopped);
-        let (ended_set, ended) = watch::channel(false);
-        let task = tokio::spawn(async move {
-            if ship(config, stopped_seen).await {
-                ended_set.send_replace(true);
-            }
-        });
-        ShipperHandle { stopped, ended, task }
+        ShipperHandle::start(config.stopped, move |stopped| ship(config, stopped))
     }
 }
 
@@ -119,7 +130,13 @@ async fn ship(config: ShipperConfig, mut stopped: watch::Receiver<bool>) -> bool
         let batch = tokio::task::spawn_blocking(move || {
             let mut ship = match ship {
                 Some(ship) => ship,
-                None => Ship::open(config.name, &config.spool, config.log, config.options)?,
+                None => Ship::open(
+                    config.name,
+                    &config.spool,
+                    config.log,
+                    config.options,
+                    config.keep_spool,
+                )?,
             };
             let progress = ship.batch(last)?;
             Ok::<_, ShipError>((ship, progress))
@@ -185,10 +202,17 @@ struct Ship {
     writer: Writer,
     cursor: Cursor,
     cursor_path: PathBuf,
+    keep_spool: bool,
 }
 
 impl Ship {
-    fn open(name: String, spool: &Path, log: PathBuf, options: Options) -> Result<Self, ShipError> {
+    fn open(
+        name: String,
+        spool: &Path,
+        log: PathBuf,
+        options: Options,
+        keep_spool: bool,
+    ) -> Result<Self, ShipError> {
         let cursor_path = cursor::path(&log);
         let mut cursor = Cursor::load(&cursor_path)?.unwrap_or_default();
         let writer = Writer::open(&log, options, cursor.log)?;
@@ -197,14 +221,14 @@ impl Ship {
             cursor.log = Some(writer.mark());
             cursor.store(&cursor_path, false)?;
         }
-        Ok(Self { name, reader, writer, cursor, cursor_path })
+        Ok(Self { name, reader, writer, cursor, cursor_path, keep_spool })
     }
 
     /// Takes what is there. `last`: nothing will come after it.
     fn batch(&mut self, last: bool) -> Result<Progress, ShipError> {
         if self.cursor.finished {
             // Killed between the cursor and the deletion.
-            self.reader.remove_used(true)?;
+            self.remove_used(true)?;
             return Ok(Progress::Finished);
         }
         let mut progress = Progress::Nothing;
@@ -222,19 +246,26 @@ impl Ship {
                         self.flush_begun()?;
                     }
                     self.commit(true)?;
-                    self.reader.remove_used(false)?;
+                    self.remove_used(false)?;
                 }
                 Found::Nothing if last => {
                     self.flush_begun()?;
                     self.cursor.finished = true;
                     self.commit(true)?;
-                    self.reader.remove_used(true)?;
+                    self.remove_used(true)?;
                     return Ok(Progress::Finished);
                 }
                 Found::Nothing => return Ok(progress),
             }
         }
         Ok(Progress::More)
+    }
+
+    fn remove_used(&mut self, all: bool) -> Result<(), ShipError> {
+        if !self.keep_spool {
+            self.reader.remove_used(all)?;
+        }
+        Ok(())
     }
 
     /// Frames the batch into the log.
@@ -299,7 +330,8 @@ pub(super) mod testing {
     /// Ships what is there, again from the files if the work was ended by the test.
     pub(in super::super) fn ship_all(spool: &Path, log: &Path, options: &Options, last: bool) {
         let run = || -> Result<(), ShipError> {
-            let mut ship = Ship::open("test".to_owned(), spool, log.to_owned(), options.clone())?;
+            let mut ship =
+                Ship::open("test".to_owned(), spool, log.to_owned(), options.clone(), false)?;
             while ship.batch(last)? == Progress::More {}
             Ok(())
         };

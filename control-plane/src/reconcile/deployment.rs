@@ -88,8 +88,7 @@ pub fn wait(attempts: u32) -> Option<SignedDuration> {
 pub fn account(service: &mut Service, members: &[Member], now: Timestamp) -> Vec<String> {
     let mut marks = Vec::new();
     for deployment in &mut service.deployments {
-        let mine =
-            || members.iter().filter(|m| m.deployment == deployment.id && !m.accounted);
+        let mine = || members.iter().filter(|m| m.deployment == deployment.id && !m.accounted);
         let ends = |wanted: End| mine().filter(move |m| m.phase == Phase::Stopped(wanted));
         let never_ran: Vec<&Member> = ends(End::NeverRan).collect();
         let too_soon: Vec<&Member> = ends(End::BeforeHealthy).collect();
@@ -187,7 +186,13 @@ fn roll_back(
         return target.id;
     }
     let id = draws.deployment();
-    begin(service, target.definition.clone(), target.network_configuration.clone(), id.clone(), now);
+    begin(
+        service,
+        target.definition.clone(),
+        target.network_configuration.clone(),
+        id.clone(),
+        now,
+    );
     // It is what it goes back to: if it fails, too, there is nothing else to go back to.
     service.last_completed = Some(CompletedDeployment { id: id.clone(), ..target });
     id

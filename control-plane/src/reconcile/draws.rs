@@ -34,9 +34,10 @@ impl Draws {
         format!("ecs-svc/{}", LEAST + self.bits() % (9 * LEAST))
     }
 
-    /// Id of a task: 32 hexadecimal digits.
-    pub fn task(&mut self) -> String {
-        format!("{:032x}", self.bits())
+    /// A seed for choices among equals.
+    pub fn seed(&mut self) -> u64 {
+        // The upper half: a shift leaves 64 bits.
+        u64::try_from(self.bits() >> 64).unwrap_or(0)
     }
 }
 
@@ -51,7 +52,6 @@ mod tests {
         let digits = first.strip_prefix("ecs-svc/").unwrap_or_default();
         assert!(digits.len() == 19 && digits.bytes().all(|b| b.is_ascii_digit()), "{first}");
         assert_ne!(first, draws.deployment());
-        assert_eq!(draws.task().len(), 32);
         assert_eq!(draws.uuid().get_version_num(), 4);
         assert_eq!(Draws::new([7; 32]).deployment(), first);
     }

@@ -22,15 +22,35 @@ const NAMED: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     Steady,
-    Started { tasks: Vec<String> },
-    StoppedRunning { tasks: Vec<String> },
-    StoppedPending { count: usize },
-    Completed { deployment: String },
-    Failed { deployment: String },
-    RollingBack { to: String },
-    FailedHealthChecks { task: String },
-    /// `reason`: a sentence with its full stop.
-    Unplaced { reason: String },
+    Started {
+        tasks: Vec<String>,
+    },
+    StoppedRunning {
+        tasks: Vec<String>,
+    },
+    StoppedPending {
+        count: usize,
+    },
+    Completed {
+        deployment: String,
+    },
+    Failed {
+        deployment: String,
+    },
+    RollingBack {
+        to: String,
+    },
+    FailedHealthChecks {
+        task: String,
+    },
+    /// No instance can have a task; `reason`: a sentence.
+    NoRoom {
+        reason: String,
+    },
+    /// Something else is against a task; `reason`: a sentence.
+    Unplaced {
+        reason: String,
+    },
     Throttled,
     /// The percentages allow neither a start nor a stop.
     Blocked,
@@ -65,12 +85,16 @@ impl Message {
             Self::FailedHealthChecks { task } => {
                 format!("(service {service}) (task {task}) failed container health checks.")
             }
-            Self::Unplaced { reason } => {
-                format!("(service {service}) was unable to place a task{reason}")
-            }
-            Self::Throttled => format!(
-                "(service {service}) is unable to consistently start tasks successfully."
+            Self::NoRoom { reason } => format!(
+                "(service {service}) was unable to place a task because no container instance met \
+                 all of its requirements. Reason: {reason}"
             ),
+            Self::Unplaced { reason } => {
+                format!("(service {service}) was unable to place a task. Reason: {reason}")
+            }
+            Self::Throttled => {
+                format!("(service {service}) is unable to consistently start tasks successfully.")
+            }
             Self::Blocked => format!(
                 "(service {service}) was unable to stop or start tasks during a deployment because \
                  of the service deployment configuration. Update the minimumHealthyPercent or \
@@ -83,7 +107,7 @@ impl Message {
     fn lasts(&self) -> Option<fn(&str) -> bool> {
         match self {
             Self::Steady => Some(|_| true),
-            Self::Unplaced { .. } | Self::Throttled | Self::Blocked => {
+            Self::NoRoom { .. } | Self::Unplaced { .. } | Self::Throttled | Self::Blocked => {
                 Some(|later| later.ends_with(STEADY) || later.ends_with(COMPLETED))
             }
             Self::Started { .. }

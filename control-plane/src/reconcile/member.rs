@@ -8,9 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::drain::Place;
-use crate::model::{
-    Definition, Desired, Health, Service, StopCode, Task, TaskStatus,
-};
+use crate::model::{Definition, Desired, Health, Service, StopCode, Task, TaskStatus};
 
 /// A task of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +44,9 @@ pub enum Condition {
     /// Failed its health checks.
     Unhealthy,
     /// Not long enough RUNNING to be judged; `None`: its health checks have not answered.
-    Settling { until: Option<Timestamp> },
+    Settling {
+        until: Option<Timestamp>,
+    },
     Healthy,
 }
 

@@ -1,6 +1,6 @@
 //! Which instances a task can be placed on, and why the others cannot have it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use protocol::ecs;
@@ -241,7 +241,7 @@ impl Request<'_> {
 #[derive(Debug)]
 pub(super) struct Filter<'a> {
     request: Request<'a>,
-    attributes: HashMap<*const BTreeSet<String>, Attributes>,
+    attributes: BTreeMap<*const BTreeSet<String>, Attributes>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -252,7 +252,7 @@ struct Attributes {
 
 impl<'a> Filter<'a> {
     pub(super) fn new(request: Request<'a>) -> Self {
-        Self { request, attributes: HashMap::new() }
+        Self { request, attributes: BTreeMap::new() }
     }
 
     /// As [`Request::check`]; `None` for an instance of another launch type.

@@ -16,6 +16,8 @@ mod record;
 mod view;
 
 #[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
 mod tests;
 
 pub use filter::{Constraints, EXTERNAL, Failure, Reason, Request};

@@ -82,8 +82,27 @@ enum Subject {
 enum Test {
     Compare(Comparison, Value),
     In(Vec<String>),
-    Matches(Regex),
+    Matches(Pattern),
     Exists,
+}
+
+/// A regular expression over the whole text.
+#[derive(Debug, Clone)]
+enum Pattern {
+    /// `PREFIX.*`, which most are, and which is to be asked of every instance.
+    Prefix(String),
+    Regex(Regex),
+}
+
+impl Pattern {
+    fn is_match(&self, text: &str) -> bool {
+        match self {
+            Self::Prefix(prefix) => {
+                text.strip_prefix(prefix.as_str()).is_some_and(|rest| !rest.contains('\n'))
+            }
+            Self::Regex(regex) => regex.is_match(text),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Strategies: which of the instances that fit is taken. Each narrows what the one before left.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use protocol::ecs;
 
@@ -222,7 +222,8 @@ impl Stage {
 }
 
 fn spread(name: &str, candidates: &[Candidate<'_>], tasks: &[u32]) -> Stage {
-    let mut values: HashMap<Option<&str>, usize> = HashMap::new();
+    // Nearly always there are few values.
+    let mut values: BTreeMap<Option<&str>, usize> = BTreeMap::new();
     let mut counts: Vec<u32> = Vec::new();
     let mut value_of = Vec::with_capacity(candidates.len());
     for (candidate, tasks) in candidates.iter().zip(tasks) {

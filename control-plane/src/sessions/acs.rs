@@ -410,9 +410,9 @@ impl Session {
             let view = state.view();
             for task in view.tasks_on(&self.peer.key).filter(|task| task.is_live()) {
                 for kind in Kind::ALL {
-                    let Some(role_arn) = kind.role(task) else { continue };
+                    let Some(role) = kind.role(task) else { continue };
                     let Some(set) = credentials::current(&view, task, kind, now) else { continue };
-                    let wire = credentials::wire(set, kind, role_arn);
+                    let wire = credentials::wire(set, kind, role, account);
                     let Some(id) = wire.credentials_id.clone() else { continue };
                     present.insert(id.clone());
                     let waits = self.sent.get(&id).is_some_and(|sent| {

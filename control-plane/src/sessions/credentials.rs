@@ -96,13 +96,15 @@ pub(super) fn current<'v>(
     sets.filter(|key| key.expires_at > Some(now)).max_by_key(|key| key.expires_at)
 }
 
-/// The set as it goes to the agent.
-pub(super) fn wire(key: &AccessKey, kind: Kind, role_arn: &str) -> acs::Credentials {
+/// The set as it goes to the agent. `role` is the task's: an ARN or a name.
+pub(super) fn wire(key: &AccessKey, kind: Kind, role: &str, account: &str) -> acs::Credentials {
+    let role_arn =
+        if role.starts_with("arn:") { role.to_owned() } else { Role::arn(account, role) };
     let whole =
         key.expires_at.map(|at| Timestamp::from_second(at.as_second()).unwrap_or(at).to_string());
     acs::Credentials {
         credentials_id: Some(credentials_id(key, kind)),
-        role_arn: Some(role_arn.to_owned()),
+        role_arn: Some(role_arn),
         access_key_id: Some(key.id.clone()),
         secret_access_key: Some(key.secret.clone()),
         session_token: key.session_token.clone(),

@@ -188,9 +188,9 @@ fn write(
         }
     }
     let mut set = |kind: Kind| {
-        let role_arn = kind.role(task).filter(|_| starts)?;
+        let role = kind.role(task).filter(|_| starts)?;
         let key = credentials::current(view, task, kind, now)?;
-        let wire = credentials::wire(key, kind, role_arn);
+        let wire = credentials::wire(key, kind, role, &peer.account);
         credentials.extend(wire.credentials_id.clone());
         Some(wire)
     };

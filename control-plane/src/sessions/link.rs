@@ -10,6 +10,9 @@ use super::MAX_FRAME;
 /// How long a write may take. An agent that reads slower is gone or hostile.
 const WRITE: Duration = Duration::from_secs(10);
 
+/// How long an agent may take to answer a close.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Close code of a session that ends as it should.
 pub(super) const NORMAL: u16 = 1000;
 /// Close code of a session that this side gives up.
@@ -65,10 +68,15 @@ impl Link {
         }
     }
 
-    /// Closes with a code and a reason.
+    /// Closes with a code and a reason, and waits a moment for the agent to do the same: what it
+    /// sent and nobody has read would make the kernel drop what is under way to it.
     pub(super) async fn close(mut self, code: u16, reason: &'static str) -> Result<(), Error> {
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        self.write(Message::Close(Some(frame))).await
+        self.write(Message::Close(Some(frame))).await?;
+        let closing = async { while let Some(Ok(_)) = self.0.recv().await {} };
+        // Who does not close in time is cut off.
+        drop(tokio::time::timeout(LINGER, closing).await);
+        Ok(())
     }
 
     async fn write(&mut self, message: Message) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use super::credentials;
 use super::telemetry::Telemetry;
 use crate::model::{Connection, Entity, Instance, Task};
 use crate::state::{State, View};
-use crate::store::{self, Change, Changes, LeaseId};
+use crate::store::{self, LeaseId};
 
 /// How long the connections of a process outlive it.
 const TTL: Duration = Duration::from_secs(10);
@@ -68,17 +68,13 @@ impl Sessions {
         self.telemetry.all()
     }
 
-    /// Wakes the sessions that a change concerns. The view contains it.
-    pub(crate) fn wake(&self, view: &View, changes: &Changes) {
+    /// Wakes the sessions that changes of these keys concern. The view contains the changes.
+    pub(crate) fn wake(&self, view: &View, keys: &[String]) {
         let sleepers = lock(&self.sleepers);
         if sleepers.is_empty() {
             return;
         }
-        for change in &changes.changes {
-            let key = match change {
-                Change::Put(record) => &record.key,
-                Change::Delete { key } => key,
-            };
+        for key in keys {
             let instance = if key.starts_with(Instance::PREFIX) {
                 Some(key.clone())
             } else if let Some(names) = key.strip_prefix(Connection::PREFIX) {
@@ -93,6 +89,11 @@ impl Sessions {
             let sleepers = instance.and_then(|instance| sleepers.get(&instance));
             sleepers.into_iter().flatten().for_each(|notify| notify.notify_one());
         }
+    }
+
+    /// Wakes all: nobody knows what has changed.
+    pub(crate) fn wake_all(&self) {
+        lock(&self.sleepers).values().flatten().for_each(|notify| notify.notify_one());
     }
 
     pub(super) fn sleeper(self: &Arc<Self>, instance: &str) -> Sleeper {

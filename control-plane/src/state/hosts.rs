@@ -181,3 +181,101 @@ fn key_of_task(task: &Task) -> String {
 fn key_of_connection(connection: &Connection) -> String {
     Instance::key_of(&connection.region, &connection.cluster, &connection.instance)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use crate::model::{Connection, Entity, Instance, StopCode, TaskStatus};
+    use crate::scheduler::fixtures::{
+        CLUSTER, REGION, at, connection, definition, id, instance, task,
+    };
+    use crate::state::View;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Register(u32, bool),
+        Deregister(u32),
+        Connect(u32),
+        Disconnect(u32),
+        Start(u128, u32),
+        Run(u128),
+        Stop(u128),
+        End(u128),
+        Forget(u128),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let (hosts, tasks) = (0..3_u32, 0..8_u128);
+        prop_oneof![
+            (hosts.clone(), any::<bool>()).prop_map(|(host, more)| Step::Register(host, more)),
+            hosts.clone().prop_map(Step::Deregister),
+            hosts.clone().prop_map(Step::Connect),
+            hosts.clone().prop_map(Step::Disconnect),
+            (tasks.clone(), hosts).prop_map(|(task, host)| Step::Start(task, host)),
+            tasks.clone().prop_map(Step::Run),
+            tasks.clone().prop_map(Step::Stop),
+            tasks.clone().prop_map(Step::End),
+            tasks.prop_map(Step::Forget),
+        ]
+    }
+
+    fn apply(view: &mut View, step: &Step) {
+        let web = definition(
+            "web",
+            json!({"portMappings": [{"containerPort": 80, "hostPort": 8080}]}),
+            json!({}),
+        );
+        let key = |number: u128| task(&web, &id(0), "", number).key();
+        match *step {
+            Step::Register(host, more) => {
+                let mut instance = instance(host, if more { "b" } else { "a" });
+                if more {
+                    instance.attributes.insert("more".to_owned(), None);
+                }
+                view.insert(&instance);
+            }
+            Step::Deregister(host) => view.remove(&Instance::key_of(REGION, CLUSTER, &id(host))),
+            Step::Connect(host) => view.insert(&connection(host)),
+            Step::Disconnect(host) => view.remove(&Connection::key_of(REGION, CLUSTER, &id(host))),
+            Step::Start(number, host) => {
+                if view.tasks.get(&key(number)).is_none() {
+                    let group = format!("group-{}", number % 2);
+                    view.insert(&task(&web, &id(host), &group, number));
+                }
+            }
+            Step::Run(number) | Step::Stop(number) | Step::End(number) => {
+                let Some(mut task) = view.tasks.get(&key(number)).map(|t| t.value.clone()) else {
+                    return;
+                };
+                match step {
+                    Step::Run(_) if task.is_live() => task.last = TaskStatus::Running,
+                    Step::Stop(_) => task.stop(StopCode::UserInitiated, String::new(), at(1)),
+                    _ => task.end(at(2)),
+                }
+                view.insert(&task);
+            }
+            Step::Forget(number) => view.remove(&key(number)),
+        }
+    }
+
+    proptest! {
+        /// However the records came about, the hosts are those of the records.
+        #[test]
+        fn hosts_are_those_of_the_records(steps in prop::collection::vec(step(), 0..60)) {
+            let mut view = View::default();
+            for step in &steps {
+                apply(&mut view, step);
+            }
+            let mut fresh = View::default();
+            view.instances.iter().for_each(|record| fresh.insert(&record.value));
+            view.connections.iter().for_each(|record| fresh.insert(&record.value));
+            view.tasks.iter().for_each(|record| fresh.insert(&record.value));
+            prop_assert_eq!(&view.hosts().hosts, &fresh.hosts().hosts);
+            prop_assert_eq!(&view.hosts().attributes, &fresh.hosts().attributes);
+        }
+    }
+}

@@ -6,24 +6,29 @@
 //! decision is made again on a newer view ([`State::transact`]).
 //!
 //! Promises: a committed edit is durable, and the view that the committer reads next contains it. A
-//! view is consistent: all records of one revision.
+//! view is consistent: all records of one revision. When the store cannot be followed any more,
+//! changes fail with [`Error::Ended`], and the process has to end ([`State::ended`]).
 
 mod edit;
 mod hosts;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod view;
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use edit::{Conflict, Edit};
 pub use hosts::{Host, Hosts, ZONE};
 pub use view::{Stored, Table, View};
 
+use self::view::Read;
 use crate::sessions::Sessions;
-use crate::store::{self, Store};
+use crate::store::{self, Change, Store, Watch};
 
 /// Why the state could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +39,8 @@ pub enum Error {
     Commit(#[source] store::Error),
     #[error("the record {key} is unreadable")]
     Record { key: String, source: serde_json::Error },
+    #[error("write the record {key} as JSON")]
+    Unwritable { key: String, source: serde_json::Error },
     #[error("others changed the same records again and again")]
     Contended,
     #[error("the state's watch has ended")]
@@ -51,7 +58,7 @@ pub struct State {
     /// The revision that the view has reached.
     reached: watch::Receiver<u64>,
     sessions: Arc<Sessions>,
-    follower: tokio_util::task::AbortOnDropHandle<()>,
+    follower: AbortOnDropHandle<()>,
 }
 
 impl State {
@@ -60,46 +67,22 @@ impl State {
     /// # Errors
     /// If the store cannot be read, or holds what this version cannot read.
     pub async fn open(store: Arc<dyn Store>) -> Result<Arc<Self>, Error> {
-        let range = store.range("").await.map_err(Error::Read)?;
-        let mut view = View::default();
-        for record in &range.keys {
-            view.put(record)?;
-        }
-        view.revision = range.revision;
-        let mut watch = store.watch("", range.revision).await.map_err(Error::Read)?;
-        let (reached_set, reached) = watch::channel(range.revision);
+        let (view, watch) = load(&*store).await?;
+        let (reached_set, reached) = watch::channel(view.revision);
         let view = Arc::new(RwLock::new(view));
         let sessions = Arc::new(Sessions::default());
-        let follower = tokio_util::task::AbortOnDropHandle::new(tokio::spawn({
-            let view = Arc::clone(&view);
-            let sessions = Arc::clone(&sessions);
-            async move {
-                while let Some(changes) = watch.recv().await {
-                    let applied = changes.map_err(Error::Read).and_then(|changes| {
-                        let revision = changes.revision;
-                        let mut view = view.write().unwrap_or_else(PoisonError::into_inner);
-                        view.apply(&changes)?;
-                        sessions.wake(&view, &changes);
-                        Ok(revision)
-                    });
-                    match applied {
-                        Ok(revision) => reached_set.send_replace(revision),
-                        Err(error) => {
-                            // Without a view nothing can be decided; the process ends (see `serve`).
-                            tracing::error!(
-                                error = &error as &dyn std::error::Error,
-                                "the view of the state is lost"
-                            );
-                            return;
-                        }
-                    };
-                }
-            }
-        }));
+        let follower = Follower {
+            store: Arc::downgrade(&store),
+            view: Arc::clone(&view),
+            reached: reached_set,
+            sessions: Arc::clone(&sessions),
+        };
+        let follower = AbortOnDropHandle::new(tokio::spawn(follower.run(watch)));
         Ok(Arc::new(Self { store, view, reached, sessions, follower }))
     }
 
-    /// Everything, now. Short: changes wait for it. Not to be held over an await.
+    /// Everything, now. Short: changes wait for it. Not to be held over an await, nor taken again
+    /// while it is held: a change that waits in between would block both.
     pub fn view(&self) -> RwLockReadGuard<'_, View> {
         // The follower applies whole revisions; a panic of a reader leaves the view whole.
         self.view.read().unwrap_or_else(PoisonError::into_inner)
@@ -126,18 +109,30 @@ impl State {
         !self.follower.is_finished()
     }
 
+    /// Waits until the view follows the store no more.
+    pub async fn ended(&self) {
+        // Never so; it fails when the follower is gone.
+        let _ = self.reached.clone().wait_for(|_| false).await;
+    }
+
     /// Commits an edit. `Ok(Err(Conflict))`: what it was decided on has changed, and nothing was
     /// done. Afterwards the view contains what was committed or what it conflicted with.
     ///
     /// # Errors
-    /// If the store fails.
+    /// If the store fails, or cannot be followed ([`Error::Ended`]: whether the edit was done is then
+    /// not known). An edit whose future is dropped may still be done.
     pub async fn commit(&self, edit: Edit) -> Result<Result<u64, Conflict>, Error> {
         if edit.is_empty() {
             return Ok(Ok(self.view().revision));
         }
-        let outcome = self.store.transact(edit.into_transaction()).await.map_err(Error::Commit)?;
+        if !self.follows() {
+            return Err(Error::Ended);
+        }
+        let transaction = edit.into_transaction()?;
+        let outcome = self.store.transact(transaction).await.map_err(Error::Commit)?;
         let mut reached = self.reached.clone();
-        reached.wait_for(|reached| *reached >= outcome.revision).await.map_err(|_| Error::Ended)?;
+        let waited = reached.wait_for(|reached| *reached >= outcome.revision).await;
+        waited.map_err(|_gone| Error::Ended)?;
         Ok(if outcome.succeeded { Ok(outcome.revision) } else { Err(Conflict) })
     }
 
@@ -158,5 +153,79 @@ impl State {
             }
         }
         Err(Error::Contended.into())
+    }
+}
+
+/// Keeps the view up with the store.
+struct Follower {
+    /// Not held: the store ends when its users have gone.
+    store: Weak<dyn Store>,
+    view: Arc<RwLock<View>>,
+    /// Dropped with the follower, which tells all who wait.
+    reached: watch::Sender<u64>,
+    sessions: Arc<Sessions>,
+}
+
+impl Follower {
+    async fn run(self, mut watch: Watch) {
+        loop {
+            if let Err(error) = self.follow(&mut watch).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the state cannot be followed");
+                return;
+            }
+        }
+    }
+
+    /// Takes over one revision.
+    async fn follow(&self, watch: &mut Watch) -> Result<(), Error> {
+        match watch.recv().await.ok_or(Error::Ended)? {
+            Ok(changes) => {
+                let keys: Vec<String> =
+                    changes.changes.iter().map(key).map(str::to_owned).collect();
+                let read = Read::changes(changes)?;
+                let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+                view.apply(read);
+                self.sessions.wake(&view, &keys);
+                self.reached.send_replace(view.revision);
+            }
+            Err(store::Error::Compacted(after)) => {
+                tracing::warn!(after, "the view fell behind and is read again");
+                let store = self.store.upgrade().ok_or(Error::Ended)?;
+                let (read, next) = load(&*store).await?;
+                *watch = next;
+                let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+                *view = read;
+                self.sessions.wake_all();
+                self.reached.send_replace(view.revision);
+            }
+            Err(error) => return Err(Error::Read(error)),
+        }
+        Ok(())
+    }
+}
+
+fn key(change: &Change) -> &str {
+    match change {
+        Change::Put(record) => &record.key,
+        Change::Delete { key } => key,
+    }
+}
+
+/// Reads everything, and watches what comes then.
+async fn load(store: &dyn Store) -> Result<(View, Watch), Error> {
+    let mut attempt = 0;
+    loop {
+        let range = store.range("").await.map_err(Error::Read)?;
+        match store.watch("", range.revision).await {
+            Ok(watch) => {
+                let mut view = View::default();
+                view.apply(Read::range(&range)?);
+                return Ok((view, watch));
+            }
+            // So much was changed between the two.
+            Err(store::Error::Compacted(_)) if attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(Error::Read(error)),
+        }
     }
 }

@@ -3,15 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Deref};
 
-use serde::de::DeserializeOwned;
-
 use super::Error;
 use super::hosts::Hosts;
 use crate::model::{
     AccessKey, Cluster, Connection, Definition, Entity, Family, Guard, Instance, Role, Service,
     Task, Token,
 };
-use crate::store::{Change, Changes, KeyValue};
+use crate::store::{Change, Changes, KeyValue, Range};
 
 /// A record as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,13 +68,9 @@ impl<T> Table<T> {
     }
 }
 
-impl<T: DeserializeOwned> Table<T> {
-    /// Returns what stood there.
-    fn put(&mut self, record: &KeyValue) -> Result<Option<T>, Error> {
-        let value = serde_json::from_slice(&record.value)
-            .map_err(|source| Error::Record { key: record.key.clone(), source })?;
-        let before = self.0.insert(record.key.clone(), Stored { modified: record.modified, value });
-        Ok(before.map(|stored| stored.value))
+impl<T> Table<T> {
+    fn put(&mut self, key: String, record: Stored<T>) {
+        self.0.insert(key, record);
     }
 
     fn delete(&mut self, key: &str) -> Option<T> {
@@ -146,28 +140,34 @@ impl View {
         self.connections.get(&key).is_some()
     }
 
-    pub(super) fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
-        for change in &changes.changes {
-            match change {
-                Change::Put(record) => self.put(record)?,
-                Change::Delete { key } => self.delete(key),
-            }
+    /// Takes over what has been read.
+    pub(super) fn apply(&mut self, read: Read) {
+        for step in read.steps {
+            step(self);
         }
-        self.revision = changes.revision;
-        Ok(())
+        self.revision = read.revision;
     }
 
     /// A view of these records alone.
     #[cfg(test)]
     pub(crate) fn insert<T: Entity>(&mut self, value: &T) {
-        let value = KeyValue {
+        let record = KeyValue {
             key: value.key(),
             value: serde_json::to_vec(value).unwrap_or_default(),
             created: 1,
             modified: 1,
             lease: None,
         };
-        assert!(self.put(&value).is_ok(), "{} is no record", value.key);
+        let step = read_record(&record);
+        assert!(step.is_ok(), "{} is no record", record.key);
+        if let Ok(Some(step)) = step {
+            step(self);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn indexes(&self) -> [&BTreeMap<String, BTreeSet<String>>; 2] {
+        [&self.by_instance, &self.by_service]
     }
 
     #[cfg(test)]
@@ -175,47 +175,44 @@ impl View {
         self.delete(key);
     }
 
-    /// Kinds of a newer version, which this one does not know, are left alone.
-    pub(super) fn put(&mut self, record: &KeyValue) -> Result<(), Error> {
-        match kind(&record.key) {
-            Cluster::PREFIX => self.clusters.put(record).map(drop),
-            Family::PREFIX => self.families.put(record).map(drop),
-            Definition::PREFIX => self.definitions.put(record).map(drop),
-            Instance::PREFIX => {
-                self.instances.put(record)?;
-                if let Some(instance) = self.instances.get(&record.key) {
-                    self.hosts.register(&record.key, instance);
-                }
-                Ok(())
+    fn put_instance(&mut self, key: String, instance: Stored<Instance>) {
+        self.hosts.register(&key, &instance);
+        self.instances.put(key, instance);
+    }
+
+    fn put_connection(&mut self, key: String, connection: Stored<Connection>) {
+        self.hosts.connect(&connection);
+        self.connections.put(key, connection);
+    }
+
+    fn put_task(&mut self, key: String, task: Stored<Task>) {
+        let before = self.tasks.delete(&key);
+        // Nearly always: a task's instance and service do not change.
+        let is_indexed = before.as_ref().is_some_and(|before| {
+            before.instance == task.instance && before.service == task.service
+        });
+        if let Some(before) = before {
+            self.hosts.remove(&before);
+            if !is_indexed {
+                self.forget_owners(&before, &key);
             }
-            Guard::PREFIX => self.guards.put(record).map(drop),
-            Connection::PREFIX => {
-                self.connections.put(record)?;
-                if let Some(connection) = self.connections.get(&record.key) {
-                    self.hosts.connect(connection);
-                }
-                Ok(())
+        }
+        if !is_indexed {
+            let (instance, service) = owners(&task);
+            self.by_instance.entry(instance).or_default().insert(key.clone());
+            if let Some(service) = service {
+                self.by_service.entry(service).or_default().insert(key.clone());
             }
-            Task::PREFIX => {
-                // A task's instance and service never change.
-                if let Some(before) = self.tasks.put(record)? {
-                    self.hosts.remove(&before);
-                }
-                if let Some(task) = self.tasks.get(&record.key) {
-                    self.hosts.add(task);
-                    let (instance, service) = owners(task);
-                    self.by_instance.entry(instance).or_default().insert(record.key.clone());
-                    if let Some(service) = service {
-                        self.by_service.entry(service).or_default().insert(record.key.clone());
-                    }
-                }
-                Ok(())
-            }
-            Service::PREFIX => self.services.put(record).map(drop),
-            Token::PREFIX => self.tokens.put(record).map(drop),
-            AccessKey::PREFIX => self.keys.put(record).map(drop),
-            Role::PREFIX => self.roles.put(record).map(drop),
-            _ => Ok(()),
+        }
+        self.hosts.add(&task);
+        self.tasks.put(key, task);
+    }
+
+    fn forget_owners(&mut self, task: &Task, key: &str) {
+        let (instance, service) = owners(task);
+        forget(&mut self.by_instance, &instance, key);
+        if let Some(service) = service {
+            forget(&mut self.by_service, &service, key);
         }
     }
 
@@ -237,11 +234,7 @@ impl View {
             Task::PREFIX => {
                 if let Some(task) = self.tasks.delete(key) {
                     self.hosts.remove(&task);
-                    let (instance, service) = owners(&task);
-                    forget(&mut self.by_instance, &instance, key);
-                    if let Some(service) = service {
-                        forget(&mut self.by_service, &service, key);
-                    }
+                    self.forget_owners(&task, key);
                 }
             }
             Service::PREFIX => drop(self.services.delete(key)),
@@ -251,6 +244,63 @@ impl View {
             _ => {}
         }
     }
+}
+
+/// What a view is to take over: records that have been read, so that applying cannot fail half way
+/// and readers wait for no parser.
+pub(super) struct Read {
+    revision: u64,
+    steps: Vec<Step>,
+}
+
+/// One change of a view.
+type Step = Box<dyn FnOnce(&mut View) + Send>;
+
+impl Read {
+    /// Reads all records, for an empty view.
+    pub(super) fn range(range: &Range) -> Result<Self, Error> {
+        let steps = range.keys.iter().map(read_record).filter_map(Result::transpose);
+        Ok(Self { revision: range.revision, steps: steps.collect::<Result<_, _>>()? })
+    }
+
+    /// Reads the changes of a revision.
+    pub(super) fn changes(changes: Changes) -> Result<Self, Error> {
+        let steps = changes.changes.into_iter().filter_map(|change| match change {
+            Change::Put(record) => read_record(&record).transpose(),
+            Change::Delete { key } => {
+                Some(Ok(Box::new(move |view: &mut View| view.delete(&key)) as Step))
+            }
+        });
+        Ok(Self { revision: changes.revision, steps: steps.collect::<Result<_, _>>()? })
+    }
+}
+
+/// Reads a record. Kinds of a newer version, which this one does not know, are left alone.
+fn read_record(record: &KeyValue) -> Result<Option<Step>, Error> {
+    match kind(&record.key) {
+        Cluster::PREFIX => read(record, |view, key, value| view.clusters.put(key, value)),
+        Family::PREFIX => read(record, |view, key, value| view.families.put(key, value)),
+        Definition::PREFIX => read(record, |view, key, value| view.definitions.put(key, value)),
+        Instance::PREFIX => read(record, View::put_instance),
+        Guard::PREFIX => read(record, |view, key, value| view.guards.put(key, value)),
+        Connection::PREFIX => read(record, View::put_connection),
+        Task::PREFIX => read(record, View::put_task),
+        Service::PREFIX => read(record, |view, key, value| view.services.put(key, value)),
+        Token::PREFIX => read(record, |view, key, value| view.tokens.put(key, value)),
+        AccessKey::PREFIX => read(record, |view, key, value| view.keys.put(key, value)),
+        Role::PREFIX => read(record, |view, key, value| view.roles.put(key, value)),
+        _ => Ok(None),
+    }
+}
+
+fn read<T: Entity>(
+    record: &KeyValue,
+    put: fn(&mut View, String, Stored<T>),
+) -> Result<Option<Step>, Error> {
+    let value: T = serde_json::from_slice(&record.value)
+        .map_err(|source| Error::Record { key: record.key.clone(), source })?;
+    let (key, modified) = (record.key.clone(), record.modified);
+    Ok(Some(Box::new(move |view| put(view, key, Stored { modified, value }))))
 }
 
 /// The first part of a key, with its `/`.

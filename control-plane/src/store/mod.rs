@@ -22,8 +22,8 @@ pub use self::redb::Redb;
 /// What a call returns; the trait is used as an object.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
-/// A key with its value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A key with its value. Values hold secrets: they are not shown.
+#[derive(Clone, PartialEq, Eq)]
 pub struct KeyValue {
     pub key: String,
     pub value: Vec<u8>,
@@ -53,11 +53,37 @@ pub struct Compare {
     pub modified: u64,
 }
 
-/// A change of a key. A transaction names a key in one operation at most.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A change of a key. A transaction names a key in one operation at most. Values are not shown.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Operation {
     Put { key: String, value: Vec<u8>, lease: Option<LeaseId> },
     Delete { key: String },
+}
+
+impl fmt::Debug for KeyValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyValue")
+            .field("key", &self.key)
+            .field("bytes", &self.value.len())
+            .field("created", &self.created)
+            .field("modified", &self.modified)
+            .field("lease", &self.lease)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put { key, value, lease } => f
+                .debug_struct("Put")
+                .field("key", key)
+                .field("bytes", &value.len())
+                .field("lease", lease)
+                .finish(),
+            Self::Delete { key } => f.debug_struct("Delete").field("key", key).finish(),
+        }
+    }
 }
 
 /// If all compares hold, all operations are done.

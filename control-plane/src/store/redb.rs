@@ -44,7 +44,7 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { log_revisions: 10_000, log_bytes: 32 << 20 }
+        Self { log_revisions: 4_000, log_bytes: 16 << 20 }
     }
 }
 

@@ -20,6 +20,24 @@ const JSON_FILE_OPTIONS: &[&str] = &[
     "tag",
 ];
 
+/// Options that Docker's `awslogs` driver knows, sorted; likewise.
+const AWSLOGS_OPTIONS: &[&str] = &[
+    "awslogs-create-group",
+    "awslogs-credentials-endpoint",
+    "awslogs-datetime-format",
+    "awslogs-endpoint",
+    "awslogs-force-flush-interval-seconds",
+    "awslogs-format",
+    "awslogs-group",
+    "awslogs-multiline-pattern",
+    "awslogs-region",
+    "awslogs-stream",
+    "awslogs-stream-prefix",
+    "max-buffer-size",
+    "mode",
+    "tag",
+];
+
 pub(super) fn read(container: &Node<'_>, report: &mut Report) -> LogConfiguration {
     let mut log = LogConfiguration { driver: LogDriver::JsonFile, options: Default::default() };
     let Some(node) = container.member("logConfiguration") else { return log };
@@ -28,11 +46,18 @@ pub(super) fn read(container: &Node<'_>, report: &mut Report) -> LogConfiguratio
             let rule = format!("must be blocking or non-blocking, is {}", quoted(value));
             report.invalid(&path, rule);
         }
+        if name == "max-buffer-size" && units::log_bytes(value).is_none_or(|bytes| bytes == 0) {
+            let rule = format!("must be a positive size such as 10m, is {}", quoted(value));
+            report.invalid(&path, rule);
+        }
         log.options.insert(name.to_owned(), value.to_owned());
     }
     match node.text("logDriver") {
         Some("json-file") => check_json_file(&node, report),
-        Some("awslogs") => check_awslogs(&node, report),
+        Some("awslogs") => {
+            log.driver = LogDriver::AwsLogs;
+            check_awslogs(&node, report);
+        }
         _ => {}
     }
     log
@@ -55,6 +80,20 @@ fn check_json_file(node: &Node<'_>, report: &mut Report) {
 
 fn check_awslogs(node: &Node<'_>, report: &mut Report) {
     let place = node.at("options");
+    for (path, name, value) in node.entries("options") {
+        if AWSLOGS_OPTIONS.binary_search(&name).is_err() {
+            report.invalid(&path, "unknown log opt for awslogs log driver");
+        } else if name == "awslogs-endpoint"
+            && !(value.starts_with("http://") || value.starts_with("https://"))
+        {
+            let rule = format!("must be an http or https address, is {}", quoted(value));
+            report.invalid(&path, rule);
+        } else if name == "awslogs-force-flush-interval-seconds"
+            && !value.parse::<u32>().is_ok_and(|seconds| seconds > 0)
+        {
+            report.invalid(&path, format!("must be a number of at least 1, is {}", quoted(value)));
+        }
+    }
     let options = node.member("options");
     let has = |name: &str| options.as_ref().is_some_and(|options| options.text(name).is_some());
     if !has("awslogs-group") {
@@ -97,5 +136,6 @@ mod tests {
     #[test]
     fn tables_are_sorted() {
         assert!(super::JSON_FILE_OPTIONS.is_sorted());
+        assert!(super::AWSLOGS_OPTIONS.is_sorted());
     }
 }

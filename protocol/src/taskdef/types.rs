@@ -194,6 +194,17 @@ impl LogConfiguration {
         self.options.get("max-size").and_then(|text| units::log_bytes(text))
     }
 
+    /// Option `mode`: the oldest output is dropped where a slow log would make the container wait.
+    pub fn non_blocking(&self) -> bool {
+        self.options.get("mode").is_some_and(|mode| mode == "non-blocking")
+    }
+
+    /// Option `max-buffer-size`, in bytes: output that waits at most, without blocking. `None`: the
+    /// default.
+    pub fn max_buffer_size(&self) -> Option<u64> {
+        self.options.get("max-buffer-size").and_then(|text| units::log_bytes(text))
+    }
+
     /// Option `max-file`: how many log files are kept, at least 1. It matters only with
     /// [`Self::max_size`].
     pub fn max_file(&self) -> u32 {
@@ -205,6 +216,8 @@ impl LogConfiguration {
 #[serde(rename_all = "kebab-case")]
 pub enum LogDriver {
     JsonFile,
+    #[serde(rename = "awslogs")]
+    AwsLogs,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

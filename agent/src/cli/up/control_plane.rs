@@ -3,14 +3,17 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use protocol::ecs::{SIGNING_NAME, TARGET};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::process::{self, PAUSE, Process};
 use super::settings::Settings;
-use crate::backend::{CallError, Client, ECS};
+use crate::backend::credentials::{Keys, Source};
+use crate::backend::{CallError, Client, Service, SetupError};
 use crate::cli::{Error, Failure, chain};
 use crate::layout::Layout;
 
@@ -54,7 +57,12 @@ pub(super) async fn start(
     let program = program();
     let mut command = Command::new(&program);
     // One person watches: a deployment need not settle as long as in production.
-    command.args(["serve", "--settle", "5s"]).arg("--listen").arg(listen.to_string()).arg("--data").arg(data(layout));
+    command
+        .args(["serve", "--settle", "5s"])
+        .arg("--listen")
+        .arg(listen.to_string())
+        .arg("--data")
+        .arg(data(layout));
     let failed = |source| Error::Background { program: PathBuf::from(&program), source };
     let mut child = process::start(&mut command, &log).map_err(failed)?;
     let give_up = Instant::now() + PATIENCE;
@@ -114,8 +122,16 @@ pub(super) fn create_key(layout: &Layout) -> Result<Key, Failure> {
             String::from_utf8_lossy(&output.stderr).trim()
         )));
     }
-    serde_json::from_slice(&output.stdout)
-        .map_err(|source| Failure::from(Error::Json { source }))
+    serde_json::from_slice(&output.stdout).map_err(|source| Failure::from(Error::Json { source }))
+}
+
+/// The API did not do something.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error(transparent)]
+    SetUp(#[from] SetupError),
+    #[error(transparent)]
+    Call(#[from] CallError),
 }
 
 /// Calls the API with the key of `up`.
@@ -123,31 +139,35 @@ pub(super) async fn call(
     settings: &Settings,
     operation: &str,
     input: &Value,
-) -> Result<Value, CallError> {
-    let client = Client::with_keys(
-        &settings.endpoint(),
-        &settings.region,
-        &settings.access_key_id,
-        &settings.secret_access_key,
-    )?;
-    client.call(ECS, operation, input).await
+) -> Result<Value, Refused> {
+    let keys = Keys {
+        access_key_id: settings.access_key_id.clone(),
+        secret_access_key: settings.secret_access_key.clone(),
+        session_token: None,
+    };
+    let client = Client::new(None, Source::Fixed(Arc::new(keys)), &settings.region)?;
+    let endpoint = settings.endpoint();
+    let service = Service { signing_name: SIGNING_NAME, target: TARGET, endpoint: &endpoint };
+    Ok(client.call(service, operation, input).await?)
 }
 
 /// Makes the cluster, if it is not there. False: the key is not known (any more).
 pub(super) async fn create_cluster(settings: &Settings) -> Result<bool, Failure> {
     match call(settings, "CreateCluster", &json!({ "clusterName": settings.cluster })).await {
         Ok(_) => Ok(true),
-        Err(CallError::Api(error)) if error.name == "UnrecognizedClientException" => Ok(false),
-        Err(error) => Err(Failure::said(format!(
-            "make the cluster {}: {}",
-            settings.cluster,
-            chain(&error)
-        ))),
+        Err(Refused::Call(error))
+            if error.api().is_some_and(|api| api.name == "UnrecognizedClientException") =>
+        {
+            Ok(false)
+        }
+        Err(error) => {
+            Err(Failure::said(format!("make the cluster {}: {}", settings.cluster, chain(&error))))
+        }
     }
 }
 
 /// Whether the instance is connected, so that tasks can be placed on it.
-pub(super) async fn is_connected(settings: &Settings, instance: &str) -> Result<bool, CallError> {
+pub(super) async fn is_connected(settings: &Settings, instance: &str) -> Result<bool, Refused> {
     let input = json!({ "cluster": settings.cluster, "containerInstances": [instance] });
     let answer = call(settings, "DescribeContainerInstances", &input).await?;
     Ok(answer

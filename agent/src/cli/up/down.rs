@@ -52,8 +52,7 @@ pub(super) async fn bring_down(layout: &Layout, _lock: &Lock) -> Result<u8, Fail
 }
 
 async fn stop_tasks(connection: &Connection) -> Result<usize, Failure> {
-    let stop =
-        StopTask { reason: Some("Host taken down".to_owned()), kill: false, timeout: None };
+    let stop = StopTask { reason: Some("Host taken down".to_owned()), kill: false, timeout: None };
     let mut stopping = Vec::new();
     for task in connection.client.tasks(false).await? {
         match connection.client.stop(&task.task_id, &stop).await {

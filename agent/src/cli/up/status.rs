@@ -27,7 +27,11 @@ pub(in crate::cli) async fn run(layout: Layout) -> Result<u8, Failure> {
             line("control plane", answers, &format!("process {} {how} {endpoint}", process.pid));
         }
         (Some(process), None) => {
-            line("control plane", true, &format!("process {} (not started by lighter up)", process.pid));
+            line(
+                "control plane",
+                true,
+                &format!("process {} (not started by lighter up)", process.pid),
+            );
         }
         (None, _) => line("control plane", false, "not running"),
     }
@@ -47,7 +51,11 @@ pub(in crate::cli) async fn run(layout: Layout) -> Result<u8, Failure> {
                     line("agent", connected, &state);
                 }
                 (Some(cluster), None) => {
-                    line("agent", false, &format!("process {pid} registers with cluster {cluster}"));
+                    line(
+                        "agent",
+                        false,
+                        &format!("process {pid} registers with cluster {cluster}"),
+                    );
                 }
                 (None, _) => line("agent", false, &format!("process {pid} on no control plane")),
             }

@@ -27,6 +27,8 @@ use crate::volume;
 
 /// Output that waits for its log; then the container waits (Docker's default, blocking delivery).
 const SPOOL_LIMIT: u64 = 64 << 20;
+/// The same with `mode=non-blocking`, where more is dropped (the default of ECS).
+const BUFFER_LIMIT: u64 = 10_000_000;
 
 /// Why a container could not be created or started.
 #[derive(Debug)]
@@ -181,6 +183,11 @@ fn prepare(hands: &Hands, task: &Task, index: usize) -> Result<Create, Failure> 
     .map_err(|error| chain(&error))?;
     let path = bundle.join("config.json");
     let bytes = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
+    let (spool_limit, spool_full) = if definition.log.non_blocking() {
+        (definition.log.max_buffer_size().unwrap_or(BUFFER_LIMIT), SpoolFull::DropOldest)
+    } else {
+        (SPOOL_LIMIT, SpoolFull::Block)
+    };
     // Not synced: whoever finds it after a crash writes it again before using it.
     std::fs::write(&path, bytes).map_err(|error| format!("write {}: {error}", path.display()))?;
     Ok(Create {
@@ -193,8 +200,8 @@ fn prepare(hands: &Hands, task: &Task, index: usize) -> Result<Create, Failure> 
             work: overlay.join("work"),
         }),
         stdin: definition.interactive,
-        spool_limit: SPOOL_LIMIT,
-        spool_full: SpoolFull::Block,
+        spool_limit,
+        spool_full,
     })
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::super::lookup::quoted;
 use super::super::{Context, errors};
-use crate::model::{Definition, LaunchType, Role};
+use crate::model::{Cluster, Definition, LaunchType, Role};
 use crate::scheduler::{Constraints, Strategy, execution_role, task_cpu, task_memory, task_role};
 use crate::state::View;
 
@@ -25,15 +25,19 @@ const LATEST_PLATFORM: &str = "1.4.0";
 /// Least memory of a container, MiB.
 const MIN_MEMORY: i32 = 6;
 
-/// The launch type that a request asks for; without one EC2. A strategy of Fargate's capacity
-/// providers asks for FARGATE.
+/// The launch type that a request asks for. A strategy of capacity providers, which are Fargate's,
+/// asks for FARGATE; without either the cluster's strategy applies, else EC2.
 pub(crate) fn launch_type(
+    cluster: &Cluster,
     given: Option<&str>,
     strategy: Option<&Value>,
 ) -> Result<LaunchType, ApiError> {
     let strategy = strategy.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let given = given.filter(|given| !given.is_empty());
     if strategy.is_empty() {
+        if given.is_none() && !cluster.default_strategy.is_empty() {
+            return Ok(LaunchType::Fargate);
+        }
         let given = given.unwrap_or(LaunchType::Ec2.name());
         return LaunchType::parse(given).ok_or_else(|| {
             errors::invalid(format!(

@@ -80,6 +80,7 @@ fn decide(
         request.task_definition.as_deref().unwrap_or_default(),
     )?;
     let launch_type = checks::launch_type(
+        cluster,
         request.launch_type.as_deref(),
         request.capacity_provider_strategy.as_ref(),
     )?;

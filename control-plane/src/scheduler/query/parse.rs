@@ -1,8 +1,8 @@
 //! The parser of the cluster query language: recursive descent over the text.
 
-use regex_lite::{Regex, RegexBuilder};
+use regex_lite::RegexBuilder;
 
-use super::{Comparison, MAX_LENGTH, Node, Subject, Test, Value, Version, time};
+use super::{Comparison, MAX_LENGTH, Node, Pattern, Subject, Test, Value, Version, time};
 
 /// Deepest nesting of parentheses and negations.
 const MAX_DEPTH: usize = 50;
@@ -328,11 +328,16 @@ fn typed(subject: &Subject, text: String) -> Result<Value, String> {
     .ok_or_else(|| format!("{text:?} is no value for {}", name(subject)))
 }
 
-fn pattern(text: &str) -> Result<Regex, String> {
+fn pattern(text: &str) -> Result<Pattern, String> {
+    let is_literal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | ':' | '/');
+    if let Some(prefix) = text.strip_suffix(".*").filter(|prefix| prefix.chars().all(is_literal)) {
+        return Ok(Pattern::Prefix(prefix.to_owned()));
+    }
     RegexBuilder::new(&format!("^(?:{text})$"))
         .dot_matches_new_line(false)
         .size_limit(MAX_PATTERN)
         .nest_limit(20)
         .build()
+        .map(Pattern::Regex)
         .map_err(|error| format!("{text:?} is no regular expression: {error}"))
 }

@@ -168,15 +168,16 @@ async fn a_watch_nobody_wants_ends() {
     }
 }
 
-/// Transactions per second, alone and many at once. Run with `--run-ignored all --no-capture`.
+/// Transactions per second: a new file, whose blocks are yet to be allocated, and one whose log is
+/// full; one committer, and many at once. Run with `--run-ignored only --no-capture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 #[allow(clippy::print_stdout)]
 async fn measure_transactions_per_second() {
     let value = "x".repeat(2048);
-    for committers in [1, 64] {
-        let directory = InDirectory::new();
-        let store = Arc::new(Redb::open(&directory.path()).unwrap());
+    let directory = InDirectory::new();
+    let store = Arc::new(Redb::open(&directory.path()).unwrap());
+    for (committers, file) in [(1, "new"), (64, "growing"), (64, "full"), (1, "full")] {
         let begun = Instant::now();
         let until = begun + Duration::from_secs(3);
         let tasks: Vec<_> = (0..committers)
@@ -201,6 +202,6 @@ async fn measure_transactions_per_second() {
         }
         let rate = f64::from(total) / begun.elapsed().as_secs_f64();
         let size = std::fs::metadata(directory.path()).unwrap().len() >> 20;
-        println!("{committers} committers, 2 KiB each: {rate:.0}/s, the file has {size} MiB");
+        println!("{file} file ({size} MiB), {committers} committers, 2 KiB each: {rate:.0}/s");
     }
 }

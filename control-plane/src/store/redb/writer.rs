@@ -207,8 +207,8 @@ impl Writer {
         for (id, ttl) in written.granted {
             self.leases.insert(id, ttl, now);
         }
-        for id in written.ended {
-            self.leases.remove(id);
+        for id in written.ended.iter().chain(ended) {
+            self.leases.remove(*id);
         }
         self.marks = written.marks;
         if !written.changes.is_empty() {

@@ -10,7 +10,8 @@
 //! - the order of environment variables, sysctls and tmpfs mounts: they are maps there, sorted by
 //!   name;
 //! - `requiresCompatibilities`: the launch type stands for it;
-//! - `runtimePlatform`, which placement has heeded;
+//! - `runtimePlatform` and `placementConstraints`, which placement has heeded;
+//! - roles: those of the credentials stand for them;
 //! - the environment has [`EXECUTION_ENV`], too.
 
 mod docker;
@@ -72,3 +73,6 @@ pub enum PayloadError {
     #[error(transparent)]
     Invalid(#[from] Problems),
 }
+
+#[cfg(test)]
+mod tests;

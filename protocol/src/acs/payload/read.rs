@@ -48,29 +48,22 @@ pub fn definition(task: &Task) -> Result<TaskDefinition, PayloadError> {
     put(&mut root, "trustedExecutionConfiguration", task.trusted_execution_configuration.clone());
     put(&mut root, "taskRoleArn", role(task.role_credentials.as_ref()));
     put(&mut root, "executionRoleArn", role(task.execution_role_credentials.as_ref()));
-    let mut mode = task.network_mode.clone().filter(|mode| !mode.is_empty());
-    let given = mode.is_some();
+    let given = task.network_mode.clone().filter(|mode| !mode.is_empty());
+    let mut mode = given.clone();
     let mut containers = Vec::new();
     for (index, container) in task.containers.iter().flatten().enumerate() {
         let path = format!("containers[{index}]");
         let (container, own) = self::container(&path, container)?;
         containers.push(Value::Object(container));
-        // awsvpc overrules the texts. Without a mode of the task the first container's counts.
-        match (own, mode.as_deref()) {
-            (Some(own), Some(mode)) if mode != "awsvpc" && own != mode => {
-                return Err(PayloadError::NotSupported {
-                    member: format!("{path}.dockerConfig.hostConfig.NetworkMode"),
-                    what: "a network mode that differs from the task's",
-                });
-            }
-            (own, None) if index == 0 => mode = own,
-            (Some(_), None) if !given => {
-                return Err(PayloadError::NotSupported {
-                    member: format!("{path}.dockerConfig.hostConfig.NetworkMode"),
-                    what: "network modes that differ within a task",
-                });
-            }
-            _ => {}
+        // Without a mode of the task the texts say it, in which none is Docker's default.
+        let own = own.or_else(|| given.is_none().then(|| "bridge".to_owned()));
+        let mode = mode.get_or_insert_with(|| own.clone().unwrap_or_default());
+        // awsvpc overrules the texts.
+        if mode != "awsvpc" && own.is_some_and(|own| own != *mode) {
+            return Err(PayloadError::NotSupported {
+                member: format!("{path}.dockerConfig.hostConfig.NetworkMode"),
+                what: "a network mode that differs from the task's",
+            });
         }
     }
     root.insert("containerDefinitions".to_owned(), containers.into());

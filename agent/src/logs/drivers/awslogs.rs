@@ -1,0 +1,231 @@
+//! The `awslogs` driver's far side: one log stream of CloudWatch Logs, Amazon's or a control plane's
+//! own (Docker's options `awslogs-group`, `-region`, `-stream`, `-stream-prefix`, `-create-group`,
+//! `-endpoint`).
+//!
+//! The stream is `<prefix>/<container>/<task id>` as ECS names it, without a prefix the container's
+//! id. Who ships owns the retries; here is one attempt.
+
+use std::sync::Arc;
+
+use protocol::aws_json::ApiError;
+use protocol::logs::{
+    CreateLogGroupRequest, CreateLogStreamRequest, InputLogEvent, PutLogEventsRequest,
+    PutLogEventsResponse, SIGNING_NAME, TARGET,
+};
+use protocol::taskdef::LogConfiguration;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::backend::credentials::{Keys, Source};
+use crate::backend::{CallError, Client, Service, SetupError};
+use crate::config::Config;
+use crate::credentials::Credentials;
+use crate::engine::Task;
+use crate::host::runtime_id;
+
+/// Where logs go by default, and with whose credentials. Clones share connections.
+#[derive(Debug, Clone)]
+pub struct LogService {
+    client: Client,
+    /// `None`: Amazon's, of the region.
+    endpoint: Option<Arc<str>>,
+    roles: Credentials,
+    /// The host is in a cluster; otherwise logs go nowhere unless a task says where.
+    joined: bool,
+}
+
+impl LogService {
+    /// As configured. The endpoint is `AWS_ENDPOINT_URL_CLOUDWATCH_LOGS` or `AWS_ENDPOINT_URL`, else
+    /// the control plane's own, unless that is Amazon's.
+    ///
+    /// # Errors
+    /// If the client cannot be set up.
+    pub fn new(config: &Config, roles: Credentials) -> Result<Self, SetupError> {
+        let ecs = &config.ecs;
+        let region = ecs.region.as_deref().unwrap_or("us-east-1");
+        let source = Source::new(ecs.credentials.as_ref(), ecs.external);
+        let client = Client::new(ecs.ca_bundle.as_deref(), source, region)?;
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let own = ecs.backend_host.clone().filter(|host| !is_amazon(host));
+        let endpoint = variable("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS")
+            .or_else(|| variable("AWS_ENDPOINT_URL"))
+            .map(|endpoint| endpoint.trim_end_matches('/').to_owned())
+            .or(own)
+            .map(Arc::from);
+        Ok(Self { client, endpoint, roles, joined: ecs.joins() })
+    }
+
+    /// The stream of a container whose driver is `awslogs`. `None`: this host is in no cluster, and
+    /// the task does not say where its logs go; they stay on the host.
+    pub fn stream(&self, task: &Task, index: usize, log: &LogConfiguration) -> Option<LogStream> {
+        let option = |name: &str| log.options.get(name).cloned();
+        let container = task.container_definition(index)?;
+        let given = option("awslogs-endpoint").map(|at| at.trim_end_matches('/').to_owned());
+        if given.is_none() && !self.joined {
+            return None;
+        }
+        let region = option("awslogs-region").unwrap_or_else(|| self.client.region().to_owned());
+        let endpoint = given
+            .map(Arc::from)
+            .or_else(|| self.endpoint.clone())
+            .unwrap_or_else(|| format!("https://logs.{region}.amazonaws.com").into());
+        let stream =
+            option("awslogs-stream").unwrap_or_else(|| match option("awslogs-stream-prefix") {
+                Some(prefix) => format!("{prefix}/{}/{}", container.name, task.id),
+                None => runtime_id(&task.id, &container.name),
+            });
+        let role = task
+            .ecs
+            .as_ref()
+            .filter(|ecs| ecs.logs_by_execution_role.contains(&index))
+            .and_then(|ecs| ecs.execution_credentials.clone());
+        Some(LogStream {
+            client: self.client.in_region(&region),
+            endpoint,
+            group: option("awslogs-group").unwrap_or_default(),
+            stream,
+            create_group: option("awslogs-create-group").is_some_and(|create| create == "true"),
+            role: role.map(|id| (self.roles.clone(), id)),
+        })
+    }
+}
+
+/// Whether an endpoint of the ECS API is Amazon's.
+fn is_amazon(endpoint: &str) -> bool {
+    let host = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let host = host.split([':', '/']).next().unwrap_or(host);
+    [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|end| host.ends_with(end))
+}
+
+/// Where one container's output goes.
+#[derive(Debug, Clone)]
+pub struct LogStream {
+    client: Client,
+    endpoint: Arc<str>,
+    group: String,
+    stream: String,
+    create_group: bool,
+    /// The execution role's credentials, by their id.
+    role: Option<(Credentials, String)>,
+}
+
+/// A batch was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PutError {
+    #[error("the credentials of the execution role have not come (again) yet")]
+    NoCredentials,
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+impl PutError {
+    /// The batch itself is refused: another attempt would be, too.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Call(error)
+            if error.api().is_some_and(|api| api.name == "InvalidParameterException"))
+    }
+}
+
+impl LogStream {
+    /// For messages.
+    pub fn name(&self) -> String {
+        format!("{} of {} at {}", self.stream, self.group, self.endpoint)
+    }
+
+    /// Adds events in time order; makes what is missing (the group only if the task says so). How
+    /// many were refused for their age is answered.
+    ///
+    /// # Errors
+    /// If they could not be added.
+    pub async fn put(&self, events: &[InputLogEvent]) -> Result<usize, PutError> {
+        let request = PutLogEventsRequest {
+            log_group_name: Some(self.group.clone()),
+            log_stream_name: Some(self.stream.clone()),
+            log_events: Some(events.to_vec()),
+            ..PutLogEventsRequest::default()
+        };
+        let answer: PutLogEventsResponse = match self.call("PutLogEvents", &request).await {
+            Err(PutError::Call(error)) if named(&error, "ResourceNotFoundException") => {
+                self.create().await?;
+                self.call("PutLogEvents", &request).await?
+            }
+            other => other?,
+        };
+        let Some(rejected) = answer.rejected_log_events_info else { return Ok(0) };
+        let index = |at: Option<i32>| at.and_then(|at| usize::try_from(at).ok());
+        let front = index(rejected.too_old_log_event_end_index)
+            .max(index(rejected.expired_log_event_end_index))
+            .unwrap_or(0);
+        let back = index(rejected.too_new_log_event_start_index).unwrap_or(events.len());
+        Ok(front + events.len().saturating_sub(back))
+    }
+
+    async fn create(&self) -> Result<(), PutError> {
+        let stream = CreateLogStreamRequest {
+            log_group_name: Some(self.group.clone()),
+            log_stream_name: Some(self.stream.clone()),
+        };
+        let made = self.make("CreateLogStream", &stream).await;
+        match made {
+            Err(PutError::Call(error))
+                if self.create_group && named(&error, "ResourceNotFoundException") =>
+            {
+                let group = CreateLogGroupRequest {
+                    log_group_name: Some(self.group.clone()),
+                    ..CreateLogGroupRequest::default()
+                };
+                self.make("CreateLogGroup", &group).await?;
+                self.make("CreateLogStream", &stream).await
+            }
+            other => other,
+        }
+    }
+
+    /// Something that may be there already.
+    async fn make<I: Serialize>(&self, operation: &str, input: &I) -> Result<(), PutError> {
+        match self.call::<_, Value>(operation, input).await {
+            Err(PutError::Call(error)) if named(&error, "ResourceAlreadyExistsException") => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    async fn call<I: Serialize, O: serde::de::DeserializeOwned>(
+        &self,
+        operation: &str,
+        input: &I,
+    ) -> Result<O, PutError> {
+        let service =
+            Service { signing_name: SIGNING_NAME, target: TARGET, endpoint: &self.endpoint };
+        let client = match &self.role {
+            None => self.client.clone(),
+            Some((roles, id)) => {
+                let entry = roles.get(id).ok_or(PutError::NoCredentials)?;
+                let keys = Keys::of_role(&entry.credentials).ok_or(PutError::NoCredentials)?;
+                self.client.with_keys(keys)
+            }
+        };
+        Ok(client.call(service, operation, input).await?)
+    }
+}
+
+fn named(error: &CallError, name: &str) -> bool {
+    error.api().is_some_and(|api: &ApiError| api.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_endpoint_it_is() {
+        for (endpoint, amazon) in [
+            ("https://ecs.eu-north-1.amazonaws.com", true),
+            ("https://ecs.cn-north-1.amazonaws.com.cn:443", true),
+            ("https://ecs.eu-north-1.api.aws", true),
+            ("http://127.0.0.1:4780", false),
+            ("https://amazonaws.com.example.org", false),
+        ] {
+            assert_eq!(is_amazon(endpoint), amazon, "{endpoint}");
+        }
+    }
+}
