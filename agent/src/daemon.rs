@@ -28,12 +28,14 @@ use crate::host::hands::{Hands, Parts};
 use crate::host::owner::Owner;
 use crate::host::view::Snapshot;
 use crate::host::{INBOX, Input, chain, recover};
+use crate::identity::Identity;
 use crate::image;
 use crate::layout::Layout;
 use crate::logs::drivers::awslogs::LogService;
 use crate::network::{self, Network, Subnets, ports};
 use crate::registration::Terminal;
 use crate::store::{self, Batch, Store, Table};
+use crate::tmds::{self, Tmds};
 
 /// How long the end waits for effects under way.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -87,6 +89,8 @@ pub struct Agent {
     hands: Arc<Hands>,
     owner: JoinHandle<()>,
     server: AbortOnDropHandle<()>,
+    /// Ends with the agent.
+    _serving: tmds::Serving,
     connections: Arc<AtomicUsize>,
     mode: Mode,
     /// In a cluster; `None` on none.
@@ -102,23 +106,26 @@ pub struct Agent {
 /// nothing was changed but what a crash had left.
 pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent, Error> {
     let lock = lock(&layout)?;
+    let credentials = Credentials::default();
+    let (registration, identity) = watch::channel(None);
     let opened = {
         let (layout, config) = (layout.clone(), config.clone());
-        tokio::task::spawn_blocking(move || open(&layout, &config))
+        let credentials = credentials.clone();
+        tokio::task::spawn_blocking(move || open(&layout, &config, &credentials, identity))
             .await
             .map_err(|failed| Error::Internal(failed.to_string()))??
     };
-    let Opened { store, images, auth, network, loaded } = opened;
+    let Opened { store, images, auth, network, tmds, loaded } = opened;
     // The last thing that can fail. Who connects now waits until there is something to show.
     let listener = server::listen(&layout.api_socket())?;
     let (inbox, receiver) = mpsc::channel(INBOX);
-    let roles = Credentials::default();
     let hands = Hands::new(Parts {
         layout: layout.clone(),
         images,
         auth,
         network,
-        log_service: LogService::new(config, roles.clone())?,
+        tmds: tmds.clone(),
+        log_service: LogService::new(config, credentials.clone())?,
         inbox: inbox.clone(),
     });
 
@@ -132,6 +139,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     }
     let store = Arc::new(store);
     let (owner, snapshots) = Owner::new(loaded.host, Arc::clone(&store), Arc::clone(&hands));
+    let serving = tmds.serve(&snapshots, mode == Mode::Foreground);
     let owner = tokio::spawn(owner.run(receiver));
     for observation in observations {
         let events = observation.await.map_err(|failed| Error::Internal(failed.to_string()))?;
@@ -141,9 +149,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     }
     let _ = inbox.send(Input::Event(Event::Recovered)).await;
 
-    let credentials = Credentials::default();
-    let (identity, _) = watch::channel(None);
-    let membership = Membership::new(config.clone(), store, identity);
+    let membership = Membership::new(config.clone(), store, registration);
     let connections = Arc::new(AtomicUsize::new(0));
     let api = Api {
         inbox: inbox.clone(),
@@ -152,6 +158,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         embedded: mode == Mode::Embedded,
         connections: Arc::clone(&connections),
         membership: membership.clone(),
+        member: mode == Mode::Foreground,
     };
     let server = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = server::serve(listener, api).await {
@@ -165,6 +172,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
                 inbox: inbox.clone(),
                 snapshots: snapshots.clone(),
                 credentials,
+                tmds,
             })
         })
         .flatten();
@@ -180,6 +188,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         hands,
         owner,
         server,
+        _serving: serving,
         connections,
         mode,
         member,
@@ -295,10 +304,16 @@ struct Opened {
     images: image::Store,
     auth: image::Auth,
     network: Network,
+    tmds: Tmds,
     loaded: recover::Loaded,
 }
 
-fn open(layout: &Layout, config: &Config) -> Result<Opened, Error> {
+fn open(
+    layout: &Layout,
+    config: &Config,
+    credentials: &Credentials,
+    identity: watch::Receiver<Option<Arc<Identity>>>,
+) -> Result<Opened, Error> {
     let store = Store::open(&layout.database())?;
     let images = image::Store::open(&layout.images()).map_err(Error::Images)?;
     let auth = image::Auth::load(
@@ -333,7 +348,14 @@ fn open(layout: &Layout, config: &Config) -> Result<Opened, Error> {
         store.commit(batch)?;
     }
     recover::sweep(layout, &loaded);
-    Ok(Opened { store, images, auth, network, loaded })
+    let tmds = Tmds::new(tmds::Parts {
+        layout,
+        config: &config.metadata,
+        subnets,
+        credentials: credentials.clone(),
+        identity,
+    });
+    Ok(Opened { store, images, auth, network, tmds, loaded })
 }
 
 /// Stands where no address is leased yet.

@@ -35,6 +35,7 @@ use crate::identity::Identity;
 use crate::registration::{self, Join, Registered, Terminal, with_store};
 use crate::reporter;
 use crate::store::{self, Store};
+use crate::tmds::{self, Tmds};
 
 /// Errors that say that the control plane has no such instance.
 const UNKNOWN_INSTANCE: [&str; 3] =
@@ -73,6 +74,17 @@ impl Membership {
         identity: watch::Sender<Option<Arc<Identity>>>,
     ) -> Self {
         Self(Arc::new(Shared { config, store, identity, control_plane: OnceCell::new() }))
+    }
+
+    /// The cluster to join, as configured; `None`: no cluster is to be joined.
+    pub fn cluster(&self) -> Option<&str> {
+        let ecs = &self.0.config.ecs;
+        ecs.joins().then(|| ecs.cluster.as_deref().unwrap_or("default"))
+    }
+
+    /// Who this host is, once it is registered.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.0.identity.borrow().clone()
     }
 
     /// The control plane as configured, in its region.
@@ -149,6 +161,7 @@ pub struct Parts {
     pub inbox: mpsc::Sender<Input>,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub credentials: Credentials,
+    pub tmds: Tmds,
 }
 
 /// The running membership; ends with the value.
@@ -186,9 +199,13 @@ pub fn start(parts: Parts) -> Option<Running> {
 
 /// Until this host leaves its cluster.
 async fn run(parts: Parts) -> Result<(), Terminal> {
-    let Parts { membership, inbox, snapshots, credentials } = parts;
+    let Parts { membership, inbox, snapshots, credentials, tmds } = parts;
     let control_plane = membership.control_plane().await?.clone();
     let Shared { config, store, identity: publish, .. } = &*membership.0;
+    tmds.connect(tmds::ControlPlane {
+        client: control_plane.client().clone(),
+        endpoint: control_plane.endpoint().to_owned(),
+    });
     let identity = register(&control_plane, config, store, &inbox, &snapshots).await?;
     tracing::info!(
         instance = identity.container_instance_arn,

@@ -54,6 +54,11 @@ impl Layout {
         self.state().join("images")
     }
 
+    /// The audit log of requests for credentials, where the configuration names no other.
+    pub fn audit_log(&self) -> PathBuf {
+        self.at("/var/log/ecs/audit.log")
+    }
+
     /// Durable directory of a task (T in `protocol::monitor`).
     pub fn task(&self, task: &TaskId) -> PathBuf {
         self.state().join("tasks").join(task.as_str())

@@ -27,4 +27,5 @@ pub mod stats;
 pub mod store;
 #[allow(unsafe_code, reason = "the one module that wraps what has no safe form")]
 pub mod sys;
+pub mod tmds;
 pub mod volume;

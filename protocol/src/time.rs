@@ -39,7 +39,8 @@ impl<'de> Deserialize<'de> for EpochSeconds {
         // Casts saturate; what is out of a timestamp's range is refused below.
         #[allow(clippy::cast_possible_truncation, reason = "saturates")]
         let at = Timestamp::from_millisecond(milliseconds as i64);
-        at.map(Self).map_err(|_| de::Error::custom("is out of range for seconds since the epoch"))
+        at.map(Self)
+            .map_err(|_range| de::Error::custom("is out of range for seconds since the epoch"))
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Api {
     /// Connections that are open now.
     pub connections: Arc<AtomicUsize>,
     pub membership: Membership,
+    /// It is at work as a member of a cluster, if one is configured.
+    pub member: bool,
 }
 
 /// The socket cannot be served.
@@ -251,6 +253,11 @@ async fn agent(State(api): State<Api>) -> Json<AgentInfo> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         embedded: api.embedded,
+        cluster: api.member.then(|| api.membership.cluster().map(str::to_owned)).flatten(),
+        container_instance: api
+            .membership
+            .identity()
+            .map(|identity| identity.container_instance_arn.clone()),
     })
 }
 

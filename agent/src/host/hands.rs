@@ -28,6 +28,7 @@ use crate::logs::{
 use crate::monitor::link::{Link, Report, Target};
 use crate::monitor::spawn::Program;
 use crate::network::Network;
+use crate::tmds::Tmds;
 
 /// Reports of one task's monitor that wait to be passed on. When full the link waits, and the
 /// monitor's socket behind it.
@@ -42,6 +43,7 @@ pub struct Hands {
     pub(super) images: image::Store,
     pub(super) auth: image::Auth,
     pub(super) network: Network,
+    pub(super) tmds: Tmds,
     log_service: LogService,
     pub(super) facts: HostFacts,
     pub(super) watcher: Watcher,
@@ -60,6 +62,7 @@ pub struct Parts {
     pub images: image::Store,
     pub auth: image::Auth,
     pub network: Network,
+    pub tmds: Tmds,
     pub log_service: LogService,
     pub inbox: mpsc::Sender<Input>,
 }
@@ -96,12 +99,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hands {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { layout, images, auth, network, log_service, inbox } = parts;
+        let Parts { layout, images, auth, network, tmds, log_service, inbox } = parts;
         Arc::new(Self {
             layout,
             images,
             auth,
             network,
+            tmds,
             log_service,
             facts: HostFacts::read(),
             watcher: Watcher::start(),
@@ -310,9 +314,10 @@ impl Hands {
         Ok(())
     }
 
-    /// Tells logs what the owner decided: a container that stopped without ever having had a
-    /// shipper has a complete log, an empty one.
+    /// Tells logs and the metadata endpoint what the owner decided: a container that stopped without
+    /// ever having had a shipper has a complete log, an empty one.
     pub(super) fn note(&self, task: &Task) {
+        self.tmds.note(task);
         let held = self.held(&task.id);
         let mut logs = lock(&held.logs);
         for (index, container) in task.containers.iter().enumerate() {

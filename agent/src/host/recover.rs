@@ -149,6 +149,7 @@ pub async fn observe(hands: &Arc<Hands>, task: &Task) -> Vec<Event> {
     if this_boot {
         match tokio::time::timeout(PATIENCE, facts(hands, task)).await {
             Ok(Ok(containers)) => {
+                reopen(hands, task, &run, &containers).await;
                 for facts in containers {
                     known.insert(facts.container.clone());
                     events.extend(observed(task, facts));
@@ -191,6 +192,26 @@ pub async fn observe(hands: &Arc<Hands>, task: &Task) -> Vec<Event> {
         }
     }
     events
+}
+
+/// Makes the metadata endpoints again, which ended with the agent before.
+async fn reopen(hands: &Arc<Hands>, task: &Task, run: &Path, containers: &[ContainerFacts]) {
+    // A monitor that took over after another may have a namespace without the containers.
+    let mut inside = None;
+    for facts in containers {
+        let Some(index) = task.containers.iter().position(|c| c.name == facts.container) else {
+            continue;
+        };
+        let (Some(pid), false) = (facts.pid, facts.status == Status::Stopped) else { continue };
+        hands.tmds.open_for_container(task, index, pid).await;
+        if task.container_definition(index).is_some_and(|c| !c.disable_networking) {
+            inside = Some(pid);
+        }
+    }
+    let guardian = || monitor::record(run).ok().flatten().map(|record| record.guardian.pid);
+    if let Some(pid) = inside.or_else(guardian) {
+        hands.tmds.open_for_task(task, pid).await;
+    }
 }
 
 async fn facts(hands: &Arc<Hands>, task: &Task) -> Result<Vec<ContainerFacts>, monitor::Error> {

@@ -117,6 +117,10 @@ pub struct Input<'a> {
     pub user: &'a User,
     /// `None`: the host's.
     pub hostname: Option<&'a str>,
+    /// What tells the container of its metadata endpoint; stands above its own variables.
+    pub endpoint: &'a [(&'static str, String)],
+    /// `AWS_REGION`, for a container that has no region of its own.
+    pub region: Option<&'a str>,
     /// `linux.cgroupsPath`
     pub cgroup: &'a str,
     pub mounts: &'a [Mount],
@@ -147,7 +151,7 @@ pub fn config(input: &Input<'_>) -> Result<Value, Error> {
             "additionalGids": input.user.additional_gids,
         },
         "args": process::arguments(container, input.image)?,
-        "env": process::environment(container, input.image, input.user, input.hostname),
+        "env": process::environment(input),
         "cwd": process::directory(container, input.image),
         "capabilities": {
             "bounding": capabilities,

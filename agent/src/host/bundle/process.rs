@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use protocol::taskdef::ContainerDefinition;
 
-use super::Error;
 use super::defaults::{CAPABILITIES, DEFAULT_CAPABILITIES, PATH};
-use crate::image::{Config, User};
+use super::{Error, Input};
+use crate::image::Config;
 
 /// Entrypoint and command. A definition's entry point drops the image's command; an empty one
 /// drops the image's entry point alone (moby `daemon/commit.go`, `merge`).
@@ -30,26 +30,32 @@ pub(super) fn arguments(
     Ok(arguments)
 }
 
-/// Docker's own variables, then the image's, then the definition's; a later value replaces an
-/// earlier one in its place.
-pub(super) fn environment(
-    container: &ContainerDefinition,
-    image: &Config,
-    user: &User,
-    hostname: Option<&str>,
-) -> Vec<String> {
+/// The host's region as SDKs look for it.
+const REGION: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+
+/// Docker's own variables, then the image's, then the definition's, then those of the metadata
+/// endpoint; a later value replaces an earlier one in its place. The region comes in only where
+/// image and definition name none, under both names.
+pub(super) fn environment(input: &Input<'_>) -> Vec<String> {
+    let &Input { container, image, user, .. } = input;
     let mut variables: Vec<(&str, &str)> = vec![("PATH", PATH)];
-    variables.extend(hostname.map(|name| ("HOSTNAME", name)));
+    variables.extend(input.hostname.map(|name| ("HOSTNAME", name)));
     if container.pseudo_terminal {
         variables.push(("TERM", "xterm"));
     }
     let image = image.env.iter().filter_map(|entry| entry.split_once('='));
     let definition = container.environment.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-    for (name, value) in image.chain(definition) {
+    let endpoint = input.endpoint.iter().map(|(name, value)| (*name, value.as_str()));
+    for (name, value) in image.chain(definition).chain(endpoint) {
         match variables.iter_mut().find(|(known, _)| *known == name) {
             Some(variable) => variable.1 = value,
             None => variables.push((name, value)),
         }
+    }
+    if let Some(region) = input.region
+        && !variables.iter().any(|(name, _)| REGION.contains(name))
+    {
+        variables.extend(REGION.map(|name| (name, region)));
     }
     if !variables.iter().any(|(name, _)| *name == "HOME") {
         variables.push(("HOME", if user.home.is_empty() { "/" } else { &user.home }));

@@ -80,6 +80,8 @@ fn build(definition: &TaskDefinition, image: &Config, mounts: &[Mount]) -> Value
         image,
         user: &root(),
         hostname: Some("h"),
+        endpoint: &[],
+        region: None,
         cgroup: "/lighter/t/web",
         mounts,
         host: HOST,
@@ -122,6 +124,42 @@ fn entry_point_and_command_follow_dockers_table() {
     ));
 }
 
+fn variables(
+    container: &ContainerDefinition,
+    image: &Config,
+    endpoint: &[(&'static str, String)],
+    region: Option<&str>,
+) -> Vec<String> {
+    process::environment(&Input {
+        definition: &task(container.clone(), NetworkMode::Bridge),
+        container,
+        image,
+        user: &root(),
+        hostname: Some("h"),
+        endpoint,
+        region,
+        cgroup: "",
+        mounts: &[],
+        host: HOST,
+    })
+}
+
+#[test]
+fn the_endpoint_stands_above_the_definition_and_the_region_below() {
+    let mut container = container();
+    container.environment = vec![("ECS_AGENT_URI".into(), "forged".into())];
+    let endpoint = [("ECS_AGENT_URI", "http://169.254.170.2/api/u".to_owned())];
+    let has = |found: &[String], entry: &str| found.iter().any(|variable| variable == entry);
+    let found = variables(&container, &Config::default(), &endpoint, Some("eu-west-1"));
+    assert!(has(&found, "ECS_AGENT_URI=http://169.254.170.2/api/u"), "{found:?}");
+    assert!(has(&found, "AWS_REGION=eu-west-1") && has(&found, "AWS_DEFAULT_REGION=eu-west-1"));
+    assert!(!has(&found, "ECS_AGENT_URI=forged"), "{found:?}");
+    // One region of the image's own, and neither is added.
+    let image = Config { env: vec!["AWS_DEFAULT_REGION=x".into()], ..Config::default() };
+    let found = variables(&container, &image, &endpoint, Some("eu-west-1"));
+    assert!(has(&found, "AWS_DEFAULT_REGION=x") && !found.iter().any(|v| v.contains("eu-west-1")));
+}
+
 #[test]
 fn environment_is_dockers_then_the_images_then_the_definitions() {
     let image = Config {
@@ -132,11 +170,11 @@ fn environment_is_dockers_then_the_images_then_the_definitions() {
     container.environment = vec![("A".into(), "task".into()), ("C".into(), String::new())];
     container.pseudo_terminal = true;
     assert_eq!(
-        process::environment(&container, &image, &root(), Some("h")),
+        variables(&container, &image, &[], None),
         ["PATH=/opt", "HOSTNAME=h", "TERM=xterm", "A=task", "B=image=1", "C=", "HOME=/root"]
     );
     container.environment.push(("HOME".into(), "/srv".into()));
-    let found = process::environment(&container, &Config::default(), &root(), None);
+    let found = variables(&container, &Config::default(), &[], None);
     assert_eq!(found[0], format!("PATH={}", defaults::PATH));
     assert!(found.contains(&"HOME=/srv".to_owned()) && !found.contains(&"HOME=/root".to_owned()));
 }

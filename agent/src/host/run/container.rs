@@ -1,9 +1,9 @@
 //! `CreateContainer` and `StartContainer`.
 //!
 //! The order in a creation: everything that can be refused without the kernel (image, user,
-//! volumes, configuration), then files, then the monitor's `Create`, then the network of a
-//! bridge-mode container, which needs its process. The program runs only at `Start`, so it finds
-//! its network complete.
+//! volumes, configuration), then files, then the monitor's `Create`, then the network and
+//! the metadata endpoint of a bridge-mode container, which need its process. The program runs only
+//! at `Start`, so it finds its network complete.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -22,7 +22,8 @@ use crate::host::{chain, runtime_id};
 use crate::image::Image;
 use crate::monitor::Error;
 use crate::network::dns::{self, Attachment, HostResolver};
-use crate::network::{ContainerLease, PublishedPort};
+use crate::network::{ContainerLease, PublishedPort, endpoint};
+use crate::tmds::environment;
 use crate::volume;
 
 /// Output that waits for its log; then the container waits (Docker's default, blocking delivery).
@@ -94,6 +95,9 @@ pub(super) async fn create(
                 .map_err(|error| chain(&error))
         })
         .await?;
+    }
+    if let Some(pid) = facts.pid {
+        hands.tmds.open_for_container(task, index, pid).await;
     }
     Ok(facts)
 }
@@ -176,6 +180,8 @@ fn prepare(hands: &Hands, task: &Task, index: usize) -> Result<Create, Failure> 
         image: &image.config,
         user: &user,
         hostname: hostname.as_deref(),
+        endpoint: &environment::variables(task, index, endpoint::ADDRESS),
+        region: environment::region(task),
         cgroup: &cgroup,
         mounts: &mounts,
         host: hands.facts,

@@ -31,6 +31,8 @@ const DEATH: Duration = Duration::from_secs(10);
 const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 pub(super) async fn release(hands: &Arc<Hands>, task: &Arc<Task>) {
+    // Its sockets would keep the network namespaces.
+    hands.tmds.close(task).await;
     let mut pause = RETRY.0;
     let mut patient = true;
     while let Err(error) = attempt(hands, task, patient).await {

@@ -1,4 +1,4 @@
-//! `CreateResources`: directories, cgroup, monitor, network.
+//! `CreateResources`: directories, cgroup, monitor, network, metadata endpoint.
 //!
 //! What fails half-way is left for `Release`, which the engine issues then.
 
@@ -47,6 +47,7 @@ pub(super) async fn create(hands: &Arc<Hands>, task: &Arc<Task>) -> Result<(), S
         })
         .await?;
     }
+    hands.tmds.open_for_task(task, hello.guardian.pid).await;
     Ok(())
 }
 

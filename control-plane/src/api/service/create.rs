@@ -83,7 +83,7 @@ fn decide(
         }
         (Scheduling::Daemon, _) => 0,
     };
-    let launch_type = task_checks::launch_type(request.launch_type.as_deref(), None)?;
+    let launch_type = task_checks::launch_type(cluster, request.launch_type.as_deref(), None)?;
     if scheduling == Scheduling::Daemon && launch_type == LaunchType::Fargate {
         return Err(errors::invalid(
             "The DAEMON scheduling strategy is not supported with the FARGATE launch type.",

@@ -17,9 +17,6 @@ pub(super) async fn list(
     cx: &Context,
     request: ecs::ListServicesRequest,
 ) -> Result<ecs::ListServicesResponse, ApiError> {
-    let launch_type = request.launch_type.as_deref().filter(|given| !given.is_empty());
-    let launch_type =
-        launch_type.map(|given| task_checks::launch_type(Some(given), None)).transpose()?;
     let scheduling = request.scheduling_strategy.as_deref().filter(|given| !given.is_empty());
     let scheduling = scheduling.map(|given| checks::scheduling(Some(given))).transpose()?;
     let managed = match request.resource_management_type.as_deref() {
@@ -35,6 +32,10 @@ pub(super) async fn list(
     };
     let view = cx.state.view();
     let cluster = lookup::cluster(&view, cx, request.cluster.as_deref())?;
+    let launch_type = request.launch_type.as_deref().filter(|given| !given.is_empty());
+    let launch_type = launch_type
+        .map(|given| task_checks::launch_type(cluster, Some(given), None))
+        .transpose()?;
     let prefix = Service::key_of(&cx.region, &cluster.name, "");
     let listed = view
         .services
