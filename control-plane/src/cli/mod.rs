@@ -95,7 +95,7 @@ pub enum Error {
     Access(#[from] access::Error),
     #[error("serve the API")]
     Http(#[from] http::Error),
-    #[error("the state can no longer be followed; the log says why")]
+    #[error("the state is not followed or planned on any more; the log says why")]
     Lost,
     #[error("listen on the socket {path}")]
     Socket { path: PathBuf, source: io::Error },
@@ -180,6 +180,8 @@ impl Place {
             .with_writer(io::stderr)
             .with_ansi(false)
             .with_target(false)
+            // They go to standard error with a panic if it is closed.
+            .log_internal_errors(false)
             .init();
     }
 }

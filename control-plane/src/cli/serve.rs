@@ -14,6 +14,7 @@ use super::{Error, Place, admin, duration};
 use crate::config::Config;
 use crate::http::Server;
 use crate::logs::Logs;
+use crate::reconcile::drive;
 use crate::state::State;
 
 /// Between deletions of log events past their retention.
@@ -114,6 +115,9 @@ pub(super) async fn run(place: &Place, arguments: Arguments) -> Result<(), Error
     let logs = Arc::new(Logs::open(&data).map_err(Error::Logs)?);
     let server = Server::bind(Arc::clone(&state), Arc::clone(&logs), Arc::clone(&config)).await?;
     let (listener, socket) = admin::bind(&data)?;
+    // Ends only with the view, or by a mistake of ours: then another process must take over.
+    let mut planners =
+        AbortOnDropHandle::new(tokio::spawn(drive::run(Arc::clone(&state), Arc::clone(&config))));
     let hands = [
         AbortOnDropHandle::new(tokio::spawn(admin::serve(listener, Arc::clone(&state)))),
         AbortOnDropHandle::new(tokio::spawn(sweep(logs))),
@@ -129,6 +133,7 @@ pub(super) async fn run(place: &Place, arguments: Arguments) -> Result<(), Error
             lost = tokio::select! {
                 () = end => false,
                 () = lost_view(&state) => true,
+                _ = &mut planners => true,
             };
             let _ = sd_notify::notify(&[NotifyState::Stopping]);
             tracing::info!("ending");
