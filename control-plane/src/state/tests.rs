@@ -51,6 +51,7 @@ fn instance(id: &str) -> Instance {
         ec2_instance_id: None,
         registered_at: Timestamp::UNIX_EPOCH,
         deregistered_at: None,
+        disconnected_at: None,
         version: 1,
     }
 }
@@ -91,6 +92,7 @@ fn task(id: &str, instance: &str, service: Option<&str>, last: TaskStatus) -> Ta
         tags: Vec::new(),
         enable_execute_command: false,
         platform_version: None,
+        accounted: false,
         version: 1,
     }
 }
