@@ -30,8 +30,6 @@ pub(crate) fn cluster() -> Cluster {
         active: true,
         settings: Vec::new(),
         tags: Vec::new(),
-        capacity_providers: Vec::new(),
-        default_strategy: Vec::new(),
         created_at: at(0),
         capacity_providers: Vec::new(),
         default_strategy: Vec::new(),
