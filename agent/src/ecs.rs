@@ -161,7 +161,8 @@ pub struct Parts {
     pub inbox: mpsc::Sender<Input>,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub credentials: Credentials,
-    pub tmds: Tmds,
+    /// Told where to ask for task protection.
+    pub tmds: Option<Tmds>,
 }
 
 /// The running membership; ends with the value.
@@ -202,7 +203,9 @@ async fn run(parts: Parts) -> Result<(), Terminal> {
     let Parts { membership, inbox, snapshots, credentials, tmds } = parts;
     let control_plane = membership.control_plane().await?.clone();
     let Shared { config, store, identity: publish, .. } = &*membership.0;
-    tmds.connect(control_plane.clone());
+    if let Some(tmds) = tmds {
+        tmds.connect(control_plane.clone());
+    }
     let identity = register(&control_plane, config, store, &inbox, &snapshots).await?;
     tracing::info!(
         instance = identity.container_instance_arn,

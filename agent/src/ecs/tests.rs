@@ -54,6 +54,7 @@ fn join(store: &Arc<Store>, config: Config) -> Member {
         inbox: inbox.clone(),
         snapshots: snapshots.clone(),
         credentials: credentials.clone(),
+        tmds: None,
     })
     .unwrap();
     Member { membership, running, inbox, snapshots, credentials, identity }
