@@ -189,10 +189,13 @@ mod tests {
             .collect()
     }
 
+    /// Configuration; what it adds; what it takes away.
+    type Difference<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str]);
+
     #[test]
     fn attributes_follow_the_configuration() {
         let plain = names(&[], true);
-        let differences: [(&[(&str, &str)], &[&str], &[&str]); 5] = [
+        let differences: [Difference<'_>; 5] = [
             (
                 &[("ECS_BACKEND_HOST", "http://x")],
                 &["ecs.capability.task-eni", "ecs.cpu-architecture=arm64"],

@@ -35,13 +35,13 @@ impl Serving {
     /// Starts it and waits until it says that it serves.
     fn start(data: &Path) -> Self {
         let mut command = command(data, &["serve", "--listen", "127.0.0.1:0"]);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut serving = Self(command.stderr(Stdio::piped()).spawn().unwrap());
+        let lines = BufReader::new(serving.0.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
         for line in lines {
             let line = line.unwrap();
             if line.contains("serving") {
-                return Self(child);
+                return serving;
             }
             said.push(line);
         }
