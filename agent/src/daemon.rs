@@ -172,7 +172,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
                 inbox: inbox.clone(),
                 snapshots: snapshots.clone(),
                 credentials,
-                tmds,
+                tmds: Some(tmds),
             })
         })
         .flatten();

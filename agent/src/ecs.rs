@@ -35,7 +35,7 @@ use crate::identity::Identity;
 use crate::registration::{self, Join, Registered, Terminal, with_store};
 use crate::reporter;
 use crate::store::{self, Store};
-use crate::tmds::{self, Tmds};
+use crate::tmds::Tmds;
 
 /// Errors that say that the control plane has no such instance.
 const UNKNOWN_INSTANCE: [&str; 3] =
@@ -161,7 +161,8 @@ pub struct Parts {
     pub inbox: mpsc::Sender<Input>,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub credentials: Credentials,
-    pub tmds: Tmds,
+    /// Told where to ask for task protection.
+    pub tmds: Option<Tmds>,
 }
 
 /// The running membership; ends with the value.
@@ -202,10 +203,9 @@ async fn run(parts: Parts) -> Result<(), Terminal> {
     let Parts { membership, inbox, snapshots, credentials, tmds } = parts;
     let control_plane = membership.control_plane().await?.clone();
     let Shared { config, store, identity: publish, .. } = &*membership.0;
-    tmds.connect(tmds::ControlPlane {
-        client: control_plane.client().clone(),
-        endpoint: control_plane.endpoint().to_owned(),
-    });
+    if let Some(tmds) = tmds {
+        tmds.connect(control_plane.clone());
+    }
     let identity = register(&control_plane, config, store, &inbox, &snapshots).await?;
     tracing::info!(
         instance = identity.container_instance_arn,
@@ -307,13 +307,4 @@ fn memory_mib() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn endpoints_of_amazon() {
-        assert_eq!(amazon("eu-west-1"), "https://ecs.eu-west-1.amazonaws.com");
-        assert_eq!(amazon("cn-north-1"), "https://ecs.cn-north-1.amazonaws.com.cn");
-        assert!(memory_mib() > 16);
-    }
-}
+mod tests;

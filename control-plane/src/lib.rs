@@ -7,9 +7,12 @@
 //! which delivers what is stored and not yet acknowledged). `scheduler` is pure and called by both
 //! handlers and planners.
 
+pub mod access;
 pub mod api;
 pub mod auth;
+pub mod cli;
 pub mod config;
+pub mod http;
 pub mod logs;
 pub mod model;
 pub mod reconcile;
@@ -17,3 +20,4 @@ pub mod scheduler;
 pub mod sessions;
 pub mod state;
 pub mod store;
+pub mod sts;

@@ -1,14 +1,18 @@
 //! `lighter-control-plane`: the self-hosted ECS control plane.
-//!
-//! It has no service yet; it tells its version, and refuses everything else.
+
+#![allow(clippy::print_stderr, reason = "the program's own words")]
+
+use std::process::ExitCode;
 
 use clap::Parser;
+use control_plane::cli::{Cli, chain};
 
-/// Self-hosted control plane of Lighter: ECS API, scheduler, agent sessions.
-#[derive(Debug, Parser)]
-#[command(name = "lighter-control-plane", version, arg_required_else_help = true)]
-struct Arguments {}
-
-fn main() {
-    let Arguments {} = Arguments::parse();
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lighter-control-plane: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
 }

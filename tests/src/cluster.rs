@@ -1,9 +1,9 @@
 //! A cluster of a test's own: a control plane and an agent in a [`TestHost`], driven by boto3 and the
 //! `aws` CLI.
 #![expect(
-    clippy::panic,
     clippy::expect_used,
     clippy::missing_panics_doc,
+    clippy::print_stdout,
     reason = "a test that cannot be set up must fail loudly"
 )]
 

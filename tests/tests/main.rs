@@ -1,5 +1,6 @@
 //! The real binaries as root against real peers. One binary, a module per subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, reason = "figures for people")]
 
 mod architecture;
 mod cluster;

@@ -98,9 +98,7 @@ impl ControlPlane {
         };
         let answer: Result<DiscoverPollEndpointResponse, _> =
             self.call("DiscoverPollEndpoint", &request).await;
-        let asked = answer
-            .map_err(|source| Error::Call(Box::new(source)))
-            .and_then(|answer| endpoints(answer));
+        let asked = answer.map_err(|source| Error::Call(Box::new(source))).and_then(endpoints);
         match (asked, kept) {
             (Ok(endpoints), _) => {
                 *found = Some(Found {

@@ -296,7 +296,7 @@ mod tests {
     fn what_may_be_tried_again() {
         let api = |status, name: &str| CallError::Api {
             operation: "X".to_owned(),
-            source: ApiError { status, name: name.to_owned(), message: String::new() },
+            source: ApiError { status, ..ApiError::client(name, "") },
         };
         assert!(api(400, "ThrottlingException").is_retryable());
         assert!(api(500, "ServerException").is_retryable());

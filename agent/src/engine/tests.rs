@@ -12,8 +12,11 @@ use protocol::taskdef::{
     NamespaceMode, NetworkMode, PortMapping, TaskDefinition, TransportProtocol,
 };
 
+use super::report::{Due, due};
 use super::*;
 use crate::api::types::PullPolicy;
+
+mod report;
 
 fn settings() -> Settings {
     Settings {
@@ -481,6 +484,10 @@ enum Act {
         kill: bool,
     },
     Pass(i64),
+    /// What is due is told to the control plane; the mark may get lost.
+    Report {
+        marked: bool,
+    },
     /// The process dies and comes back: pending effects are forgotten, facts observed.
     Crash,
 }
@@ -492,6 +499,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (any::<usize>(), 0..3i32).prop_map(|(c, code)| Act::Exit(c, code)),
         1 => any::<bool>().prop_map(|kill| Act::Stop { kill }),
         2 => (1..40i64).prop_map(Act::Pass),
+        2 => any::<bool>().prop_map(|marked| Act::Report { marked }),
         1 => Just(Act::Crash),
     ]
 }
@@ -539,6 +547,8 @@ enum Real {
 struct Chaos {
     world: World,
     real: Vec<Real>,
+    /// What the control plane was told.
+    told: Sent,
 }
 
 impl Chaos {
@@ -601,6 +611,19 @@ impl Chaos {
             let cancelled = matches!(key, Action::ResolveImage { .. });
             assert!(cancelled || !keys[position + 1..].contains(key), "{key:?} issued twice");
         }
+    }
+
+    /// Tells the control plane what is due. False: nothing is.
+    fn report(&mut self, marked: bool) -> bool {
+        let Some(task) = self.world.host.tasks.get(&id(1)) else { return false };
+        let Due::Now(report) = due(task, self.world.now) else { return false };
+        let sent = report.sent();
+        assert!(sent.task >= task.ecs.as_ref().unwrap().sent.task, "the task went back");
+        self.told.raise(&sent);
+        if marked {
+            self.world.event(Event::Task { task: id(1), event: TaskEvent::Sent(sent) });
+        }
+        true
     }
 
     fn perform(&mut self, effect: Effect, well: bool) {
@@ -690,8 +713,11 @@ proptest! {
         acts in proptest::collection::vec(act(), 0..60),
     ) {
         let count = definition.containers.len();
-        let mut chaos = Chaos { world: World::new(), real: vec![Real::Nothing; count] };
-        chaos.world.run(1, definition);
+        let mut chaos =
+            Chaos { world: World::new(), real: vec![Real::Nothing; count], told: Sent::default() };
+        let ecs = Some(Box::default());
+        let new = NewTask { ecs, ..new_task(1, definition) };
+        chaos.world.event(Event::Run(Box::new(new)));
         for act in acts {
             let Some(before) = chaos.world.host.tasks.get(&id(1)).cloned() else { break };
             match act {
@@ -712,6 +738,9 @@ proptest! {
                     event: TaskEvent::Stop { reason: None, kill, timeout: None },
                 }),
                 Act::Pass(seconds) => chaos.world.pass(seconds),
+                Act::Report { marked } => {
+                    chaos.report(marked);
+                }
                 Act::Crash => {
                     chaos.world.pending.clear();
                     let stored = serde_json::to_string(&before).unwrap();
@@ -728,12 +757,14 @@ proptest! {
             }
             chaos.check(&before);
         }
-        // From any state, a stop and a world that does its work end the task.
+        // From any state, a stop and a world that does its work end the task, and its end is told
+        // before it is forgotten.
         chaos.world.event(Event::Task { task: id(1), event: TaskEvent::Stop { reason: None, kill: false, timeout: None } });
         for _ in 0..200 {
             if chaos.world.host.tasks.is_empty() { break; }
             match chaos.world.pending.pop() {
                 Some(effect) => chaos.perform(effect, true),
+                None if chaos.report(true) => {}
                 None => {
                     let wake = next_wake(&chaos.world.host, chaos.world.now);
                     let wake = wake.expect("nothing pending and nothing to wait for, yet not ended");
@@ -743,5 +774,7 @@ proptest! {
             }
         }
         prop_assert!(chaos.world.host.tasks.is_empty(), "not ended: {:?}", chaos.world.host.tasks);
+        prop_assert_eq!(chaos.told.task, Some(Reported::Stopped));
+        prop_assert_eq!(&chaos.told.containers, &vec![Some(Reported::Stopped); count]);
     }
 }

@@ -258,6 +258,7 @@ fn config(directory: &Path, watcher: &Watcher) -> ShipperConfig {
         spool: directory.join("spool"),
         log: directory.join("json.log"),
         options: Options::default(),
+        keep_spool: false,
         stopped: false,
         watcher: watcher.clone(),
     }

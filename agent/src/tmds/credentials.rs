@@ -73,3 +73,76 @@ pub fn answer<'a>(
         None => refused("CredentialsUninitialized", 503, "Credentials uninitialized for ID"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use protocol::acs;
+
+    use super::super::documents::tests::{ecs, task};
+    use super::*;
+
+    fn set(id: &str) -> acs::Credentials {
+        acs::Credentials {
+            credentials_id: Some(id.to_owned()),
+            role_arn: Some("arn:aws:iam::1:role/r".to_owned()),
+            access_key_id: Some("AKID".to_owned()),
+            secret_access_key: Some("secret".to_owned()),
+            session_token: Some("token".to_owned()),
+            expiration: Some("2026-11-21T15:00:00Z".to_owned()),
+            ..acs::Credentials::default()
+        }
+    }
+
+    #[test]
+    fn a_task_gets_its_own_roles_credentials_and_no_others() {
+        let held = Credentials::default();
+        let mut own = task(1);
+        own.ecs = Some(ecs());
+        let mut other = task(2);
+        other.ecs = Some(ecs());
+        other.ecs.as_mut().unwrap().task_credentials = Some("theirs".to_owned());
+        held.put(own.id.clone(), RoleType::Application, set("role"));
+        held.put(own.id.clone(), RoleType::Execution, set("execution"));
+        held.put(other.id.clone(), RoleType::Application, set("theirs"));
+        let code = |id: Option<&str>| match answer(&held, [&own], id, 2) {
+            Answer::Credentials(document) => document.access_key_id,
+            Answer::Refused(refusal) => format!("{} {}", refusal.http_error_code, refusal.code),
+        };
+        for (id, expected) in [
+            (Some("role"), "AKID"),
+            (Some("theirs"), "400 InvalidIdInRequest"),
+            (Some("execution"), "400 InvalidIdInRequest"),
+            (Some("nothing"), "400 InvalidIdInRequest"),
+            (Some(""), "400 NoIdInRequest"),
+            (None, "400 NoIdInRequest"),
+        ] {
+            assert_eq!(code(id), expected, "{id:?}");
+        }
+        // As after a restart, until the control plane has sent them again.
+        held.forget(&own.id);
+        assert_eq!(code(Some("role")), "503 CredentialsUninitialized");
+    }
+
+    #[test]
+    fn the_document_is_what_sdks_read_and_hides_its_secrets_from_logs() {
+        let held = Credentials::default();
+        let mut own = task(1);
+        own.ecs = Some(ecs());
+        held.put(own.id.clone(), RoleType::Application, set("role"));
+        let Answer::Credentials(document) = answer(&held, [&own], Some("role"), 2) else {
+            panic!("refused")
+        };
+        assert_eq!(
+            serde_json::to_value(&document).unwrap(),
+            serde_json::json!({
+                "RoleArn": "arn:aws:iam::1:role/r", "AccessKeyId": "AKID",
+                "SecretAccessKey": "secret", "Token": "token",
+                "Expiration": "2026-11-21T15:00:00Z",
+            })
+        );
+        let debug = format!("{document:?}");
+        assert!(!debug.contains("secret") && !debug.contains("token"), "{debug}");
+    }
+}

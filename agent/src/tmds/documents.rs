@@ -326,3 +326,242 @@ pub fn introspected(facts: &Facts<'_>, task: &Task) -> introspection::Task {
             .collect(),
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use jiff::Timestamp;
+    use protocol::ids::TaskId;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::types::PullPolicy;
+    use crate::engine::{Container as State, Desired, EcsTask, Life, PortLease, Resources, Times};
+
+    /// A running task of one container.
+    pub(in crate::tmds) fn task(number: u128) -> Task {
+        let definition = protocol::taskdef::from_value(&json!({
+            "family": "web", "networkMode": "awsvpc", "cpu": "512", "memory": "1024",
+            "tags": [{"key": "team", "value": "a"}],
+            "volumes": [{"name": "data"}, {"name": "host", "host": {"sourcePath": "/srv"}}],
+            "containerDefinitions": [{
+                "name": "main", "image": "busybox:1", "memory": 64, "essential": true,
+                "portMappings": [{"containerPort": 80}],
+                "dockerLabels": {"own": "label"},
+                "mountPoints": [
+                    {"sourceVolume": "data", "containerPath": "/data"},
+                    {"sourceVolume": "host", "containerPath": "/host"},
+                ],
+            }],
+        }));
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        Task {
+            id: TaskId::from_random(number),
+            definition: definition.unwrap(),
+            pull: PullPolicy::Missing,
+            remove: false,
+            desired: Desired::Running,
+            resources: Resources::Ready,
+            containers: vec![State {
+                name: "main".to_owned(),
+                image: Image::Ready { id: "sha256:1".to_owned(), digest: "sha256:2".to_owned() },
+                life: Life::Running,
+                address: None,
+                ports: vec![],
+                pid: Some(1),
+                created_at: Some(at(2)),
+                started_at: Some(at(3)),
+                stopped_at: None,
+                signalled_at: None,
+                killed: false,
+                reason: None,
+                endpoint: "uuid".to_owned(),
+            }],
+            address: Some([10, 147, 0, 9].into()),
+            stop: None,
+            times: Times {
+                created: at(0),
+                pull_started: Some(at(1)),
+                pull_stopped: Some(at(2)),
+                started: Some(at(3)),
+                stopping: None,
+                stopped: None,
+            },
+            exit_code: None,
+            remove_now: false,
+            removing: false,
+            ecs: None,
+        }
+    }
+
+    /// What a control plane says of it.
+    pub(in crate::tmds) fn ecs() -> Box<EcsTask> {
+        Box::new(EcsTask {
+            arn: "arn:aws:ecs:eu-west-1:1:task/c/t".to_owned(),
+            cluster_arn: "arn:aws:ecs:eu-west-1:1:cluster/c".to_owned(),
+            version: "7".to_owned(),
+            service_name: Some("service".to_owned()),
+            launch_type: Some("EC2".to_owned()),
+            container_arns: vec![Some("arn:aws:ecs:eu-west-1:1:container/c/t/x".to_owned())],
+            task_credentials: Some("role".to_owned()),
+            execution_credentials: Some("execution".to_owned()),
+            ..EcsTask::default()
+        })
+    }
+
+    fn document(task: &Task, version: Version, tags: bool) -> Value {
+        let subnets = Subnets {
+            awsvpc: "10.147.0.0/20".parse().unwrap(),
+            bridge: "10.147.16.0/20".parse().unwrap(),
+        };
+        let facts = Facts { identity: None, subnets: &subnets, tasks: Path::new("/tasks") };
+        serde_json::to_value(super::task(&facts, task, version, tags)).unwrap()
+    }
+
+    #[test]
+    fn version_4_of_a_control_planes_awsvpc_task() {
+        let mut task = task(1);
+        task.ecs = Some(ecs());
+        let id = task.id.to_string();
+        assert_eq!(
+            document(&task, Version::V4, false),
+            json!({
+                "Cluster": "c", "TaskARN": "arn:aws:ecs:eu-west-1:1:task/c/t",
+                "Family": "web", "Revision": "7",
+                "DesiredStatus": "RUNNING", "KnownStatus": "RUNNING",
+                "Limits": {"CPU": 0.5, "Memory": 1024},
+                "PullStartedAt": "2027-01-15T08:00:01Z", "PullStoppedAt": "2027-01-15T08:00:02Z",
+                "LaunchType": "EC2", "ServiceName": "service", "FaultInjectionEnabled": false,
+                "Containers": [{
+                    "DockerId": format!("{id}-main"), "Name": "main",
+                    "DockerName": format!("{id}-main"), "Image": "busybox:1", "ImageID": "sha256:1",
+                    "Ports": [{"ContainerPort": 80, "Protocol": "tcp", "HostPort": 80}],
+                    "Labels": {
+                        "own": "label",
+                        "com.amazonaws.ecs.cluster": "c",
+                        "com.amazonaws.ecs.container-name": "main",
+                        "com.amazonaws.ecs.task-arn": "arn:aws:ecs:eu-west-1:1:task/c/t",
+                        "com.amazonaws.ecs.task-definition-family": "web",
+                        "com.amazonaws.ecs.task-definition-version": "7",
+                    },
+                    "DesiredStatus": "RUNNING", "KnownStatus": "RUNNING",
+                    "Limits": {"CPU": 2, "Memory": 64},
+                    "CreatedAt": "2027-01-15T08:00:02Z", "StartedAt": "2027-01-15T08:00:03Z",
+                    "Type": "NORMAL",
+                    "Volumes": [
+                        {"DockerName": "data", "Source": format!("/tasks/{id}/volumes/data"), "Destination": "/data"},
+                        {"Source": "/srv", "Destination": "/host"},
+                    ],
+                    "LogDriver": "json-file",
+                    "ContainerARN": "arn:aws:ecs:eu-west-1:1:container/c/t/x",
+                    "Networks": [{
+                        "NetworkMode": "awsvpc", "IPv4Addresses": ["10.147.0.9"],
+                        "AttachmentIndex": 0, "MACAddress": "02:42:0a:93:00:09",
+                        "IPv4SubnetCIDRBlock": "10.147.0.0/20",
+                        "PrivateDNSName": "ip-10-147-0-9",
+                        "SubnetGatewayIpv4Address": "10.147.0.1/20",
+                    }],
+                }],
+            })
+        );
+    }
+
+    #[test]
+    fn older_versions_have_nothing_of_version_4() {
+        let mut task = task(1);
+        task.ecs = Some(ecs());
+        for version in [Version::V2, Version::V3] {
+            let document = document(&task, version, true);
+            for key in ["LaunchType", "ServiceName", "FaultInjectionEnabled", "TaskTags"] {
+                assert!(document.get(key).is_none(), "{key}");
+            }
+            let container = &document["Containers"][0];
+            for key in ["LogDriver", "ContainerARN"] {
+                assert!(container.get(key).is_none(), "{key}");
+            }
+            assert_eq!(
+                container["Networks"],
+                json!([{"NetworkMode": "awsvpc", "IPv4Addresses": ["10.147.0.9"]}])
+            );
+        }
+    }
+
+    #[test]
+    fn a_local_task_has_a_local_arn_and_its_own_tags() {
+        let task = task(0xab);
+        let document = document(&task, Version::V4, true);
+        let arn = "arn:aws:ecs:local:000000000000:task/default/000000000000000000000000000000ab";
+        assert_eq!(document["TaskARN"], arn);
+        assert_eq!(document["Cluster"], "default");
+        assert_eq!(document["TaskTags"], json!({"team": "a"}));
+        assert!(document.get("LaunchType").is_none());
+    }
+
+    #[test]
+    fn the_known_status_is_that_of_the_container_that_is_least_far() {
+        let mut task = task(1);
+        for (life, ready, status, listed) in [
+            (Life::Waiting, false, "NONE", [0, 0]),
+            (Life::Waiting, true, "PULLED", [1, 0]),
+            (Life::Created, true, "CREATED", [1, 1]),
+            (Life::Stopped { exit: None }, true, "STOPPED", [1, 1]),
+        ] {
+            task.containers[0].life = life;
+            task.containers[0].image = if ready {
+                Image::Ready { id: String::new(), digest: String::new() }
+            } else {
+                Image::Unresolved
+            };
+            for (version, count) in [Version::V4, Version::V3].into_iter().zip(listed) {
+                let document = document(&task, version, false);
+                assert_eq!(document["KnownStatus"], status);
+                assert_eq!(document["Containers"].as_array().unwrap().len(), count, "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn bridge_ports_are_the_leased_ones() {
+        let mut task = task(1);
+        task.definition.network_mode = NetworkMode::Bridge;
+        task.containers[0].ports = vec![PortLease {
+            protocol: TransportProtocol::Udp,
+            host_port: 40000,
+            container_port: 53,
+        }];
+        task.containers[0].address = Some([10, 147, 16, 3].into());
+        let container = &document(&task, Version::V4, false)["Containers"][0];
+        let port =
+            json!({"ContainerPort": 53, "Protocol": "udp", "HostPort": 40000, "HostIp": "0.0.0.0"});
+        assert_eq!(container["Ports"], json!([port]));
+        let network = json!({"NetworkMode": "bridge", "IPv4Addresses": ["10.147.16.3"]});
+        assert_eq!(container["Networks"], json!([network]));
+    }
+
+    #[test]
+    fn an_empty_endpoint_is_nobodys() {
+        let mut task = task(1);
+        assert_eq!(by_endpoint(&task, "uuid"), Some(0));
+        task.containers[0].endpoint = String::new();
+        assert_eq!(by_endpoint(&task, ""), None);
+    }
+
+    #[test]
+    fn introspection_knows_three_statuses() {
+        let subnets = Subnets {
+            awsvpc: "10.147.0.0/20".parse().unwrap(),
+            bridge: "10.147.16.0/20".parse().unwrap(),
+        };
+        let facts = Facts { identity: None, subnets: &subnets, tasks: Path::new("/tasks") };
+        let mut task = task(1);
+        assert_eq!(introspected(&facts, &task).known_status, "RUNNING");
+        task.desired = Desired::Stopped;
+        assert_eq!(introspected(&facts, &task).known_status, "RUNNING");
+        task.times.stopped = task.times.started;
+        assert_eq!(introspected(&facts, &task).known_status, "STOPPED");
+        task.times.stopped = None;
+        task.times.started = None;
+        assert_eq!(introspected(&facts, &task).known_status, "PENDING");
+    }
+}

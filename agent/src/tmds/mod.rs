@@ -41,6 +41,7 @@ use protocol::taskdef::NetworkMode;
 use tokio::sync::{Semaphore, SetOnce, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::backend::discover::ControlPlane;
 use crate::config;
 use crate::credentials::Credentials;
 use crate::engine::Task;
@@ -50,7 +51,6 @@ use crate::identity::Identity;
 use crate::layout::Layout;
 use crate::network::{Subnets, endpoint};
 use crate::stats::Stats;
-pub use protection::ControlPlane;
 
 /// What a [`Tmds`] is made with.
 #[derive(Debug)]
@@ -91,9 +91,11 @@ struct Shared {
     /// One per open connection.
     connections: Arc<Semaphore>,
     /// By task, and container in bridge mode.
-    listeners: Mutex<BTreeMap<(TaskId, Option<usize>), AbortOnDropHandle<()>>>,
+    listeners: Mutex<Listeners>,
     host: Mutex<Host>,
 }
+
+type Listeners = BTreeMap<(TaskId, Option<usize>), AbortOnDropHandle<()>>;
 
 /// The listener of the tasks in network mode `host`.
 #[derive(Debug, Default)]

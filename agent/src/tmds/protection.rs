@@ -13,21 +13,14 @@ use protocol::tmds::{
 
 use super::documents;
 use crate::backend::credentials::Keys;
-use crate::backend::{CallError, Client, Service};
+use crate::backend::discover::ControlPlane;
+use crate::backend::{CallError, Service};
 use crate::credentials::{Credentials, RoleType};
 use crate::engine::Task;
 use crate::error::chain;
 
 /// How long ECS may take.
 const PATIENCE: Duration = Duration::from_secs(4);
-
-/// Where ECS is.
-#[derive(Debug, Clone)]
-pub struct ControlPlane {
-    pub client: Client,
-    /// Scheme and authority of the ECS API.
-    pub endpoint: String,
-}
 
 /// Status and body.
 pub(super) type Answer = (u16, ProtectionAnswer);
@@ -88,11 +81,11 @@ async fn attempt(
     let Some(control_plane) = control_plane else {
         return refused(500, "ServerException", "the agent is not connected to a control plane");
     };
-    let client = control_plane.client.with_keys(keys);
+    let client = control_plane.client().with_keys(keys);
     let service = Service {
         signing_name: ecs::SIGNING_NAME,
         target: ecs::TARGET,
-        endpoint: &control_plane.endpoint,
+        endpoint: control_plane.endpoint(),
     };
     let (cluster, tasks) = (Some(ecs.cluster_arn.clone()), Some(vec![ecs.arn.clone()]));
     let call = async {

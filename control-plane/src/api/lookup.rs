@@ -399,3 +399,6 @@ pub(crate) fn includes(given: Option<&[String]>, known: &[&str]) -> Result<Vec<S
         Err(errors::invalid(format!("include should be one of [{}]", known.join(","))))
     }
 }
+
+#[cfg(test)]
+mod tests;

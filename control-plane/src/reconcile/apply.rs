@@ -191,7 +191,8 @@ impl<'a> Work<'a> {
                 fit: self.fit(starting.as_ref(), candidate),
             })
             .collect();
-        let plan = daemon::plan(&mut self.service, members, &sites, self.now, draws);
+        let able = starting.is_some();
+        let plan = daemon::plan(&mut self.service, members, &sites, able, self.now, draws);
         if let Some(starting) = starting {
             let request = starting.request(&self.stored.launch_type);
             for instance in &plan.starts {
@@ -209,8 +210,10 @@ impl<'a> Work<'a> {
     /// What an instance is to a DAEMON service.
     fn fit(&self, starting: Option<&Starting<'_>>, candidate: &Candidate<'_>) -> Fit {
         let Some(starting) = starting else {
-            // Nothing can be started now.
-            return Fit::Waits;
+            // Nothing can be started now, and what is there stays.
+            let drains = candidate.instance.status == InstanceStatus::Draining;
+            let leaves = drains && !self.has_replicas(candidate.instance);
+            return if leaves { Fit::Excluded } else { Fit::Waits };
         };
         match starting.request(&self.stored.launch_type).check(candidate) {
             Ok(())

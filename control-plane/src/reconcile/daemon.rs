@@ -54,12 +54,13 @@ pub struct Plan {
 }
 
 /// Plans for a service with these tasks, stopped ones included. `sites` are the instances of the
-/// cluster, in the order of their ids; one that is missing is as one excluded. `service` is changed
-/// to what is to be stored with what the plan does.
+/// cluster, in the order of their ids; one that is missing is as one excluded. `able`: tasks could be
+/// started at all. `service` is changed to what is to be stored with what the plan does.
 pub fn plan(
     service: &mut Service,
     members: &[Member],
     sites: &[Site],
+    able: bool,
     now: Timestamp,
     draws: &mut Draws,
 ) -> Plan {
@@ -143,15 +144,22 @@ pub fn plan(
         }
     }
 
-    if deployment::is_throttled(service) {
+    // Where the service stands.
+    let alive = || members.iter().filter(|m| m.is_alive());
+    let idle = starts.is_empty() && stops.is_empty();
+    let lacking = sites.iter().any(|site| free(&site));
+    let in_flight = alive().any(|m| stays(m) && !m.is_healthy())
+        || members.iter().any(|m| m.phase == Phase::Stopping && fit(&m.instance) == Fit::Eligible);
+    let leaving = alive().any(|m| !stays(m));
+    let protected = alive().any(|m| !stays(m) && m.is_protected(now));
+    let complete = able && idle && !lacking && !in_flight && !leaving;
+    if deployment::is_throttled(service) && !complete {
         tell(service, &Message::Throttled, now, draws);
     }
-    let ready = members.iter().filter(|m| stays(m) && m.is_alive()).all(Member::is_healthy)
-        && members.iter().filter(|m| m.is_alive()).all(stays)
-        && !sites.iter().any(|site| free(&site));
-    let replacing =
-        members.iter().any(|m| m.phase == Phase::Stopping && fit(&m.instance) == Fit::Eligible);
-    if starts.is_empty() && stops.is_empty() && ready && !replacing && !failed {
+    if idle && leaving && !in_flight && !lacking && !protected && !failed {
+        tell(service, &Message::Blocked, now, draws);
+    }
+    if complete && !failed {
         deployment::complete(service, now, draws);
         tell(service, &Message::Steady, now, draws);
         wake_at = earlier(wake_at, events::steady_again(service));

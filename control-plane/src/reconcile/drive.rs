@@ -418,3 +418,6 @@ impl Timers {
         Duration::try_from(until).unwrap_or_default() + Duration::from_millis(1)
     }
 }
+
+#[cfg(test)]
+mod tests;

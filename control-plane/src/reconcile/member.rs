@@ -204,3 +204,91 @@ fn end(task: &Task, rules: Rules) -> End {
 pub(super) fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
     at.checked_add(by).unwrap_or(Timestamp::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::reconcile::testing::{at, service};
+    use crate::scheduler::fixtures::{definition, id, task};
+
+    fn rules(checked: bool, grace: u32) -> Rules {
+        let mut web = definition("web", json!({}), json!({}));
+        if checked {
+            web.registered = json!({"containerDefinitions": [
+                {"name": "a", "essential": false, "healthCheck": {"command": ["x"]}},
+                {"name": "b", "healthCheck": {"command": ["x"]}},
+            ]});
+        }
+        let mut service = service(1, 100, 200);
+        service.health_check_grace_period = Some(grace);
+        Rules::new(&service, Some(&web), SignedDuration::from_secs(40))
+    }
+
+    fn phase(rules: Rules, now: i64, change: impl FnOnce(&mut Task)) -> Phase {
+        let mut task = task(&definition("web", json!({}), json!({})), &id(0), "service:web", 1);
+        change(&mut task);
+        Member::new(&task, rules, Place::Here, at(now)).phase
+    }
+
+    #[test]
+    fn running_tasks_settle_unless_they_are_checked() {
+        let settling = |until| Phase::Running(Condition::Settling { until });
+        for (checked, grace, health, now, expected) in [
+            (false, 0, Health::Unknown, 139, settling(Some(at(140)))),
+            (false, 0, Health::Unknown, 140, Phase::Running(Condition::Healthy)),
+            (true, 0, Health::Unknown, 1000, settling(None)),
+            (true, 0, Health::Healthy, 100, Phase::Running(Condition::Healthy)),
+            (true, 0, Health::Unhealthy, 100, Phase::Running(Condition::Unhealthy)),
+            (true, 30, Health::Unhealthy, 129, settling(Some(at(130)))),
+            (true, 30, Health::Unhealthy, 130, Phase::Running(Condition::Unhealthy)),
+        ] {
+            let found = phase(rules(checked, grace), now, |task| {
+                task.last = TaskStatus::Running;
+                task.started_at = Some(at(100));
+                task.health = health;
+            });
+            assert_eq!(found, expected, "{health:?} at {now}, checked {checked}");
+        }
+    }
+
+    #[test]
+    fn ways_to_stop() {
+        for (last, desired, expected) in [
+            (TaskStatus::Provisioning, Desired::Running, Phase::Pending),
+            (TaskStatus::Pending, Desired::Running, Phase::Pending),
+            (TaskStatus::Pending, Desired::Stopped, Phase::Stopping),
+            (TaskStatus::Running, Desired::Stopped, Phase::Stopping),
+            (TaskStatus::Stopping, Desired::Running, Phase::Stopping),
+            (TaskStatus::Deprovisioning, Desired::Running, Phase::Stopping),
+        ] {
+            let found = phase(rules(false, 0), 0, |task| {
+                task.last = last;
+                task.desired = desired;
+            });
+            assert_eq!(found, expected, "{last:?} {desired:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_end_says_of_the_deployment() {
+        for (code, started, stopped, expected) in [
+            (Some(StopCode::TaskFailedToStart), None, 10, End::NeverRan),
+            (None, None, 10, End::NeverRan),
+            (Some(StopCode::EssentialContainerExited), Some(0), 39, End::BeforeHealthy),
+            (Some(StopCode::EssentialContainerExited), Some(0), 40, End::AfterHealthy),
+            (Some(StopCode::UserInitiated), None, 10, End::Excused),
+            (Some(StopCode::ServiceSchedulerInitiated), Some(0), 10, End::Excused),
+            (Some(StopCode::InfrastructureHealth), None, 10, End::Excused),
+        ] {
+            let found = phase(rules(false, 0), 100, |task| {
+                task.last = TaskStatus::Stopped;
+                task.stop_code = code;
+                task.started_at = started.map(at);
+                task.stopped_at = Some(at(stopped));
+            });
+            assert_eq!(found, Phase::Stopped(expected), "{code:?} {started:?} {stopped}");
+        }
+    }
+}

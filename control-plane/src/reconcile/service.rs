@@ -122,7 +122,8 @@ pub fn plan(
     let state = turn.state(starts);
     let Turn { stops, mut wake_at, .. } = turn;
 
-    if deployment::is_throttled(service) {
+    let complete = matches!(state, Progress::Complete);
+    if deployment::is_throttled(service) && !complete {
         tell(service, &Message::Throttled, now, draws);
     }
     match state {

@@ -79,3 +79,122 @@ impl Sweep<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::{AccessKey, Definition, Instance, Service, Token};
+    use crate::reconcile::testing::{at, service};
+    use crate::scheduler::fixtures::{REGION, definition, guard, id, instance, task, view};
+
+    fn swept(view: &View, now: Timestamp) -> usize {
+        sweep(view, &mut Edit::default(), SignedDuration::from_secs(60), 100, now)
+    }
+
+    #[test]
+    fn only_what_is_old_and_over_goes() {
+        let now = at(100_000);
+        let (recent, old) = (at(99_950), at(99_940));
+        let web = definition("web", json!({}), json!({}));
+        let mut all = view(&["a"]);
+        let live = task(&web, &id(0), "g", 1);
+        all.insert(&live);
+        for (seed, stopped) in [(2, recent), (3, old)] {
+            let mut task = task(&web, &id(0), "g", seed);
+            task.end(stopped);
+            all.insert(&task);
+        }
+        assert_eq!(swept(&all, now), 1, "the task that stopped a minute ago");
+
+        let mut all = view(&[]);
+        for (name, inactive_at) in [("recent", Some(recent)), ("old", Some(old)), ("active", None)]
+        {
+            let status =
+                if inactive_at.is_some() { ServiceStatus::Inactive } else { ServiceStatus::Active };
+            let name = name.to_owned();
+            all.insert(&Service { name, status, inactive_at, ..service(1, 100, 200) });
+        }
+        assert_eq!(swept(&all, now), 1, "the service that is INACTIVE for a minute");
+
+        let mut all = view(&[]);
+        for (id, expires_at) in [("a", None), ("b", Some(now)), ("c", Some(at(100_001)))] {
+            all.insert(&AccessKey {
+                id: id.to_owned(),
+                secret: String::new(),
+                session_token: None,
+                principal: String::new(),
+                allow: Vec::new(),
+                created_at: at(0),
+                expires_at,
+                description: None,
+                task: None,
+            });
+        }
+        assert_eq!(swept(&all, now), 1, "the key that has expired");
+
+        let mut all = view(&[]);
+        for (token, created_at) in [("a", at(100_000 - 86_400)), ("b", at(100_001 - 86_400))] {
+            all.insert(&Token {
+                region: REGION.to_owned(),
+                operation: "RunTask".to_owned(),
+                token: token.to_owned(),
+                request: String::new(),
+                made: Vec::new(),
+                created_at,
+            });
+        }
+        assert_eq!(swept(&all, now), 1, "the token of yesterday");
+
+        let mut all = view(&[]);
+        for (number, status) in [(0, InstanceStatus::Inactive), (1, InstanceStatus::Inactive)] {
+            let gone = instance(number, "a");
+            all.insert(&Instance { status, deregistered_at: Some(old), ..gone });
+            all.insert(&guard(number));
+        }
+        let mut left = task(&web, &id(1), "g", 1);
+        left.end(recent);
+        all.insert(&left);
+        assert_eq!(swept(&all, now), 2, "the instance without tasks, and its guard");
+    }
+
+    #[test]
+    fn a_deleted_definition_stays_while_something_names_it() {
+        let deleting = |revision| Definition {
+            revision,
+            family: "f".to_owned(),
+            status: DefinitionStatus::DeleteInProgress,
+            ..definition("f", json!({}), json!({}))
+        };
+        let mut all = view(&[]);
+        for revision in 1..=4 {
+            all.insert(&deleting(revision));
+        }
+        let mut user = service(1, 100, 200);
+        user.region = REGION.to_owned();
+        user.last_completed = Some(crate::model::CompletedDeployment {
+            id: String::new(),
+            definition: deleting(2).name(),
+            network_configuration: None,
+        });
+        all.insert(&user);
+        all.insert(&task(&deleting(3), &id(0), "g", 1));
+        assert_eq!(swept(&all, at(0)), 1, "all but those of a service, its rollback and a task");
+    }
+
+    #[test]
+    fn a_sweep_is_bounded() {
+        let web = definition("web", json!({}), json!({}));
+        let mut all = view(&[]);
+        for seed in 0..20 {
+            let mut task = task(&web, &id(0), "g", seed);
+            task.end(at(0));
+            all.insert(&task);
+        }
+        let keep = SignedDuration::ZERO;
+        assert_eq!(sweep(&all, &mut Edit::default(), keep, 7, at(1)), 7);
+    }
+}

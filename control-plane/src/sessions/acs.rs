@@ -17,12 +17,12 @@ use uuid::Uuid;
 
 use super::Timing;
 use super::admit::{INACTIVE, Peer};
+use super::connection::{self, Claim};
 use super::credentials::{self, Kind, Missing};
 use super::deliver::{self, InFlight};
 use super::link::{self, Link};
-use crate::model::{Connection, Desired, Entity, InstanceStatus, StopCode, Task, TaskStatus};
+use crate::model::{Desired, Entity, InstanceStatus, StopCode, Task, TaskStatus};
 use crate::state;
-use crate::store;
 
 /// Why a session failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +31,8 @@ enum Error {
     Link(#[from] link::Error),
     #[error(transparent)]
     State(#[from] state::Error),
-    #[error("get a lease for the connection")]
-    Lease(#[source] store::Error),
+    #[error(transparent)]
+    Connection(#[from] connection::Error),
 }
 
 /// How a session ends.
@@ -46,15 +46,6 @@ enum End {
     Inactive,
     /// The agent does not answer.
     Silent,
-}
-
-/// Whose the instance's connection is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Claim {
-    Ours,
-    Others,
-    /// The instance is inactive or gone.
-    Nobodys,
 }
 
 struct Session {
@@ -93,7 +84,7 @@ pub(super) async fn run(peer: Peer, socket: WebSocket, timing: Timing, acknowled
         manifest_at: Timestamp::now(),
     };
     let ended = session.serve().await;
-    if let Err(error) = session.release().await {
+    if let Err(error) = connection::release(&session.peer).await {
         // It vanishes with the lease or is overwritten by the next session.
         tracing::warn!(
             instance = %session.peer.key,
@@ -129,7 +120,7 @@ fn identifier(peer: &Peer, task: &Task) -> TaskIdentifier {
 impl Session {
     async fn serve(&mut self) -> Result<End, Error> {
         let sleeper = self.peer.state.sessions().sleeper(&self.peer.key);
-        if self.claim(true).await? == Claim::Nobodys {
+        if connection::claim(&self.peer, self.since, true).await? == Claim::Nobodys {
             return Ok(End::Inactive);
         }
         tracing::info!(instance = %self.peer.key, "an agent has connected");
@@ -169,17 +160,12 @@ impl Session {
         .fold(self.next_heartbeat, Instant::min)
     }
 
-    fn connection_key(&self) -> String {
-        let peer = &self.peer;
-        Connection::key_of(&peer.region, &peer.cluster, &peer.instance)
-    }
-
     /// Whether the session may go on.
     async fn standing(&mut self) -> Result<Option<End>, Error> {
         let (active, owner, forced) = {
             let view = self.peer.state.view();
             let instance = view.instances.get(&self.peer.key);
-            let connection = view.connections.get(&self.connection_key());
+            let connection = view.connections.get(&connection::key(&self.peer));
             // Tasks that were given up without their agent, which may still run them.
             let forced = view.tasks_on(&self.peer.key).any(|task| {
                 task.stop_code == Some(StopCode::InfrastructureHealth)
@@ -200,7 +186,7 @@ impl Session {
             Some(owner) if owner == self.peer.session => {}
             Some(_) => return Ok(Some(End::Replaced)),
             // The lease has expired, e.g. because this process was halted.
-            None => match self.claim(false).await? {
+            None => match connection::claim(&self.peer, self.since, false).await? {
                 Claim::Ours => {}
                 Claim::Others => return Ok(Some(End::Replaced)),
                 Claim::Nobodys => return Ok(Some(End::Inactive)),
@@ -210,64 +196,6 @@ impl Session {
             self.send_manifest().await?;
         }
         Ok(None)
-    }
-
-    /// Makes the connection ours; from another session only with `by_force`.
-    async fn claim(&mut self, by_force: bool) -> Result<Claim, Error> {
-        let peer = &self.peer;
-        let key = self.connection_key();
-        for attempt in 0.. {
-            let lease = peer.state.sessions().lease(&peer.state).await.map_err(Error::Lease)?;
-            let claimed = peer
-                .state
-                .transact(|view, edit| {
-                    let instance = view.instances.get(&peer.key);
-                    let active = instance.filter(|i| i.status != InstanceStatus::Inactive);
-                    let Some(instance) = active else { return Ok(Claim::Nobodys) };
-                    match view.connections.get(&key) {
-                        Some(connection) if connection.session == peer.session => {
-                            return Ok(Claim::Ours);
-                        }
-                        Some(_) if !by_force => return Ok(Claim::Others),
-                        Some(other) => edit.depend(other),
-                        None => edit.depend_on_absence(key.clone()),
-                    }
-                    edit.depend(instance);
-                    let connection = Connection {
-                        region: peer.region.clone(),
-                        cluster: peer.cluster.clone(),
-                        instance: peer.instance.clone(),
-                        session: peer.session.clone(),
-                        since: self.since,
-                    };
-                    edit.put_leased(&connection, lease);
-                    Ok(Claim::Ours)
-                })
-                .await;
-            match claimed {
-                // It has ended since: with a new one it goes better.
-                Err(state::Error::Commit(store::Error::NoLease(_))) if attempt == 0 => {
-                    peer.state.sessions().lost(lease);
-                }
-                claimed => return Ok(claimed?),
-            }
-        }
-        Ok(Claim::Nobodys)
-    }
-
-    /// Deletes the connection's record if it is still this session's.
-    async fn release(&mut self) -> Result<(), state::Error> {
-        let key = self.connection_key();
-        self.peer
-            .state
-            .transact(|view, edit| {
-                let own = view.connections.get(&key);
-                if let Some(own) = own.filter(|own| own.session == self.peer.session) {
-                    edit.delete(own);
-                }
-                Ok(())
-            })
-            .await
     }
 
     /// Tells the agent why the session ends. It may have gone: nothing depends on it.

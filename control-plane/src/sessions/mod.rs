@@ -16,6 +16,7 @@
 
 mod acs;
 mod admit;
+mod connection;
 mod credentials;
 mod deliver;
 mod link;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Query;
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use protocol::{ecs, taskdef};
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use uuid::Uuid;
 
@@ -127,6 +129,7 @@ async fn world(timing: Timing) -> World {
     let router = Router::new().route("/acs/ws", get(acs)).route("/tcs/ws", get(tcs));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
     let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     World {
         _directory: directory,
@@ -246,7 +249,10 @@ impl World {
     async fn connect_to(&self, path: &str) -> Result<Agent, tungstenite::Error> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let url = format!("ws://{}{path}", self.address);
-        let (socket, _) = tokio_tungstenite::client_async(url, stream).await?;
+        stream.set_nodelay(true).unwrap();
+        let small = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0);
+        let (socket, _) =
+            tokio_tungstenite::client_async_with_config(url, stream, Some(small)).await?;
         Ok(Agent { socket })
     }
 

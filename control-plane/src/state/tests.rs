@@ -37,62 +37,46 @@ fn connection(instance: &str) -> Connection {
     }
 }
 
+/// As an older version wrote it: fields that came later are not there.
 fn instance(id: &str) -> Instance {
-    Instance {
-        region: REGION.into(),
-        cluster: "default".into(),
-        id: id.into(),
-        status: InstanceStatus::Active,
-        resources: Resources::default(),
-        attributes: [("ecs.os-type".to_owned(), Some("linux".to_owned()))].into(),
-        custom_attributes: [].into(),
-        tags: Vec::new(),
-        version_info: protocol::ecs::VersionInfo::default(),
-        ec2_instance_id: None,
-        registered_at: Timestamp::UNIX_EPOCH,
-        deregistered_at: None,
-        version: 1,
-    }
+    serde_json::from_value(json!({
+        "region": REGION,
+        "cluster": "default",
+        "id": id,
+        "status": "ACTIVE",
+        "resources": { "cpu": 1024, "memory": 1024, "ports": [], "ports_udp": [] },
+        "attributes": { "ecs.os-type": "linux" },
+        "custom_attributes": [],
+        "tags": [],
+        "version_info": {},
+        "registered_at": Timestamp::UNIX_EPOCH,
+        "version": 1,
+    }))
+    .unwrap()
 }
 
 fn task(id: &str, instance: &str, service: Option<&str>, last: TaskStatus) -> Task {
-    Task {
-        region: REGION.into(),
-        cluster: "default".into(),
-        id: id.into(),
-        definition: DefinitionName { family: "web".into(), revision: 1 },
-        instance: instance.into(),
-        launch_type: LaunchType::Ec2,
-        group: service.map_or("family:web".into(), |name| format!("service:{name}")),
-        started_by: None,
-        service: service.map(str::to_owned),
-        deployment: None,
-        overrides: protocol::ecs::TaskOverride::default(),
-        reserved: Reserved { cpu: 256, memory: 512, ports: Vec::new() },
-        task_role_arn: None,
-        execution_role_arn: None,
-        network_configuration: None,
-        interface: None,
-        desired: Desired::Running,
-        last,
-        containers: Vec::new(),
-        health: Health::Unknown,
-        delivered: None,
-        stop_code: None,
-        stopped_reason: None,
-        created_at: Timestamp::UNIX_EPOCH,
-        pull_started_at: None,
-        pull_stopped_at: None,
-        started_at: None,
-        stopping_at: None,
-        execution_stopped_at: None,
-        stopped_at: None,
-        protected_until: None,
-        tags: Vec::new(),
-        enable_execute_command: false,
-        platform_version: None,
-        version: 1,
-    }
+    serde_json::from_value(json!({
+        "region": REGION,
+        "cluster": "default",
+        "id": id,
+        "definition": { "family": "web", "revision": 1 },
+        "instance": instance,
+        "launch_type": "EC2",
+        "group": service.map_or("family:web".into(), |name| format!("service:{name}")),
+        "service": service,
+        "overrides": {},
+        "reserved": { "cpu": 256, "memory": 512, "ports": [] },
+        "desired": "RUNNING",
+        "last": last,
+        "containers": [],
+        "health": "UNKNOWN",
+        "created_at": Timestamp::UNIX_EPOCH,
+        "tags": [],
+        "enable_execute_command": false,
+        "version": 1,
+    }))
+    .unwrap()
 }
 
 /// Everything that a view holds of the records, as JSON by key, with their revisions.

@@ -407,10 +407,10 @@ pub(super) async fn a_lease_ends_with_its_keys(subject: &impl Subject) {
 
 pub(super) async fn a_lease_kept_alive_stays(subject: &impl Subject) {
     let store = subject.open();
-    let lease = store.grant(Duration::from_millis(600)).await.unwrap();
+    let lease = store.grant(Duration::from_millis(1500)).await.unwrap();
     commit(&*store, vec![leased("a", lease)]).await;
     for _ in 0..10 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         store.keep_alive(lease).await.unwrap();
     }
     assert!(get(&*store, "a").await.is_some());
@@ -505,7 +505,7 @@ pub(super) async fn reopen_keeps_everything(subject: &impl Subject) {
 }
 
 pub(super) async fn leases_begin_anew_after_reopen(subject: &impl Subject) {
-    let ttl = Duration::from_millis(700);
+    let ttl = Duration::from_millis(1500);
     let store = subject.open();
     let lease = store.grant(ttl).await.unwrap();
     commit(&*store, vec![leased("a", lease)]).await;

@@ -134,6 +134,18 @@ pub enum Error {
     Twice(String),
 }
 
+/// A cause of [`Error::File`] that passes when the other process ends.
+#[derive(Debug, thiserror::Error)]
+#[error("another process has it open")]
+pub(crate) struct InUse;
+
+impl Error {
+    /// Whether another process has the store open.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.is::<InUse>())
+    }
+}
+
 /// A store with etcd's semantics. One suite, `conformance`, holds for every implementation.
 pub trait Store: fmt::Debug + Send + Sync {
     /// All keys that begin with `prefix`.

@@ -1,3 +1,6 @@
 //! The control plane from outside.
 
+mod http;
+mod program;
+mod server;
 mod store;

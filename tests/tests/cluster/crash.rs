@@ -110,7 +110,7 @@ fn running_containers_outlive_both() {
         .host
         .eventually("the task stops", || cluster.host.inspect(&id)["lastStatus"] == "STOPPED");
     cluster.start_control_plane();
-    wait(&cluster, "tasks_stopped", &[task.clone()]);
+    wait(&cluster, "tasks_stopped", std::slice::from_ref(&task));
     let stopped = cluster
         .boto3(&format!("answer(client('ecs').describe_tasks(tasks=['{task}'])['tasks'][0])"));
     assert_eq!(stopped["containers"][0]["exitCode"], 137, "{stopped}");

@@ -146,13 +146,19 @@ fn the_endpoint_answers_again_after_the_agent_was_killed() {
     for id in &tasks {
         told(&host, id);
     }
+    let inside: Vec<i64> = tasks
+        .iter()
+        .map(|id| host.inspect(id)["containers"][0]["pid"].as_i64().expect("a pid"))
+        .collect();
     let agent = host.agent_pid().expect("an agent");
     host.kill(agent, "KILL");
     host.eventually("it is gone", || !host.is_alive(agent));
-    for (mode, id) in modes.iter().zip(&tasks) {
-        // Without an agent: refused at once.
-        let pid = host.monitor(id)["worker"]["pid"].as_i64().expect("a pid");
-        assert!(host.is_alive(pid), "{mode}");
+    for (mode, pid) in modes.iter().zip(&inside) {
+        // Exit code 7: refused at once, not left to time out.
+        let code = format!(
+            "nsenter -t {pid} -n curl -s --max-time 5 http://169.254.170.2/v2/metadata; echo $?"
+        );
+        assert_eq!(host.sh(&code), "7", "{mode}");
     }
     host.start_agent();
     for (mode, id) in modes.iter().zip(&tasks) {
@@ -280,7 +286,8 @@ fn a_foreground_agent_serves_introspection() {
     host.stop_agent();
     let mut agent = host.command(&["agent"]).spawn().expect("an agent");
     let get = |path: &str| {
-        let text = host.sh(&format!("curl -s -w '\\n%{{http_code}}' http://127.0.0.1:51678{path}"));
+        let text =
+            host.sh(&format!("curl -s -w '\\n%{{http_code}}' 'http://127.0.0.1:51678{path}'"));
         let (body, status) = text.rsplit_once('\n').unwrap_or(("", &text));
         (status.to_owned(), serde_json::from_str::<Value>(body).unwrap_or_default())
     };

@@ -336,6 +336,8 @@ fn a_missing_device_and_another_architecture_are_named() {
         image: &image,
         user: &user,
         hostname: None,
+        endpoint: &[],
+        region: None,
         cgroup: "/x",
         mounts: &[],
         host: HOST,

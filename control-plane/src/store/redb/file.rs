@@ -23,7 +23,7 @@ use ::redb::{
     TableDefinition, WriteTransaction,
 };
 
-use crate::store::{Change, Changes, Error, KeyValue, LeaseId, Range};
+use crate::store::{Change, Changes, Error, InUse, KeyValue, LeaseId, Range};
 
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 pub(super) const KEYS: TableDefinition<'_, &str, KeyRow<'_>> = TableDefinition::new("keys");
@@ -80,8 +80,6 @@ pub(super) enum Log {
 /// Why the file could not be opened.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("another process has it open")]
-    InUse,
     #[error("it has the schema {0}, this control plane knows {SCHEMA}; use the one that wrote it")]
     Schema(u64),
     #[error("redb wrote it in format {0}; use the control plane that wrote it")]
@@ -159,9 +157,11 @@ fn open(path: &Path) -> Result<Database, Box<dyn std::error::Error + Send + Sync
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     let database =
         Builder::new().set_cache_size(CACHE).create_file(file).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => Box::new(Refused::InUse) as Box<_>,
+            DatabaseError::DatabaseAlreadyOpen => {
+                Box::<dyn std::error::Error + Send + Sync>::from(InUse)
+            }
             DatabaseError::UpgradeRequired(format) => Box::new(Refused::Format(format)),
-            error => Box::<dyn std::error::Error + Send + Sync>::from(error),
+            error => Box::from(error),
         })?;
     if is_new {
         sync_directory(path)?;

@@ -287,3 +287,30 @@ fn without_its_definition_every_container_is_essential() {
     let stopped = apply(&task(), None, &change, at(2)).unwrap();
     assert_eq!(stopped.stop_code, Some(StopCode::EssentialContainerExited));
 }
+
+proptest::proptest! {
+    /// Whatever comes in whatever order: statuses and versions only rise, and a stopped task says
+    /// why.
+    #[test]
+    fn statuses_only_rise(reports in proptest::collection::vec((0..4_usize, 0..4_usize, proptest::bool::ANY), 1..12)) {
+        let statuses = [None, Some("PENDING"), Some("RUNNING"), Some("STOPPED")];
+        let mut now = task();
+        for (task_status, container_status, with_exit) in reports {
+            let report = json!({
+                "status": statuses[task_status],
+                "containers": [{
+                    "containerName": "web",
+                    "status": statuses[container_status],
+                    "exitCode": with_exit.then_some(1),
+                }],
+            });
+            let Some(next) = after(&now, 1, report) else { continue };
+            proptest::prop_assert!(next.last >= now.last);
+            proptest::prop_assert!(next.containers[0].last >= now.containers[0].last);
+            proptest::prop_assert!(next.version == now.version + 1);
+            proptest::prop_assert!(next.is_live() || next.stop_code.is_some());
+            proptest::prop_assert!(next.started_at.is_none() || next.last >= TaskStatus::Running);
+            now = next;
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Operations on clusters, definitions, instances, tags and agents' reports over the real store.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Context, ecs};
+use crate::config::Config;
+use crate::model::Instance;
+use crate::state::testing;
+
+mod cluster;
+mod definition;
+mod instance;
+mod tag;
+
+pub(super) struct Api {
+    pub(super) cx: Context,
+    _directory: tempfile::TempDir,
+}
+
+const ARN: &str = "arn:aws:ecs:eu-west-1:000000000000:";
+
+impl Api {
+    pub(super) async fn new() -> Self {
+        let (directory, state) = testing::open().await;
+        let config = Config {
+            account: "000000000000".to_owned(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            tls: None,
+            advertise: None,
+            data: PathBuf::new(),
+            lost_after: None,
+            settle: Duration::ZERO,
+            keep_stopped: Duration::ZERO,
+        };
+        let cx = Context {
+            state,
+            config: Arc::new(config),
+            principal: "arn:aws:iam::000000000000:user/test".to_owned(),
+            region: "eu-west-1".to_owned(),
+            origin: "http://127.0.0.1:4780".to_owned(),
+            now: Timestamp::from_second(1_800_000_000).unwrap(),
+        };
+        Self { cx, _directory: directory }
+    }
+
+    /// With the cluster `default`.
+    async fn with_cluster() -> Self {
+        let api = Self::new().await;
+        api.ok("CreateCluster", json!({})).await;
+        api
+    }
+
+    async fn ok(&self, operation: &str, request: Value) -> Value {
+        let body = serde_json::to_vec(&request).unwrap();
+        let answer = ecs(&self.cx, operation, &body).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{operation} {request}: {error}"));
+        serde_json::from_slice(&answer).unwrap()
+    }
+
+    /// The name and message of the error.
+    async fn refused(&self, operation: &str, request: Value) -> (String, String) {
+        let body = serde_json::to_vec(&request).unwrap();
+        let answer = ecs(&self.cx, operation, &body).await;
+        let error = answer.expect_err(&format!("{operation} {request} is accepted"));
+        assert_eq!(error.status, 400, "{operation}: {error}");
+        (error.name, error.message)
+    }
+
+    async fn register_definition(&self, members: Value) -> Value {
+        let mut request = json!({
+            "family": "web",
+            "containerDefinitions": [{"name": "web", "image": "nginx", "memory": 64}],
+        });
+        request.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        self.ok("RegisterTaskDefinition", request).await["taskDefinition"].clone()
+    }
+
+    async fn register_instance(&self, members: Value) -> Value {
+        let mut request = registration();
+        request.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        self.ok("RegisterContainerInstance", request).await["containerInstance"].clone()
+    }
+
+    /// Lets the instance have a connected agent, as a session would.
+    async fn connect(&self, instance: &Value) {
+        let id = id(&instance["containerInstanceArn"]);
+        let connection = crate::model::Connection {
+            region: self.cx.region.clone(),
+            cluster: "default".to_owned(),
+            instance: id,
+            session: "s".to_owned(),
+            since: self.cx.now,
+        };
+        let put = |_: &_, edit: &mut crate::state::Edit| {
+            edit.put(&connection);
+            Ok::<_, crate::state::Error>(())
+        };
+        self.cx.state.transact(put).await.unwrap();
+    }
+
+    /// A task that was just placed.
+    async fn run_task(&self) -> Value {
+        let answer = self.ok("RunTask", json!({"taskDefinition": "web"})).await;
+        assert_eq!(answer["failures"], json!([]));
+        answer["tasks"][0].clone()
+    }
+}
+
+fn registration() -> Value {
+    let numbers =
+        |name: &str, value: i32| json!({"name": name, "type": "INTEGER", "integerValue": value});
+    let ports = |name: &str, ports: &[&str]| json!({"name": name, "type": "STRINGSET", "stringSetValue": ports});
+    json!({
+        "totalResources": [
+            numbers("CPU", 2048), numbers("MEMORY", 1000),
+            ports("PORTS", &["22", "51678"]), ports("PORTS_UDP", &[]),
+        ],
+        "attributes": [
+            {"name": "ecs.capability.efs"},
+            {"name": "ecs.empty", "value": ""},
+            {"name": "rack", "value": "7"},
+        ],
+    })
+}
+
+fn id(arn: &Value) -> String {
+    arn.as_str().unwrap().rsplit('/').next().unwrap().to_owned()
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap()).collect()
+}
