@@ -21,10 +21,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::acs;
 use crate::acs::manifest::Manifests;
-use crate::acs::session::{self, Limits};
+use crate::acs::session;
 use crate::attributes::{self, Facts};
 use crate::backend::credentials::Source;
 use crate::backend::discover::ControlPlane;
+use crate::backend::session::Limits;
 use crate::backend::{CallError, Client, metadata_service};
 use crate::config::Config;
 use crate::credentials::Credentials;
