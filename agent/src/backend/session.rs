@@ -15,9 +15,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use super::backoff::{self, Schedule};
+use super::credentials;
 use super::discover::{self, ControlPlane};
 use super::socket::{self, Socket};
-use super::credentials;
 use crate::error::chain;
 
 /// Before the next attempt where none can succeed soon.

@@ -410,6 +410,7 @@ async fn a_silent_or_old_connection_is_replaced() {
         credentials: member.credentials.clone(),
         store: Arc::clone(&store),
         pull: crate::api::types::PullPolicy::Missing,
+        heartbeat: Arc::default(),
     };
     let moment = Duration::from_millis(200);
     let long = Duration::from_secs(60);

@@ -283,7 +283,7 @@ impl Shared {
     }
 }
 
-async fn run(stats: Stats, snapshots: watch::Receiver<Arc<Snapshot>>) {
+async fn run(stats: Stats, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     let shared = stats.0;
     loop {
         while !shared.is_wanted() {
@@ -293,7 +293,15 @@ async fn run(stats: Stats, snapshots: watch::Receiver<Arc<Snapshot>>) {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shared.is_wanted() {
             ticks.tick().await;
-            let targets = targets(&shared.cgroup_parent, &snapshots);
+            let targets = targets(&shared.cgroup_parent, &mut snapshots);
+            if targets.is_empty() {
+                shared.lock().containers.clear();
+                // A host without containers is not woken every second.
+                if snapshots.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
             let sampler = Arc::clone(&shared);
             let sampled = tokio::task::spawn_blocking(move || {
                 sampler.keep_only(&targets);
@@ -307,8 +315,8 @@ async fn run(stats: Stats, snapshots: watch::Receiver<Arc<Snapshot>>) {
     }
 }
 
-fn targets(cgroup_parent: &str, snapshots: &watch::Receiver<Arc<Snapshot>>) -> Vec<Target> {
-    let snapshot = snapshots.borrow();
+fn targets(cgroup_parent: &str, snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Vec<Target> {
+    let snapshot = snapshots.borrow_and_update();
     let tasks = snapshot.states.values();
     tasks
         .flat_map(|task| {

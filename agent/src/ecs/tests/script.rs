@@ -237,6 +237,10 @@ pub(super) fn host() -> (mpsc::Sender<Input>, watch::Receiver<Arc<Snapshot>>) {
                     (event, Some((task, Ok(reply))))
                 }
                 Input::Progress { .. } => continue,
+                Input::Ping { reply } => {
+                    let _ = reply.send(Ok(()));
+                    continue;
+                }
                 Input::Shutdown => return,
             };
             let mut open = vec![events];
