@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod script;
+mod telemetry;
 
 use std::path::Path;
 use std::time::Duration;

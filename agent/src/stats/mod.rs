@@ -211,6 +211,14 @@ impl Stats {
             .collect()
     }
 
+    /// Enters points as if they had been sampled.
+    #[cfg(test)]
+    pub fn enter(&self, task: &TaskId, container: usize, points: &[Point]) {
+        let mut state = self.0.lock();
+        let track = state.containers.entry((task.clone(), container)).or_default();
+        track.points.extend(points);
+    }
+
     /// The newest sample of a container and the one before it. `None`: it does not run, or its
     /// cgroup cannot be read. The first question of a while is answered by a sample made for it.
     pub async fn latest(
