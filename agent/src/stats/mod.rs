@@ -1,10 +1,10 @@
 //! Statistics of running containers: one sample a second, while somebody wants them.
 //!
 //! Owner: [`Stats`], shared by its clones. Telemetry [subscribes](Stats::subscribe); who asks for a
-//! container's statistics keeps the sampler going for [`INTEREST`]. Without either nothing runs
-//! and nothing is kept. Per container there are the last two samples whole, for the
-//! documents, and while telemetry is subscribed a ring of [`Point`]s; when that is full the
-//! oldest goes.
+//! container's statistics keeps the sampler going for [`INTEREST`]. Without either, or without a
+//! container that runs, nothing runs and nothing is kept. Per container there are the last two
+//! samples whole, for the documents, and while telemetry is subscribed a ring of [`Point`]s; when
+//! that is full the oldest goes.
 //!
 //! Counters are read from the kernel's files directly ([`read`]), not by `cgroups-rs`: that opens
 //! every file of a controller for each question, wanted or not, and says 0 for what it could not

@@ -1,6 +1,6 @@
 //! The health of this host's container runtime, as `PublishInstanceStatus` tells it.
 //!
-//! Checked when a heartbeat of ACS arrives, by asking the engine's owner, through whom every task
+//! Checked at the start and whenever a heartbeat of ACS arrives, by asking the engine's owner, through whom every task
 //! is started and stopped: it is well if it answers within [`PATIENCE`], and ill if it does not or
 //! cannot store its state. Source: protocol reference §10.6.
 
@@ -46,18 +46,18 @@ impl Health {
     }
 }
 
-/// Checks at every heartbeat, for as long as the future lives.
+/// Checks now and at every heartbeat, for as long as the future lives.
 pub async fn watch(
     inbox: mpsc::Sender<Input>,
     heartbeat: Arc<Notify>,
     outcome: watch::Sender<Option<Health>>,
 ) {
     loop {
-        heartbeat.notified().await;
         let ill = check(&inbox, PATIENCE).await.err();
         let now = Timestamp::now();
         let health = Health::follow(outcome.borrow().as_ref(), ill, now);
         outcome.send_replace(Some(health));
+        heartbeat.notified().await;
     }
 }
 

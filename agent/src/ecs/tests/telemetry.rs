@@ -65,10 +65,14 @@ impl World {
     }
 }
 
+/// The next metrics; the host's health may be told before.
 async fn metrics(session: &mut Session) -> PublishMetrics {
-    match session.receive_signed().await {
-        AgentMessage::PublishMetricsRequest(metrics) => metrics,
-        other => panic!("{other:?}"),
+    loop {
+        match session.receive_signed().await {
+            AgentMessage::PublishMetricsRequest(metrics) => return metrics,
+            AgentMessage::PublishInstanceStatusRequest(_) => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -97,7 +101,6 @@ async fn what_tasks_use_and_how_the_host_is() {
     let mut session = world.script.telemetry().await;
 
     // Of the task nothing is known yet, so nothing is said.
-    world.heartbeat.notify_one();
     let AgentMessage::PublishInstanceStatusRequest(told) = session.receive_signed().await else {
         panic!("no status");
     };
@@ -114,7 +117,9 @@ async fn what_tasks_use_and_how_the_host_is() {
     world.heartbeat.notify_one();
     for _ in 0..2 {
         world.enter();
-        let said = metrics(&mut session).await;
+        let AgentMessage::PublishMetricsRequest(said) = session.receive_signed().await else {
+            panic!("no metrics");
+        };
         assert_eq!((said.metadata.idle, said.metadata.fin), (Some(false), Some(true)));
         let [task] = &said.task_metrics[..] else { panic!("{said:?}") };
         assert_eq!(task.task_arn.as_deref(), Some(TASK));
