@@ -277,12 +277,14 @@ fn leave(layout: &Layout, hands: &Hands, live: usize) -> Vec<String> {
 }
 
 fn lock(layout: &Layout) -> Result<File, Error> {
-    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     for path in [layout.state(), layout.run()] {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&path)
+            // Whoever made it, such as a control plane whose data is below, let others look in.
+            .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)))
             .map_err(|source| Error::Directory { path, source })?;
     }
     let path = layout.state().join("lock");
