@@ -170,8 +170,11 @@ impl Follower {
     async fn run(self, mut watch: Watch) {
         loop {
             if let Err(error) = self.follow(&mut watch).await {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "the state cannot be followed");
+                // Without users the store ends in good order, and the watch with it.
+                if self.store.strong_count() > 0 {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "the state cannot be followed");
+                }
                 return;
             }
         }
