@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -33,10 +34,16 @@ pub struct Cli {
 #[derive(Debug, Args)]
 struct Place {
     /// Move the default data directory below DIR
-    #[arg(long, global = true, env = "LIGHTER_ROOT", value_name = "DIR")]
+    #[arg(long, global = true, env = "LIGHTER_ROOT", value_name = "DIR", value_parser = directory())]
     root: Option<PathBuf>,
     /// Directory of state and logs [default: /var/lib/lighter/control-plane]
-    #[arg(long, global = true, env = "LIGHTER_CONTROL_PLANE_DATA", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "LIGHTER_CONTROL_PLANE_DATA",
+        value_name = "DIR",
+        value_parser = directory()
+    )]
     data: Option<PathBuf>,
     /// Account id of every ARN, 12 digits
     #[arg(
@@ -184,6 +191,11 @@ impl Place {
             .log_internal_errors(false)
             .init();
     }
+}
+
+/// A path, which may be empty: a variable that is set to nothing says nothing.
+fn directory() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 fn account(text: &str) -> Result<String, String> {
