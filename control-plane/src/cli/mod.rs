@@ -14,7 +14,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -34,16 +33,10 @@ pub struct Cli {
 #[derive(Debug, Args)]
 struct Place {
     /// Move the default data directory below DIR
-    #[arg(long, global = true, env = "LIGHTER_ROOT", value_name = "DIR", value_parser = directory())]
+    #[arg(long, global = true, env = "LIGHTER_ROOT", value_name = "DIR")]
     root: Option<PathBuf>,
     /// Directory of state and logs [default: /var/lib/lighter/control-plane]
-    #[arg(
-        long,
-        global = true,
-        env = "LIGHTER_CONTROL_PLANE_DATA",
-        value_name = "DIR",
-        value_parser = directory()
-    )]
+    #[arg(long, global = true, env = "LIGHTER_CONTROL_PLANE_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     /// Account id of every ARN, 12 digits
     #[arg(
@@ -151,9 +144,8 @@ impl Place {
     /// The data directory.
     fn data(&self) -> PathBuf {
         const DEFAULT: &str = "var/lib/lighter/control-plane";
-        let given = |path: &Option<PathBuf>| path.clone().filter(|path| path != Path::new(""));
-        match (given(&self.data), given(&self.root)) {
-            (Some(data), _) => data,
+        match (&self.data, &self.root) {
+            (Some(data), _) => data.clone(),
             (None, Some(root)) => root.join(DEFAULT),
             (None, None) => Path::new("/").join(DEFAULT),
         }
@@ -191,11 +183,6 @@ impl Place {
             .log_internal_errors(false)
             .init();
     }
-}
-
-/// A path, which may be empty: a variable that is set to nothing says nothing.
-fn directory() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().map(PathBuf::from)
 }
 
 fn account(text: &str) -> Result<String, String> {
@@ -257,7 +244,8 @@ mod tests {
         };
         assert_eq!(data(&["--data", "/d", "--root", "/r"]), Some("/d".into()));
         assert_eq!(data(&["--root", "/r"]), Some("/r/var/lib/lighter/control-plane".into()));
-        assert_eq!(data(&["--root", ""]), Some("/var/lib/lighter/control-plane".into()));
+        assert_eq!(data(&[]), Some("/var/lib/lighter/control-plane".into()));
+        assert_eq!(data(&["--root", ""]), None);
         assert_eq!(data(&["--account", "1"]), None);
     }
 }
