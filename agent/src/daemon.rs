@@ -385,3 +385,24 @@ fn docker_config() -> Option<PathBuf> {
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")))?;
     Some(directory.join("config.json"))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn directories_that_others_made_are_closed() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(Some(root.path().to_owned()));
+        std::fs::create_dir_all(layout.state()).unwrap();
+        std::fs::set_permissions(layout.state(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let _lock = lock(&layout).unwrap();
+        for path in [layout.state(), layout.run()] {
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", path.display());
+        }
+    }
+}
