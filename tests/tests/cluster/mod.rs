@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cli;
+mod cli_operations;
 mod crash;
 mod hosts;
 mod operations;
