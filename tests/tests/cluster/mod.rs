@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod cli_operations;
 mod crash;
+mod deregister;
 mod hosts;
 mod operations;
 mod roles;
