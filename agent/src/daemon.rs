@@ -95,6 +95,7 @@ pub struct Agent {
     mode: Mode,
     /// In a cluster; `None` on none.
     member: Option<ecs::Running>,
+    store: Arc<Store>,
     /// Held until the end.
     _lock: File,
 }
@@ -149,7 +150,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     }
     let _ = inbox.send(Input::Event(Event::Recovered)).await;
 
-    let membership = Membership::new(config.clone(), store, registration);
+    let membership = Membership::new(config.clone(), &store, registration);
     let connections = Arc::new(AtomicUsize::new(0));
     let api = Api {
         inbox: inbox.clone(),
@@ -192,6 +193,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         connections,
         mode,
         member,
+        store,
         _lock: lock,
     })
 }
@@ -247,6 +249,11 @@ impl Agent {
         let (layout, hands) = (self.layout, self.hands);
         let left = tokio::task::spawn_blocking(move || leave(&layout, &hands, live)).await;
         failures.extend(left.unwrap_or_else(|failed| vec![failed.to_string()]));
+        // Who takes the lock next opens the store at once.
+        let give_up = tokio::time::Instant::now() + PATIENCE;
+        while Arc::strong_count(&self.store) > 1 && tokio::time::Instant::now() < give_up {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         if failures.is_empty() { Ok(()) } else { Err(failures) }
     }
 }

@@ -15,7 +15,7 @@ use protocol::ids::TaskId;
 use protocol::monitor::{Call, ContainerFacts, ExitRecord, Fact, Status};
 
 use super::hands::Hands;
-use super::run::{end_processes, remove_files};
+use super::run::{end_processes, namespace, remove_files};
 use super::{chain, runtime_id};
 use crate::cgroup;
 use crate::engine::{ContainerEvent, Event, Host, Life, Resources, Settings, Task, TaskEvent};
@@ -210,7 +210,12 @@ async fn reopen(hands: &Arc<Hands>, task: &Task, run: &Path, containers: &[Conta
     }
     let guardian = || monitor::record(run).ok().flatten().map(|record| record.guardian.pid);
     if let Some(pid) = inside.or_else(guardian) {
-        hands.tmds.open_for_task(task, pid).await;
+        match namespace(pid) {
+            Ok(namespace) => hands.tmds.open_for_task(task, Arc::new(namespace)).await,
+            Err(error) => {
+                tracing::warn!(task = %task.id, error, "the metadata endpoint is not opened again");
+            }
+        }
     }
 }
 

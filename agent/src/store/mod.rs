@@ -34,6 +34,8 @@ pub enum Error {
     Open { path: PathBuf, source: Box<redb::DatabaseError> },
     #[error("the state database {path} is in use by another process")]
     InUse { path: PathBuf },
+    #[error("use the state database: the agent is ending")]
+    Closed,
     #[error(
         "the state database {path} has the schema {found}, this agent knows {SCHEMA}; use the agent that wrote it"
     )]

@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::taskdef::NetworkMode;
 
@@ -12,7 +13,12 @@ use crate::cgroup;
 use crate::engine::Task;
 use crate::host::chain;
 use crate::host::hands::Hands;
+use crate::monitor::link::Link;
 use crate::network::TaskLease;
+
+/// How often, and after how long, a guardian is looked for again.
+const REPLACED_WITHIN: u32 = 100;
+const REPLACED_PAUSE: Duration = Duration::from_millis(20);
 
 /// Names in T that a container's directory would hide.
 const RESERVED: [&str; 2] = ["exits", "volumes"];
@@ -37,22 +43,35 @@ pub(super) async fn create(hands: &Arc<Hands>, task: &Arc<Task>) -> Result<(), S
     })
     .await?;
     let link = hands.link(task).await.map_err(|error| chain(&error))?;
-    let hello = link.hello().await.map_err(|error| chain(&error))?;
+    let namespace = Arc::new(task_namespace(&link).await?);
     if let (NetworkMode::Awsvpc, Some(address)) = (task.definition.network_mode, task.address) {
         let lease = TaskLease { task: task.id.clone(), address };
-        let hands = Arc::clone(hands);
+        let (hands, namespace) = (Arc::clone(hands), Arc::clone(&namespace));
         blocking(move || {
-            let namespace = namespace(hello.guardian.pid)?;
             hands.network().attach_task(&lease, namespace.as_fd()).map_err(|error| chain(&error))
         })
         .await?;
     }
-    hands.tmds.open_for_task(task, hello.guardian.pid).await;
+    hands.tmds.open_for_task(task, namespace).await;
     Ok(())
 }
 
+/// The network namespace of a task: its guardian's, which may have died and be about to be replaced.
+async fn task_namespace(link: &Link) -> Result<OwnedFd, String> {
+    let mut attempts = 0;
+    loop {
+        let guardian = link.hello().await.map_err(|error| chain(&error))?.guardian.pid;
+        match namespace(guardian) {
+            Ok(namespace) => return Ok(namespace),
+            Err(error) if attempts == REPLACED_WITHIN => return Err(error),
+            Err(_) => attempts += 1,
+        }
+        tokio::time::sleep(REPLACED_PAUSE).await;
+    }
+}
+
 /// The network namespace of a process.
-pub(super) fn namespace(pid: i32) -> Result<OwnedFd, String> {
+pub(in crate::host) fn namespace(pid: i32) -> Result<OwnedFd, String> {
     let path = format!("/proc/{pid}/ns/net");
     std::fs::File::open(&path).map(OwnedFd::from).map_err(|error| format!("open {path}: {error}"))
 }
