@@ -208,9 +208,11 @@ async fn reopen(hands: &Arc<Hands>, task: &Task, run: &Path, containers: &[Conta
             inside = Some(pid);
         }
     }
-    let guardian = || monitor::record(run).ok().flatten().map(|record| record.guardian.pid);
-    if let Some(pid) = inside.or_else(guardian) {
-        match namespace(pid) {
+    let monitor = monitor::record(run).ok().flatten();
+    let monitor = monitor.map(|record| [record.guardian.pid, record.worker.pid]);
+    let found = inside.into_iter().chain(monitor.into_iter().flatten()).map(namespace);
+    if let Some(found) = found.reduce(Result::or) {
+        match found {
             Ok(namespace) => hands.tmds.open_for_task(task, Arc::new(namespace)).await,
             Err(error) => {
                 tracing::warn!(task = %task.id, error, "the metadata endpoint is not opened again");

@@ -16,7 +16,7 @@ use crate::host::hands::Hands;
 use crate::monitor::link::Link;
 use crate::network::TaskLease;
 
-/// How often, and after how long, a guardian is looked for again.
+/// How often, and after how long, a monitor that was replaced is looked for again.
 const REPLACED_WITHIN: u32 = 100;
 const REPLACED_PAUSE: Duration = Duration::from_millis(20);
 
@@ -56,12 +56,12 @@ pub(super) async fn create(hands: &Arc<Hands>, task: &Arc<Task>) -> Result<(), S
     Ok(())
 }
 
-/// The network namespace of a task: its guardian's, which may have died and be about to be replaced.
+/// The network namespace of a task: that of its monitor, of whose two processes either may have died.
 async fn task_namespace(link: &Link) -> Result<OwnedFd, String> {
     let mut attempts = 0;
     loop {
-        let guardian = link.hello().await.map_err(|error| chain(&error))?.guardian.pid;
-        match namespace(guardian) {
+        let hello = link.hello().await.map_err(|error| chain(&error))?;
+        match namespace(hello.guardian.pid).or_else(|_| namespace(hello.worker.pid)) {
             Ok(namespace) => return Ok(namespace),
             Err(error) if attempts == REPLACED_WITHIN => return Err(error),
             Err(_) => attempts += 1,
