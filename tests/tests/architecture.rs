@@ -148,6 +148,8 @@ fn pure_modules_touch_nothing() {
         "agent/src/network/ipam.rs",
         "agent/src/network/ports.rs",
         "agent/src/logs/lines.rs",
+        "agent/src/volume/efs.rs",
+        "agent/src/volume/plan.rs",
         "runtime/src/plan.rs",
         "runtime/src/spec",
         "runtime/src/seccomp/compile.rs",
