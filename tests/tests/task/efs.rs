@@ -2,7 +2,7 @@
 //! server of the machine that the test runs on, by an address of it other than loopback, which
 //! exports `/` to everyone with `no_root_squash`, writable.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
@@ -79,16 +79,17 @@ fn without_region_or_endpoint_no_server_is_known() {
     assert!(text.contains("fs-0123: its host name is not known: set AWS_DEFAULT_REGION"), "{text}");
 }
 
-/// A way from the test's network to the machine's, as a cable between two hosts.
-fn connect(host: &TestHost) {
-    let outside = std::os::unix::process::parent_id();
-    let script = format!(
-        "set -e; ip link add efs0 type veth peer name efs1 netns {outside}; \
+/// A way from the test's network to the one it comes from, as a cable between two hosts.
+fn connect(outside: File) {
+    // The namespace is the script's standard input: the test's own `/proc` shows no process of it.
+    let script = "set -e; ip link add efs0 type veth peer name efs1 netns /proc/self/fd/0; \
          ip addr add 192.0.2.2/30 dev efs0; ip link set efs0 up; \
-         nsenter -t {outside} -n sh -ec 'ip addr add 192.0.2.1/30 dev efs1; ip link set efs1 up'; \
-         ip route add default via 192.0.2.1"
-    );
-    assert_eq!(host.sh(&script), "", "connect the networks");
+         nsenter --net=/proc/self/fd/0 sh -ec \
+            'ip addr add 192.0.2.1/30 dev efs1; ip link set efs1 up'; \
+         ip route add default via 192.0.2.1";
+    let output = Command::new("/bin/bash").args(["-c", script]).stdin(outside).output();
+    let output = output.expect("bash");
+    assert!(output.status.success(), "connect the networks: {}", stderr(&output));
 }
 
 #[test]
@@ -97,8 +98,9 @@ fn a_file_system_is_shared_by_containers_and_tasks_and_goes_with_them() {
         eprintln!("skipped: {ENDPOINT} names no NFS server");
         return;
     };
+    let outside = File::open("/proc/self/ns/net").expect("the network namespace");
     let host = TestHost::new();
-    connect(&host);
+    connect(outside);
     let before = host.state();
 
     let name = format!("lighter-{}", std::process::id());

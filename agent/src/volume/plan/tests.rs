@@ -32,7 +32,7 @@ fn definition(containers: serde_json::Value, volumes: serde_json::Value) -> Task
     serde_json::from_value(serde_json::json!({
         "family": "f", "network_mode": "bridge", "containers": full, "volumes": volumes,
         "cpu": null, "memory": null, "requires_compatibilities": [], "pid_mode": "private",
-        "ipc_mode": "private", "tags": []
+        "ipc_mode": "private", "placement_constraints": [], "tags": []
     }))
     .unwrap()
 }
