@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -17,6 +18,8 @@ use crate::host::TestHost;
 
 /// Region of every test.
 pub const REGION: &str = "eu-north-1";
+/// How long something may take that must happen; the aws CLI alone takes a second a call.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Account of every test.
 pub const ACCOUNT: &str = "000000000000";
 
@@ -113,7 +116,7 @@ impl Cluster {
             .stderr(log)
             .spawn();
         self.control_plane = Some(child.expect("lighter-control-plane starts"));
-        self.host.eventually("the control plane serves", || {
+        self.eventually("the control plane serves", || {
             self.host.sh("curl -fsS http://127.0.0.1:4780/healthz >/dev/null && echo serves")
                 == "serves"
         });
@@ -182,7 +185,7 @@ impl Cluster {
         let config = root.join("etc/ecs");
         std::fs::create_dir_all(&config).expect("a directory");
         let mut text = format!(
-            "ECS_CLUSTER=default\nECS_BACKEND_HOST={}\nAWS_DEFAULT_REGION={REGION}\nAWS_ACCESS_KEY_ID={}\nAWS_SECRET_ACCESS_KEY={}\n",
+            "ECS_BACKEND_HOST={}\nAWS_DEFAULT_REGION={REGION}\nAWS_ACCESS_KEY_ID={}\nAWS_SECRET_ACCESS_KEY={}\n",
             self.endpoint(),
             self.key.0,
             self.key.1
@@ -242,9 +245,18 @@ impl Cluster {
         resident(self.agents[index].process.as_ref().expect("it runs").id())
     }
 
+    /// Waits until a condition holds; if it does not, tells what the daemons wrote.
+    pub fn eventually(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Waits until this many instances are connected.
     pub fn wait_connected(&self, count: usize) {
-        self.host.eventually(&format!("{count} instances are connected\n{}", self.log()), || {
+        self.eventually(&format!("{count} instances are connected"), || {
             let listed = self.boto3(
                 "c = client('ecs')\n\
                  try: arns = c.list_container_instances(cluster='default')['containerInstanceArns']\n\

@@ -94,10 +94,7 @@ fn connect(outside: File) {
 
 #[test]
 fn a_file_system_is_shared_by_containers_and_tasks_and_goes_with_them() {
-    let Ok(endpoint) = std::env::var(ENDPOINT) else {
-        eprintln!("skipped: {ENDPOINT} names no NFS server");
-        return;
-    };
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
     let outside = File::open("/proc/self/ns/net").expect("the network namespace");
     let host = TestHost::new();
     connect(outside);
