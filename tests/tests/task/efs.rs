@@ -152,3 +152,47 @@ fn a_file_system_is_shared_by_containers_and_tasks_and_goes_with_them() {
     let removed = Command::new("ip").args(["link", "del", "efs0"]).status();
     assert!(removed.expect("ip").success());
 }
+
+#[test]
+fn a_monitor_that_takes_over_mounts_again() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let outside = File::open("/proc/self/ns/net").expect("the network namespace");
+    let host = TestHost::new();
+    connect(outside);
+    let mut first = container("first", "until [ -e /own/go ]; do sleep 0.05; done");
+    first["essential"] = json!(false);
+    first["mountPoints"] = json!([{"sourceVolume": "own", "containerPath": "/own"}]);
+    let mut second = mounts(container("second", "grep ' /efs nfs4 ' /proc/mounts"), false);
+    second["dependsOn"] = json!([{"containerName": "first", "condition": "SUCCESS"}]);
+    let mut definition = task("none", vec![first, second]);
+    definition["volumes"] = volume("/");
+    definition["volumes"].as_array_mut().expect("a list").push(json!({"name": "own"}));
+    // Detaching would wait for the second container.
+    let path = host.definition("task.json", &definition);
+    let mut started = host.command(&["run", "--detach", &path]).spawn().expect("lighter starts");
+    let tasks = || {
+        fs::read_dir(host.root().join("run/lighter/tasks"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .next()
+    };
+    host.eventually("there is a task", || tasks().is_some());
+    let id = tasks().expect("a task");
+    let running = || host.inspect(&id)["containers"][0]["lastStatus"] == "RUNNING";
+    host.eventually("the first container runs", running);
+    let monitor = host.monitor(&id);
+    for process in ["guardian", "worker"] {
+        let pid = monitor[process]["pid"].as_i64().expect("a pid");
+        host.kill(pid, "KILL");
+        host.eventually("it is gone", || !host.is_alive(pid));
+    }
+    assert_eq!(nfs_mounts(&host), "", "the mount goes with its monitor");
+    fs::write(host.task_directory(&id).join("volumes/own/go"), "").expect("a file");
+    host.eventually("it stops", || host.inspect(&id)["lastStatus"] == "STOPPED");
+    let view = host.inspect(&id);
+    assert_eq!(view["exitCode"], 0, "{view} from {endpoint}");
+    assert!(started.wait().expect("an exit status").success());
+    assert_eq!(nfs_mounts(&host), "");
+}
