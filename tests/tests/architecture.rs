@@ -150,6 +150,7 @@ fn pure_modules_touch_nothing() {
         "agent/src/logs/lines.rs",
         "agent/src/volume/efs.rs",
         "agent/src/volume/plan.rs",
+        "agent/src/tcs/metrics.rs",
         "runtime/src/plan.rs",
         "runtime/src/spec",
         "runtime/src/seccomp/compile.rs",
