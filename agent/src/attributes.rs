@@ -226,7 +226,11 @@ mod tests {
             (
                 &[("ECS_AVAILABLE_LOGGING_DRIVERS", "[\"syslog\"]")],
                 &[],
-                &["com.amazonaws.ecs.capability.logging-driver.json-file"],
+                &[
+                    "com.amazonaws.ecs.capability.logging-driver.awslogs",
+                    "com.amazonaws.ecs.capability.logging-driver.json-file",
+                    "ecs.capability.execution-role-awslogs",
+                ],
             ),
             (
                 &[(
