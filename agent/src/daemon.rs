@@ -282,12 +282,14 @@ fn leave(layout: &Layout, hands: &Hands, live: usize) -> Vec<String> {
 }
 
 fn lock(layout: &Layout) -> Result<File, Error> {
-    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     for path in [layout.state(), layout.run()] {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&path)
+            // Whoever made it, such as a control plane whose data is below, let others look in.
+            .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)))
             .map_err(|source| Error::Directory { path, source })?;
     }
     let path = layout.state().join("lock");
@@ -387,4 +389,25 @@ fn docker_config() -> Option<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")))?;
     Some(directory.join("config.json"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn directories_that_others_made_are_closed() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(Some(root.path().to_owned()));
+        std::fs::create_dir_all(layout.state()).unwrap();
+        std::fs::set_permissions(layout.state(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let _lock = lock(&layout).unwrap();
+        for path in [layout.state(), layout.run()] {
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", path.display());
+        }
+    }
 }

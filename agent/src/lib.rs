@@ -13,7 +13,6 @@ pub mod credentials;
 pub mod daemon;
 pub mod ecs;
 pub mod engine;
-pub mod error;
 pub mod host;
 pub mod identity;
 pub mod image;
@@ -30,3 +29,5 @@ pub mod sys;
 pub mod tcs;
 pub mod tmds;
 pub mod volume;
+
+use protocol::error;
