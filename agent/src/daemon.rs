@@ -36,6 +36,7 @@ use crate::network::{self, Network, Subnets, ports};
 use crate::registration::Terminal;
 use crate::store::{self, Batch, Store, Table};
 use crate::tmds::{self, Tmds};
+use crate::volume::efs;
 
 /// How long the end waits for effects under way.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -127,6 +128,10 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         network,
         tmds: tmds.clone(),
         log_service: LogService::new(config, credentials.clone())?,
+        efs: efs::Servers {
+            endpoint: config.ecs.efs_endpoint.clone(),
+            region: config.ecs.region.clone(),
+        },
         inbox: inbox.clone(),
     });
 

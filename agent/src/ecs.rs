@@ -283,6 +283,7 @@ async fn register(
     let facts = Facts {
         ecs: &config.ecs,
         metadata: &config.metadata,
+        nfs_client: crate::volume::nfs::has_client(),
         first: !matches!(join, Join::Again(_)),
         architecture: std::env::consts::ARCH,
     };

@@ -220,6 +220,7 @@ fn pure_modules_touch_nothing() {
         "agent/src/tcs/metrics.rs",
         "agent/src/tmds/documents.rs",
         "agent/src/tmds/route.rs",
+        "agent/src/volume/efs.rs",
         "agent/src/volume/plan.rs",
         "control-plane/src/api/lookup.rs",
         "control-plane/src/api/page.rs",

@@ -29,6 +29,7 @@ use crate::monitor::link::{Link, Report, Target};
 use crate::monitor::spawn::Program;
 use crate::network::Network;
 use crate::tmds::Tmds;
+use crate::volume::efs;
 
 /// Reports of one task's monitor that wait to be passed on. When full the link waits, and the
 /// monitor's socket behind it.
@@ -45,6 +46,7 @@ pub struct Hands {
     pub(super) network: Network,
     pub(super) tmds: Tmds,
     log_service: LogService,
+    efs: efs::Servers,
     pub(super) facts: HostFacts,
     pub(super) watcher: Watcher,
     inbox: mpsc::Sender<Input>,
@@ -64,6 +66,7 @@ pub struct Parts {
     pub network: Network,
     pub tmds: Tmds,
     pub log_service: LogService,
+    pub efs: efs::Servers,
     pub inbox: mpsc::Sender<Input>,
 }
 
@@ -99,7 +102,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hands {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { layout, images, auth, network, tmds, log_service, inbox } = parts;
+        let Parts { layout, images, auth, network, tmds, log_service, efs, inbox } = parts;
         Arc::new(Self {
             layout,
             images,
@@ -107,6 +110,7 @@ impl Hands {
             network,
             tmds,
             log_service,
+            efs,
             facts: HostFacts::read(),
             watcher: Watcher::start(),
             inbox,
@@ -115,6 +119,11 @@ impl Hands {
             pulls: Mutex::new(HashMap::new()),
             tracker: TaskTracker::new(),
         })
+    }
+
+    /// Where EFS file systems are found.
+    pub(super) fn efs(&self) -> &efs::Servers {
+        &self.efs
     }
 
     /// Where everything lies.

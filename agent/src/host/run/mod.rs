@@ -2,6 +2,7 @@
 //! attempt left. Failures become ECS's words here and nowhere else.
 
 mod container;
+mod efs;
 mod image;
 mod release;
 mod resources;

@@ -1,4 +1,4 @@
-//! `CreateResources`: directories, cgroup, monitor, network, metadata endpoint.
+//! `CreateResources`: directories, cgroup, monitor, network, EFS volumes, metadata endpoint.
 //!
 //! What fails half-way is left for `Release`, which the engine issues then.
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use protocol::taskdef::NetworkMode;
 
-use super::{blocking, private_directory};
+use super::{blocking, efs, private_directory};
 use crate::cgroup;
 use crate::engine::Task;
 use crate::host::chain;
@@ -52,6 +52,7 @@ pub(super) async fn create(hands: &Arc<Hands>, task: &Arc<Task>) -> Result<(), S
         })
         .await?;
     }
+    efs::mount(hands, task).await?;
     hands.tmds.open_for_task(task, namespace).await;
     Ok(())
 }
