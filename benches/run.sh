@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Runs the benches: all, or those named. Each prints our figures and a peer's from the same run.
 #
-# usage: benches/run.sh [start] [memory]      with LIGHTER_DIST set (make bench does both)
+# usage: benches/run.sh [start] [memory] [cluster]      with LIGHTER_DIST set (make bench does both)
 set -euo pipefail
 here=$(dirname "$0")
 dist=${LIGHTER_DIST:?LIGHTER_DIST is not set: run make bench}
-[ $# -gt 0 ] || set -- start memory
+[ $# -gt 0 ] || set -- start memory cluster
 # crun refuses a hybrid host whose cgroup2 mount offers a controller: hide them, in a mount
 # namespace of the benches' own.
 controllers=/sys/fs/cgroup/unified/cgroup.controllers
