@@ -11,7 +11,7 @@ use protocol::ecs::{Attribute, Resource, TASK_NETWORK};
 use crate::config::{Ecs, Metadata};
 
 /// Log drivers that this agent has.
-pub const LOGGING_DRIVERS: [&str; 1] = ["json-file"];
+pub const LOGGING_DRIVERS: [&str; 2] = ["json-file", "awslogs"];
 
 /// Abilities that every host has, besides those that depend on the configuration.
 const ALWAYS: [&str; 17] = [

@@ -5,6 +5,7 @@
 //! start ─▶ registration ──▶ identity (watch) ──▶ metadata, introspection
 //!              │ once registered
 //!              ├─▶ acs::session ──Input──▶ owner
+//!              ├─▶ tcs::session ◀──points── stats
 //!              └─▶ reporter ◀──snapshots── owner
 //! ```
 //!
@@ -16,15 +17,16 @@
 use std::sync::Arc;
 
 use protocol::ecs::DeregisterContainerInstanceRequest;
-use tokio::sync::{OnceCell, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OnceCell, mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::acs;
 use crate::acs::manifest::Manifests;
-use crate::acs::session::{self, Limits};
+use crate::acs::session;
 use crate::attributes::{self, Facts};
 use crate::backend::credentials::Source;
 use crate::backend::discover::ControlPlane;
+use crate::backend::session::Limits;
 use crate::backend::{CallError, Client, metadata_service};
 use crate::config::Config;
 use crate::credentials::Credentials;
@@ -35,6 +37,7 @@ use crate::identity::Identity;
 use crate::registration::{self, Join, Registered, Terminal, with_store};
 use crate::reporter;
 use crate::store::{self, Store};
+use crate::tcs;
 use crate::tmds::Tmds;
 
 /// Errors that say that the control plane has no such instance.
@@ -161,7 +164,7 @@ pub struct Parts {
     pub inbox: mpsc::Sender<Input>,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub credentials: Credentials,
-    /// Told where to ask for task protection.
+    /// Told where to ask for task protection; its statistics are published.
     pub tmds: Option<Tmds>,
 }
 
@@ -203,7 +206,7 @@ async fn run(parts: Parts) -> Result<(), Terminal> {
     let Parts { membership, inbox, snapshots, credentials, tmds } = parts;
     let control_plane = membership.control_plane().await?.clone();
     let Shared { config, store, identity: publish, .. } = &*membership.0;
-    if let Some(tmds) = tmds {
+    if let Some(tmds) = &tmds {
         tmds.connect(control_plane.clone());
     }
     let identity = register(&control_plane, config, store, &inbox, &snapshots).await?;
@@ -217,6 +220,17 @@ async fn run(parts: Parts) -> Result<(), Terminal> {
     let mut left = publish.subscribe();
     let arn = identity.container_instance_arn.clone();
     let manifests = with_store(store, move |store| Manifests::load(store, &arn)).await?;
+    let heartbeat = Arc::new(Notify::new());
+    let telemetry = tcs::Parts {
+        control_plane: control_plane.clone(),
+        identity: Arc::clone(&identity),
+        snapshots: snapshots.clone(),
+        stats: tmds.filter(|_| !config.ecs.disable_metrics).map(|tmds| tmds.stats().clone()),
+        inbox: inbox.clone(),
+        heartbeat: Arc::clone(&heartbeat),
+        limits: Limits::default(),
+        interval: tcs::INTERVAL,
+    };
     let context = acs::Context {
         identity,
         inbox: inbox.clone(),
@@ -224,6 +238,7 @@ async fn run(parts: Parts) -> Result<(), Terminal> {
         credentials: credentials.clone(),
         store: Arc::clone(store),
         pull: config.ecs.image_pull,
+        heartbeat,
     };
     let reporter = reporter::run(reporter::Parts {
         control_plane: control_plane.clone(),
@@ -236,6 +251,7 @@ async fn run(parts: Parts) -> Result<(), Terminal> {
     let _reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
     let session = session::run(control_plane, context, manifests, Limits::default());
     let _session = AbortOnDropHandle::new(tokio::spawn(session));
+    let _telemetry = tcs::start(telemetry);
     let _ = left.wait_for(Option::is_none).await;
     tracing::info!("this host has left its cluster; a restart of the agent joins it again");
     Ok(())

@@ -27,5 +27,6 @@ pub mod stats;
 pub mod store;
 #[allow(unsafe_code, reason = "the one module that wraps what has no safe form")]
 pub mod sys;
+pub mod tcs;
 pub mod tmds;
 pub mod volume;

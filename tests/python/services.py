@@ -104,11 +104,11 @@ def test_the_circuit_breaker_rolls_back():
         serviceName="breaker", taskDefinition="breaker", desiredCount=1,
         deploymentConfiguration={"deploymentCircuitBreaker": {"enable": True, "rollback": True}},
     )
-    wait(ecs, "services_stable", services=["breaker"])
+    eventually("it completes", lambda: describe("breaker")["deployments"][0]["rolloutState"] == "COMPLETED")
     good = describe("breaker")["taskDefinition"]
     register("breaker", [container(image="127.0.0.1:1/nothing:latest")])
     ecs.update_service(service="breaker", taskDefinition="breaker")
-    eventually("it rolls back", lambda: describe("breaker")["taskDefinition"] == good, 120)
+    eventually("it rolls back", lambda: describe("breaker")["taskDefinition"] == good, 60)
     wait(ecs, "services_stable", services=["breaker"])
     assert any("rolling back to deployment" in m for m in messages("breaker")), messages("breaker")
     remove("breaker")
@@ -126,7 +126,7 @@ def test_unknown_services():
     assert found["services"] == [] and found["failures"][0]["reason"] == "MISSING", found
     raises("ServiceNotFoundException", ecs.update_service, service="nothing", desiredCount=1)
     raises("ServiceNotFoundException", ecs.delete_service, service="nothing")
-    raises("ClientException", ecs.create_service, serviceName="x", taskDefinition="nothing")
+    raises("ClientException", ecs.create_service, serviceName="x", taskDefinition="nothing", desiredCount=1)
 
 
 if __name__ == "__main__":

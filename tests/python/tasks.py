@@ -24,6 +24,7 @@ def instance():
 
 def test_life_of_a_task():
     register("life")
+    eventually("nothing is held", lambda: (i := instance())["remainingResources"] == i["registeredResources"])
     free = {r["name"]: r.get("integerValue") for r in instance()["remainingResources"]}
     answer = ecs.run_task(
         taskDefinition="life", startedBy="tests", group="mine", tags=[{"key": "k", "value": "v"}]
@@ -99,7 +100,7 @@ def test_overrides():
 
 
 def test_ports():
-    register("dynamic", [container(script="nc -lk -p 80 -e echo hello", portMappings=[{"containerPort": 80}])])
+    register("dynamic", [container(script="while :; do nc -l -p 80 -e echo hello; done", portMappings=[{"containerPort": 80}])])
     arns = [t["taskArn"] for t in ecs.run_task(taskDefinition="dynamic", count=2)["tasks"]]
     wait(ecs, "tasks_running", tasks=arns)
     ports = set()

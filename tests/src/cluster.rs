@@ -8,15 +8,23 @@
 )]
 
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{OFlag, openat};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::host::TestHost;
 
 /// Region of every test.
 pub const REGION: &str = "eu-north-1";
+/// How long something may take that must happen; the aws CLI alone takes a second a call.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Account of every test.
 pub const ACCOUNT: &str = "000000000000";
 
@@ -113,7 +121,7 @@ impl Cluster {
             .stderr(log)
             .spawn();
         self.control_plane = Some(child.expect("lighter-control-plane starts"));
-        self.host.eventually("the control plane serves", || {
+        self.eventually("the control plane serves", || {
             self.host.sh("curl -fsS http://127.0.0.1:4780/healthz >/dev/null && echo serves")
                 == "serves"
         });
@@ -129,13 +137,13 @@ impl Cluster {
     /// SIGTERMs the control plane and waits for its end.
     pub fn stop_control_plane(&mut self) {
         let mut child = self.control_plane.take().expect("it runs");
-        self.host.kill(child.id().into(), "TERM");
+        terminate(&child);
         assert!(child.wait().expect("wait for it").success(), "{}", self.log());
     }
 
     /// Resident memory of the control plane, in kB.
     pub fn control_plane_memory(&self) -> u64 {
-        resident(self.control_plane.as_ref().expect("it runs").id())
+        self.resident(self.control_plane.as_ref().expect("it runs"))
     }
 
     /// Adds the first agent, in the test's network, and waits until it is connected: its index.
@@ -150,7 +158,8 @@ impl Cluster {
         let number = self.agents.len() + 1;
         let name = format!("host{number}");
         let script = format!(
-            "set -e; ip netns add {name}; ip -n {name} link set lo up; \
+            "set -e; mkdir -p /run/netns; mountpoint -q /run/netns || mount -t tmpfs netns /run/netns; \
+             ip netns add {name}; ip -n {name} link set lo up; \
              ip link add to-{name} type veth peer name eth0 netns {name}; \
              ip addr add 10.99.{number}.1/24 dev to-{name}; ip link set to-{name} up; \
              ip -n {name} addr add 10.99.{number}.2/24 dev eth0; ip -n {name} link set eth0 up; \
@@ -182,7 +191,7 @@ impl Cluster {
         let config = root.join("etc/ecs");
         std::fs::create_dir_all(&config).expect("a directory");
         let mut text = format!(
-            "ECS_CLUSTER=default\nECS_BACKEND_HOST={}\nAWS_DEFAULT_REGION={REGION}\nAWS_ACCESS_KEY_ID={}\nAWS_SECRET_ACCESS_KEY={}\n",
+            "ECS_BACKEND_HOST={}\nAWS_DEFAULT_REGION={REGION}\nAWS_ACCESS_KEY_ID={}\nAWS_SECRET_ACCESS_KEY={}\n",
             self.endpoint(),
             self.key.0,
             self.key.1
@@ -233,18 +242,35 @@ impl Cluster {
     /// SIGTERMs an agent and waits for its end.
     pub fn stop_agent(&mut self, index: usize) {
         let mut child = self.agents[index].process.take().expect("it runs");
-        self.host.kill(child.id().into(), "TERM");
+        terminate(&child);
         assert!(child.wait().expect("wait for it").success(), "{}", self.log());
     }
 
     /// Resident memory of an agent, in kB.
     pub fn agent_memory(&self, index: usize) -> u64 {
-        resident(self.agents[index].process.as_ref().expect("it runs").id())
+        self.resident(self.agents[index].process.as_ref().expect("it runs"))
+    }
+
+    fn resident(&self, child: &Child) -> u64 {
+        let path = format!("{}/status", child.id());
+        let status = openat(&self.host.processes, &*path, OFlag::O_RDONLY, Mode::empty());
+        let mut text = String::new();
+        File::from(status.expect("it runs")).read_to_string(&mut text).expect("its status");
+        resident(&text)
+    }
+
+    /// Waits until a condition holds; if it does not, tells what the daemons wrote.
+    pub fn eventually(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Waits until this many instances are connected.
     pub fn wait_connected(&self, count: usize) {
-        self.host.eventually(&format!("{count} instances are connected\n{}", self.log()), || {
+        self.eventually(&format!("{count} instances are connected"), || {
             let listed = self.boto3(
                 "c = client('ecs')\n\
                  try: arns = c.list_container_instances(cluster='default')['containerInstanceArns']\n\
@@ -357,8 +383,14 @@ fn append(path: &Path) -> File {
     File::options().create(true).append(true).open(path).expect("a log")
 }
 
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+/// By the number that this process knows it by; within the test's namespace it has another.
+fn terminate(child: &Child) {
+    let pid = Pid::from_raw(child.id().try_into().expect("a pid"));
+    kill(pid, Signal::SIGTERM).expect("it runs");
+}
+
+/// VmRSS of a process status, in kB.
+fn resident(status: &str) -> u64 {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }

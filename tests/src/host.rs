@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct TestHost {
     directory: TempDir,
+    /// `/proc` as it shows processes by the numbers that the test knows its children by.
+    pub processes: fs::File,
     init: Child,
 }
 
@@ -51,6 +53,7 @@ impl TestHost {
 
     /// A host without an image.
     pub fn empty() -> Self {
+        let processes = fs::File::open("/proc").expect("/proc");
         let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID;
         unshare(flags).expect("the tests run as root");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
@@ -65,7 +68,7 @@ impl TestHost {
         let read = init.stdout.as_mut().map(|stdout| stdout.read_exact(&mut ready));
         assert!(read.is_some_and(|read| read.is_ok()), "set up the namespaces");
         let directory = TempDir::with_prefix("lighter-test-").expect("a directory");
-        let host = Self { directory, init };
+        let host = Self { directory, processes, init };
         fs::create_dir(host.root()).expect("a directory");
         host
     }

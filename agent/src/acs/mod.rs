@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use protocol::acs::{Ack, Addressed, AgentMessage, ServerMessage, Update};
 use protocol::ids::TaskId;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::credentials::Credentials;
 use crate::engine::TaskEvent;
@@ -45,6 +45,8 @@ pub struct Context {
     pub store: Arc<Store>,
     /// How images of tasks are fetched.
     pub pull: crate::api::types::PullPolicy,
+    /// Rung at each heartbeat, upon which the host looks at its own health.
+    pub heartbeat: Arc<Notify>,
 }
 
 /// The owner did not store it.
@@ -96,6 +98,7 @@ pub async fn handle(
 ) -> Outcome {
     let answers = match message {
         ServerMessage::HeartbeatMessage(heartbeat) => {
+            context.heartbeat.notify_one();
             let heartbeat = protocol::acs::Heartbeat { healthy: None, ..heartbeat };
             vec![AgentMessage::HeartbeatAckRequest(heartbeat)]
         }

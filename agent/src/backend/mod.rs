@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod credentials;
 pub mod discover;
 pub mod metadata_service;
+pub mod session;
 pub mod socket;
 
 use std::path::{Path, PathBuf};
@@ -153,6 +154,17 @@ impl Client {
         &self.region
     }
 
+    /// Signs a request as it is sent now; returns the headers to add.
+    async fn sign(
+        &self,
+        service: &str,
+        request: &sigv4::Request<'_>,
+    ) -> Result<Vec<(&'static str, String)>, credentials::Error> {
+        let keys = self.source.keys().await?;
+        let scope = sigv4::Scope { region: &self.region, service };
+        Ok(sigv4::sign(&keys.signing(), &scope, request, jiff::Timestamp::now()))
+    }
+
     /// Calls an operation, once.
     ///
     /// # Errors
@@ -166,11 +178,6 @@ impl Client {
         let named = || operation.to_owned();
         let body = serde_json::to_vec(input)
             .map_err(|source| CallError::Encode { operation: named(), source })?;
-        let keys = self
-            .source
-            .keys()
-            .await
-            .map_err(|source| CallError::Credentials { operation: named(), source })?;
         let host = authority(service.endpoint);
         let target = format!("{}.{operation}", service.target);
         let signed_headers = [
@@ -185,12 +192,10 @@ impl Client {
             headers: &signed_headers,
             payload_sha256: &sigv4::sha256_hex(&body),
         };
-        let added = sigv4::sign(
-            &keys.signing(),
-            &sigv4::Scope { region: &self.region, service: service.signing_name },
-            &request,
-            jiff::Timestamp::now(),
-        );
+        let added = self
+            .sign(service.signing_name, &request)
+            .await
+            .map_err(|source| CallError::Credentials { operation: named(), source })?;
         let mut request = self.http.post(format!("{}/", service.endpoint)).timeout(CALL_TIMEOUT);
         // The client writes the host itself, from the same address.
         for (name, value) in signed_headers.iter().skip(1) {

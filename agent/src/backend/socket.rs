@@ -42,54 +42,71 @@ pub enum Error {
     Accept { endpoint: String },
 }
 
-/// Opens a session at `<endpoint>/ws?<query>`.
+/// Where a session is: `<endpoint>/ws?<query>`, in the parts that are signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// As the control plane named it, without a slash at the end.
+    endpoint: String,
+    path: String,
+    query: String,
+}
+
+impl Address {
+    /// `endpoint`: scheme and authority, perhaps with a path of its own.
+    pub fn new(endpoint: &str, query: &BTreeMap<&str, String>) -> Self {
+        let endpoint = endpoint.trim_end_matches('/');
+        let behind = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+        let base = behind.find('/').and_then(|at| behind.get(at..)).unwrap_or_default();
+        Self {
+            endpoint: endpoint.to_owned(),
+            path: format!("{base}/ws"),
+            query: percent::encode_query(query.iter().map(|(name, value)| (*name, &**value))),
+        }
+    }
+
+    /// As it stands in the `Host` header.
+    pub fn host(&self) -> &str {
+        authority(&self.endpoint)
+    }
+
+    /// Signs a `GET` of it with a body. Returned are the headers to add.
+    ///
+    /// # Errors
+    /// If there are no credentials.
+    pub async fn sign(
+        &self,
+        client: &Client,
+        body: &[u8],
+    ) -> Result<Vec<(&'static str, String)>, credentials::Error> {
+        let request = sigv4::Request {
+            method: "GET",
+            path: &self.path,
+            query: &self.query,
+            headers: &[("host", self.host())],
+            payload_sha256: &sigv4::sha256_hex(body),
+        };
+        client.sign(protocol::ecs::SIGNING_NAME, &request).await
+    }
+}
+
+/// Opens a session.
 ///
 /// # Errors
 /// If the peer cannot be reached or refuses.
-pub async fn connect(
-    client: &Client,
-    endpoint: &str,
-    query: &BTreeMap<&str, String>,
-) -> Result<Socket, Error> {
-    let named = || endpoint.to_owned();
-    tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrade(client, endpoint, query))
+pub async fn connect(client: &Client, address: &Address) -> Result<Socket, Error> {
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrade(client, address))
         .await
-        .map_err(|_elapsed| Error::Timeout { endpoint: named() })?
+        .map_err(|_elapsed| Error::Timeout { endpoint: address.endpoint.clone() })?
 }
 
-async fn upgrade(
-    client: &Client,
-    endpoint: &str,
-    query: &BTreeMap<&str, String>,
-) -> Result<Socket, Error> {
-    let named = || endpoint.to_owned();
-    let base = endpoint.trim_end_matches('/');
-    let query: Vec<String> = query
-        .iter()
-        .map(|(name, value)| format!("{}={}", percent::encode(name), percent::encode(value)))
-        .collect();
-    let query = query.join("&");
-    // A base may have a path of its own.
-    let behind = base.split_once("://").map_or(base, |(_, rest)| rest);
-    let path = behind.find('/').and_then(|at| behind.get(at..)).unwrap_or_default();
-    let path = format!("{path}/ws");
-    let keys = client.source.keys().await.map_err(Error::Credentials)?;
-    let added = sigv4::sign(
-        &keys.signing(),
-        &sigv4::Scope { region: &client.region, service: protocol::ecs::SIGNING_NAME },
-        &sigv4::Request {
-            method: "GET",
-            path: &path,
-            query: &query,
-            headers: &[("host", authority(base))],
-            payload_sha256: &sigv4::sha256_hex(b""),
-        },
-        jiff::Timestamp::now(),
-    );
+async fn upgrade(client: &Client, address: &Address) -> Result<Socket, Error> {
+    let Address { endpoint, query, .. } = address;
+    let named = || endpoint.clone();
+    let added = address.sign(client, b"").await.map_err(Error::Credentials)?;
     let key = generate_key();
     let mut request = client
         .http
-        .get(format!("{base}/ws?{query}"))
+        .get(format!("{endpoint}/ws?{query}"))
         .header(CONNECTION, HeaderValue::from_static("Upgrade"))
         .header(UPGRADE, HeaderValue::from_static("websocket"))
         .header("sec-websocket-version", "13")
@@ -147,6 +164,20 @@ fn refusal(body: &[u8]) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses() {
+        let query = BTreeMap::from([("b", "x y/".to_owned()), ("a", "1".to_owned())]);
+        for (endpoint, host, path) in [
+            ("http://h:1", "h:1", "/ws"),
+            ("https://h:443/", "h", "/ws"),
+            ("https://h/base/", "h", "/base/ws"),
+        ] {
+            let address = Address::new(endpoint, &query);
+            assert_eq!((address.host(), &*address.path), (host, path), "{endpoint}");
+            assert_eq!(address.query, "a=1&b=x%20y%2F");
+        }
+    }
 
     #[test]
     fn refusals() {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod script;
+mod telemetry;
 
 use std::path::Path;
 use std::time::Duration;
@@ -410,6 +411,7 @@ async fn a_silent_or_old_connection_is_replaced() {
         credentials: member.credentials.clone(),
         store: Arc::clone(&store),
         pull: crate::api::types::PullPolicy::Missing,
+        heartbeat: Arc::default(),
     };
     let moment = Duration::from_millis(200);
     let long = Duration::from_secs(60);

@@ -44,6 +44,8 @@ pub enum Input {
     Run { new: Box<NewTask>, reply: oneshot::Sender<Result<TaskView, String>> },
     /// Stop or remove a task; answered once that is stored. `None`: there is no such task.
     Ask { task: TaskId, event: TaskEvent, reply: oneshot::Sender<Result<Option<TaskView>, String>> },
+    /// Is the loop well? Answered once it has stored what it had to.
+    Ping { reply: oneshot::Sender<Result<(), String>> },
     /// End the loop; tasks live on.
     Shutdown,
 }

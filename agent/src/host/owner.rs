@@ -49,6 +49,7 @@ pub struct Owner {
 enum Waiting {
     Run(TaskId, oneshot::Sender<Result<TaskView, String>>),
     Ask(TaskId, oneshot::Sender<Result<Option<TaskView>, String>>),
+    Ping(oneshot::Sender<Result<(), String>>),
 }
 
 impl Owner {
@@ -103,6 +104,7 @@ impl Owner {
                         waiting.push(Waiting::Ask(task.clone(), reply));
                         self.step(Event::Task { task, event });
                     }
+                    Input::Ping { reply } => waiting.push(Waiting::Ping(reply)),
                     Input::Shutdown => ended = true,
                 }
             }
@@ -208,6 +210,9 @@ impl Owner {
                 Waiting::Ask(_, reply) => {
                     let _ = reply.send(Err(format!("store the request: {error}")));
                 }
+                Waiting::Ping(reply) => {
+                    let _ = reply.send(Err(format!("store the tasks: {error}")));
+                }
             }
         }
     }
@@ -266,6 +271,9 @@ impl Owner {
                 }
                 Waiting::Ask(id, reply) => {
                     let _ = reply.send(Ok(self.view(&id)));
+                }
+                Waiting::Ping(reply) => {
+                    let _ = reply.send(Ok(()));
                 }
             }
         }

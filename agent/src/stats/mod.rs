@@ -1,10 +1,10 @@
 //! Statistics of running containers: one sample a second, while somebody wants them.
 //!
 //! Owner: [`Stats`], shared by its clones. Telemetry [subscribes](Stats::subscribe); who asks for a
-//! container's statistics keeps the sampler going for [`INTEREST`]. Without either nothing runs
-//! and nothing is kept. Per container there are the last two samples whole, for the
-//! documents, and while telemetry is subscribed a ring of [`Point`]s; when that is full the
-//! oldest goes.
+//! container's statistics keeps the sampler going for [`INTEREST`]. Without either, or without a
+//! container that runs, nothing runs and nothing is kept. Per container there are the last two
+//! samples whole, for the documents, and while telemetry is subscribed a ring of [`Point`]s; when
+//! that is full the oldest goes.
 //!
 //! Counters are read from the kernel's files directly ([`read`]), not by `cgroups-rs`: that opens
 //! every file of a controller for each question, wanted or not, and says 0 for what it could not
@@ -211,6 +211,14 @@ impl Stats {
             .collect()
     }
 
+    /// Enters points as if they had been sampled.
+    #[cfg(test)]
+    pub fn enter(&self, task: &TaskId, container: usize, points: &[Point]) {
+        let mut state = self.0.lock();
+        let track = state.containers.entry((task.clone(), container)).or_default();
+        track.points.extend(points);
+    }
+
     /// The newest sample of a container and the one before it. `None`: it does not run, or its
     /// cgroup cannot be read. The first question of a while is answered by a sample made for it.
     pub async fn latest(
@@ -283,7 +291,7 @@ impl Shared {
     }
 }
 
-async fn run(stats: Stats, snapshots: watch::Receiver<Arc<Snapshot>>) {
+async fn run(stats: Stats, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     let shared = stats.0;
     loop {
         while !shared.is_wanted() {
@@ -293,7 +301,15 @@ async fn run(stats: Stats, snapshots: watch::Receiver<Arc<Snapshot>>) {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shared.is_wanted() {
             ticks.tick().await;
-            let targets = targets(&shared.cgroup_parent, &snapshots);
+            let targets = targets(&shared.cgroup_parent, &mut snapshots);
+            if targets.is_empty() {
+                shared.lock().containers.clear();
+                // A host without containers is not woken every second.
+                if snapshots.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
             let sampler = Arc::clone(&shared);
             let sampled = tokio::task::spawn_blocking(move || {
                 sampler.keep_only(&targets);
@@ -307,8 +323,8 @@ async fn run(stats: Stats, snapshots: watch::Receiver<Arc<Snapshot>>) {
     }
 }
 
-fn targets(cgroup_parent: &str, snapshots: &watch::Receiver<Arc<Snapshot>>) -> Vec<Target> {
-    let snapshot = snapshots.borrow();
+fn targets(cgroup_parent: &str, snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Vec<Target> {
+    let snapshot = snapshots.borrow_and_update();
     let tasks = snapshot.states.values();
     tasks
         .flat_map(|task| {

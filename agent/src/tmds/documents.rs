@@ -328,7 +328,7 @@ pub fn introspected(facts: &Facts<'_>, task: &Task) -> introspection::Task {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use jiff::Timestamp;
@@ -340,7 +340,7 @@ pub(super) mod tests {
     use crate::engine::{Container as State, Desired, EcsTask, Life, PortLease, Resources, Times};
 
     /// A running task of one container.
-    pub(in crate::tmds) fn task(number: u128) -> Task {
+    pub(crate) fn task(number: u128) -> Task {
         let definition = protocol::taskdef::from_value(&json!({
             "family": "web", "networkMode": "awsvpc", "cpu": "512", "memory": "1024",
             "tags": [{"key": "team", "value": "a"}],
@@ -396,7 +396,7 @@ pub(super) mod tests {
     }
 
     /// What a control plane says of it.
-    pub(in crate::tmds) fn ecs() -> Box<EcsTask> {
+    pub(crate) fn ecs() -> Box<EcsTask> {
         Box::new(EcsTask {
             arn: "arn:aws:ecs:eu-west-1:1:task/c/t".to_owned(),
             cluster_arn: "arn:aws:ecs:eu-west-1:1:cluster/c".to_owned(),

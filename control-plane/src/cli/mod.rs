@@ -144,9 +144,8 @@ impl Place {
     /// The data directory.
     fn data(&self) -> PathBuf {
         const DEFAULT: &str = "var/lib/lighter/control-plane";
-        let given = |path: &Option<PathBuf>| path.clone().filter(|path| path != Path::new(""));
-        match (given(&self.data), given(&self.root)) {
-            (Some(data), _) => data,
+        match (&self.data, &self.root) {
+            (Some(data), _) => data.clone(),
             (None, Some(root)) => root.join(DEFAULT),
             (None, None) => Path::new("/").join(DEFAULT),
         }
@@ -257,7 +256,8 @@ mod tests {
         };
         assert_eq!(data(&["--data", "/d", "--root", "/r"]), Some("/d".into()));
         assert_eq!(data(&["--root", "/r"]), Some("/r/var/lib/lighter/control-plane".into()));
-        assert_eq!(data(&["--root", ""]), Some("/var/lib/lighter/control-plane".into()));
+        assert_eq!(data(&[]), Some("/var/lib/lighter/control-plane".into()));
+        assert_eq!(data(&["--root", ""]), None);
         assert_eq!(data(&["--account", "1"]), None);
     }
 }

@@ -169,10 +169,15 @@ struct Follower {
 impl Follower {
     async fn run(self, mut watch: Watch) {
         loop {
-            if let Err(error) = self.follow(&mut watch).await {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "the state cannot be followed");
-                return;
+            match self.follow(&mut watch).await {
+                Ok(()) => {}
+                // The store was closed: there is nobody left to follow it for.
+                Err(Error::Ended) if self.store.strong_count() == 0 => return,
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "the state cannot be followed");
+                    return;
+                }
             }
         }
     }

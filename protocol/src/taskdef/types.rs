@@ -31,6 +31,7 @@ pub struct TaskDefinition {
     /// Role whose credentials the agent uses for the task: an ARN, or a name.
     pub execution_role_arn: Option<String>,
     /// Expressions of the constraints `memberOf`: a host must match all.
+    #[serde(default)] // as older versions kept it
     pub placement_constraints: Vec<String>,
 }
 

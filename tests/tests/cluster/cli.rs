@@ -58,7 +58,7 @@ fn a_task_from_definition_to_logs() {
         let found = events["events"].as_array().map(Vec::len);
         (found == Some(count)).then_some(events)
     };
-    cluster.host.eventually("five lines are in the stream", || lines(5).is_some());
+    cluster.eventually("five lines are in the stream", || lines(5).is_some());
     let events = lines(5).expect("they were there");
     assert_eq!(events["events"][4]["message"], "line 4");
     let tail = cluster

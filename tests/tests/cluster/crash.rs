@@ -106,9 +106,7 @@ fn running_containers_outlive_both() {
     // It ends while the control plane is away: told when it is back.
     cluster.kill_control_plane();
     cluster.host.kill(pid, "KILL");
-    cluster
-        .host
-        .eventually("the task stops", || cluster.host.inspect(&id)["lastStatus"] == "STOPPED");
+    cluster.eventually("the task stops", || cluster.host.inspect(&id)["lastStatus"] == "STOPPED");
     cluster.start_control_plane();
     wait(&cluster, "tasks_stopped", std::slice::from_ref(&task));
     let stopped = cluster

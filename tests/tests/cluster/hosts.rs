@@ -35,12 +35,12 @@ fn draining_a_host_moves_its_tasks() {
         "ecs = client('ecs')\n\
          ecs.update_container_instances_state(status='DRAINING', containerInstances=ecs.list_container_instances()['containerInstanceArns'][:1])",
     );
-    cluster.host.eventually("all four run on the other host", || {
+    cluster.eventually("all four run on the other host", || {
         spread(&cluster) == serde_json::json!([0, 4])
     });
     cluster.boto3("wait(client('ecs'), 'services_stable', services=['spread'])");
     cluster.boto3("client('ecs').delete_service(service='spread', force=True)");
-    cluster.host.eventually("its tasks are gone", || spread(&cluster) == serde_json::json!([0, 0]));
+    cluster.eventually("its tasks are gone", || spread(&cluster) == serde_json::json!([0, 0]));
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn the_loss_of_a_host_moves_its_tasks() {
     create_service(&cluster, 2);
     assert_eq!(spread(&cluster), serde_json::json!([1, 1]));
     cluster.kill_agent(lost);
-    cluster.host.eventually("both run on the host that is left", || {
+    cluster.eventually("both run on the host that is left", || {
         spread(&cluster) == serde_json::json!([0, 2])
     });
     let lost_task = cluster.boto3(
@@ -64,7 +64,7 @@ fn the_loss_of_a_host_moves_its_tasks() {
     cluster.start_agent(lost);
     cluster.wait_connected(2);
     let root = cluster.agent(lost).root.clone();
-    cluster.host.eventually("the returned host stops the task that was given up", || {
+    cluster.eventually("the returned host stops the task that was given up", || {
         let output = cluster.host.command(&["ps", "--quiet"]).env("LIGHTER_ROOT", &root).output();
         output.is_ok_and(|output| output.status.success() && output.stdout.is_empty())
     });
@@ -82,9 +82,7 @@ fn a_stopped_agent_stays_registered_until_someone_deregisters_it() {
              answer([i['status'], i['agentConnected']])",
         )
     };
-    cluster
-        .host
-        .eventually("it is disconnected", || state() == serde_json::json!(["ACTIVE", false]));
+    cluster.eventually("it is disconnected", || state() == serde_json::json!(["ACTIVE", false]));
     cluster.boto3(
         "ecs = client('ecs')\n\
          arn = ecs.list_container_instances()['containerInstanceArns'][0]\n\

@@ -6,4 +6,5 @@ mod crash;
 mod hosts;
 mod operations;
 mod roles;
+mod telemetry;
 mod up;

@@ -34,7 +34,7 @@ fn run(cluster: &Cluster, family: &str, mode: &str, role: bool) -> String {
 
 fn output(cluster: &Cluster, task: &str, line: usize) -> String {
     let mut found = String::new();
-    cluster.host.eventually("the task has printed", || {
+    cluster.eventually("the task has printed", || {
         let text = cluster.host.ok(&["logs", task]);
         let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
         found = lines.get(line).map(|line| (*line).to_owned()).unwrap_or_default();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use protocol::monitor::{ContainerFacts, Exit, Status};
-use protocol::sigv4;
+use protocol::{sigv4, tcs};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +34,8 @@ pub(super) type Answer = (u16, Value);
 
 /// One session as the test holds it.
 pub(super) struct Session {
+    /// As it was asked for.
+    target: String,
     pub(super) query: BTreeMap<String, String>,
     pub(super) socket: WebSocketStream<TcpStream>,
 }
@@ -47,15 +49,30 @@ impl Session {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
-    /// The next message: type and content.
-    pub(super) async fn receive(&mut self) -> (String, Value) {
+    async fn receive_text(&mut self) -> String {
         loop {
             let next = tokio::time::timeout(PATIENCE, self.socket.next()).await;
             if let Message::Text(text) = next.expect("in time").unwrap().unwrap() {
-                let frame: Value = serde_json::from_str(&text).unwrap();
-                return (frame["type"].as_str().unwrap().to_owned(), frame["message"].clone());
+                return text.as_str().to_owned();
             }
         }
+    }
+
+    /// The next message: type and content.
+    pub(super) async fn receive(&mut self) -> (String, Value) {
+        let frame: Value = serde_json::from_str(&self.receive_text().await).unwrap();
+        (frame["type"].as_str().unwrap().to_owned(), frame["message"].clone())
+    }
+
+    /// The next message of telemetry, whose signature is verified.
+    pub(super) async fn receive_signed(&mut self) -> tcs::AgentMessage {
+        let frame = self.receive_text().await;
+        let (head, body) = tcs::split(&frame);
+        let headers: Vec<(&str, &str)> =
+            head.lines().map(|line| line.split_once(": ").unwrap()).collect();
+        assert!(headers.is_sorted(), "{head}");
+        verify("GET", &self.target, &headers, body.as_bytes());
+        tcs::AgentMessage::parse(body).unwrap()
     }
 }
 
@@ -64,6 +81,8 @@ pub(super) struct ControlPlane {
     /// Calls as they came: operation and input.
     pub(super) calls: mpsc::UnboundedReceiver<(String, Value)>,
     pub(super) sessions: mpsc::UnboundedReceiver<Session>,
+    /// Those of telemetry.
+    telemetry: mpsc::UnboundedReceiver<Session>,
     /// Answers that replace the usual one, used up from the front.
     pub(super) answers: Arc<Mutex<HashMap<String, Vec<Answer>>>>,
 }
@@ -74,25 +93,27 @@ impl ControlPlane {
         let address = listener.local_addr().unwrap();
         let (call, calls) = mpsc::unbounded_channel();
         let (session, sessions) = mpsc::unbounded_channel();
+        let (publisher, telemetry) = mpsc::unbounded_channel();
         let answers: Arc<Mutex<HashMap<String, Vec<Answer>>>> = Arc::default();
         let script = Arc::clone(&answers);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (call, session, script) = (call.clone(), session.clone(), Arc::clone(&script));
+                let (call, script) = (call.clone(), Arc::clone(&script));
+                let (session, publisher) = (session.clone(), publisher.clone());
                 tokio::spawn(async move {
                     let mut start = [0; 4];
                     while stream.peek(&mut start).await.is_ok_and(|read| read < 4) {
                         tokio::task::yield_now().await;
                     }
                     if &start == b"GET " {
-                        accept(stream, &session).await;
+                        accept(stream, &session, &publisher).await;
                     } else {
                         answer(stream, address, &call, &script).await;
                     }
                 });
             }
         });
-        Self { address, calls, sessions, answers }
+        Self { address, calls, sessions, telemetry, answers }
     }
 
     pub(super) fn endpoint(&self) -> String {
@@ -121,6 +142,11 @@ impl ControlPlane {
         let next = tokio::time::timeout(PATIENCE, self.sessions.recv()).await;
         next.expect("a session in time").unwrap()
     }
+
+    pub(super) async fn telemetry(&mut self) -> Session {
+        let next = tokio::time::timeout(PATIENCE, self.telemetry.recv()).await;
+        next.expect("a session in time").unwrap()
+    }
 }
 
 fn verify(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) {
@@ -134,8 +160,13 @@ fn verify(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) {
 }
 
 #[allow(clippy::result_large_err, reason = "the library's own signature")]
-async fn accept(stream: TcpStream, sessions: &mpsc::UnboundedSender<Session>) {
+async fn accept(
+    stream: TcpStream,
+    sessions: &mpsc::UnboundedSender<Session>,
+    telemetry: &mpsc::UnboundedSender<Session>,
+) {
     let mut query = BTreeMap::new();
+    let mut asked = String::new();
     let read = |request: &Request, response: Response| {
         let headers: Vec<(&str, &str)> = request
             .headers()
@@ -144,14 +175,16 @@ async fn accept(stream: TcpStream, sessions: &mpsc::UnboundedSender<Session>) {
             .collect();
         let target = request.uri().path_and_query().unwrap().as_str();
         verify("GET", target, &headers, b"");
-        assert_eq!(request.uri().path(), "/ws");
+        assert!(["/ws", "/tcs/ws"].contains(&request.uri().path()), "{target}");
+        target.clone_into(&mut asked);
         let url = reqwest::Url::parse(&format!("http://x{target}")).unwrap();
         query
             .extend(url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())));
         Ok(response)
     };
     let socket = tokio_tungstenite::accept_hdr_async(stream, read).await.unwrap();
-    let _ = sessions.send(Session { query, socket });
+    let list = if asked.starts_with("/tcs") { telemetry } else { sessions };
+    let _ = list.send(Session { target: asked, query, socket });
 }
 
 async fn answer(
@@ -207,7 +240,10 @@ fn usual(operation: &str, input: &Value, address: SocketAddr) -> Value {
                 "containerInstanceArn": INSTANCE, "attributes": attributes,
             }})
         }
-        "DiscoverPollEndpoint" => json!({"endpoint": format!("http://{address}/")}),
+        "DiscoverPollEndpoint" => json!({
+            "endpoint": format!("http://{address}/"),
+            "telemetryEndpoint": format!("http://{address}/tcs"),
+        }),
         "SubmitTaskStateChange" => json!({"acknowledgment": "ok"}),
         _ => json!({}),
     }
@@ -237,6 +273,10 @@ pub(super) fn host() -> (mpsc::Sender<Input>, watch::Receiver<Arc<Snapshot>>) {
                     (event, Some((task, Ok(reply))))
                 }
                 Input::Progress { .. } => continue,
+                Input::Ping { reply } => {
+                    let _ = reply.send(Ok(()));
+                    continue;
+                }
                 Input::Shutdown => return,
             };
             let mut open = vec![events];

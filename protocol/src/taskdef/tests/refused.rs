@@ -499,7 +499,12 @@ fn logs() {
             "{place}.options.awslogs-multiline-pattern: must be absent beside awslogs-datetime-format"
         ),
         format!("{place}.options.awslogs-create-group: must be true or false, is \"maybe\""),
-        format!("not supported yet: {place}.logDriver (the log driver awslogs)"),
+        format!(
+            "not supported yet: {place}.options.awslogs-datetime-format (log events of several lines)"
+        ),
+        format!(
+            "not supported yet: {place}.options.awslogs-multiline-pattern (log events of several lines)"
+        ),
     ];
     assert_eq!(problems(&container(log("awslogs", options))), lines);
     let lines = problems(&container(log("awsfirelens", json!({}))));
