@@ -130,10 +130,12 @@ impl Store {
     /// # Errors
     /// If another process has it open, or it is damaged or of an unknown schema.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let database = Database::builder().set_cache_size(CACHE).create(path).map_err(|source| match source {
-            redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.to_owned() },
-            source => Error::Open { path: path.to_owned(), source: Box::new(source) },
-        })?;
+        let database = Database::builder().set_cache_size(CACHE).create(path).map_err(
+            |source| match source {
+                redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.to_owned() },
+                source => Error::Open { path: path.to_owned(), source: Box::new(source) },
+            },
+        )?;
         let store = Self { database };
         let write = store.database.begin_write().map_err(access("begin to write"))?;
         {
