@@ -36,6 +36,7 @@ use crate::network::{self, Network, Subnets, ports};
 use crate::registration::Terminal;
 use crate::store::{self, Batch, Store, Table};
 use crate::tmds::{self, Tmds};
+use crate::volume::efs;
 
 /// How long the end waits for effects under way.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -95,6 +96,7 @@ pub struct Agent {
     mode: Mode,
     /// In a cluster; `None` on none.
     member: Option<ecs::Running>,
+    store: Arc<Store>,
     /// Held until the end.
     _lock: File,
 }
@@ -126,6 +128,10 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         network,
         tmds: tmds.clone(),
         log_service: LogService::new(config, credentials.clone())?,
+        efs: efs::Servers {
+            endpoint: config.ecs.efs_endpoint.clone(),
+            region: config.ecs.region.clone(),
+        },
         inbox: inbox.clone(),
     });
 
@@ -149,7 +155,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     }
     let _ = inbox.send(Input::Event(Event::Recovered)).await;
 
-    let membership = Membership::new(config.clone(), store, registration);
+    let membership = Membership::new(config.clone(), &store, registration);
     let connections = Arc::new(AtomicUsize::new(0));
     let api = Api {
         inbox: inbox.clone(),
@@ -192,6 +198,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         connections,
         mode,
         member,
+        store,
         _lock: lock,
     })
 }
@@ -247,6 +254,11 @@ impl Agent {
         let (layout, hands) = (self.layout, self.hands);
         let left = tokio::task::spawn_blocking(move || leave(&layout, &hands, live)).await;
         failures.extend(left.unwrap_or_else(|failed| vec![failed.to_string()]));
+        // Who takes the lock next opens the store at once.
+        let give_up = tokio::time::Instant::now() + PATIENCE;
+        while Arc::strong_count(&self.store) > 1 && tokio::time::Instant::now() < give_up {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         if failures.is_empty() { Ok(()) } else { Err(failures) }
     }
 }

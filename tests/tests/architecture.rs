@@ -220,6 +220,7 @@ fn pure_modules_touch_nothing() {
         "agent/src/tcs/metrics.rs",
         "agent/src/tmds/documents.rs",
         "agent/src/tmds/route.rs",
+        "agent/src/volume/efs.rs",
         "agent/src/volume/plan.rs",
         "control-plane/src/api/lookup.rs",
         "control-plane/src/api/page.rs",
@@ -317,5 +318,27 @@ fn files_stay_small() {
             "{}: {lines} lines of code; split it by concept",
             path.display()
         );
+    }
+}
+
+/// The benches are not run by CI; they are to be there when they are wanted.
+#[test]
+fn scripts_parse() {
+    let listed = Command::new("git")
+        .args(["ls-files", "*.py", "*.sh"])
+        .current_dir(workspace())
+        .output()
+        .expect("git starts");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let (python, shell): (Vec<&str>, Vec<&str>) =
+        listed.lines().partition(|path| path.ends_with(".py"));
+    assert!(!python.is_empty() && !shell.is_empty(), "{listed}");
+    let parse = "import ast, sys\nfor path in sys.argv[1:]: ast.parse(open(path).read(), path)";
+    let mut command = Command::new("python3");
+    let parsed = command.args(["-c", parse]).args(python).current_dir(workspace()).status();
+    assert!(parsed.expect("python3 starts").success());
+    for path in shell {
+        let parsed = Command::new("bash").args(["-n", path]).current_dir(workspace()).status();
+        assert!(parsed.expect("bash starts").success(), "{path}");
     }
 }

@@ -2,6 +2,7 @@
 //! attempt left. Failures become ECS's words here and nowhere else.
 
 mod container;
+mod efs;
 mod image;
 mod release;
 mod resources;
@@ -16,6 +17,7 @@ use super::hands::Hands;
 use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
 
 pub(super) use release::{end_processes, leases, remove_files};
+pub(super) use resources::namespace;
 
 /// Carries out one effect; the event says how it ended. `None`: nobody waits for it.
 pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -> Option<Event> {
