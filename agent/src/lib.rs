@@ -14,6 +14,9 @@ pub mod daemon;
 pub mod ecs;
 pub mod engine;
 pub mod error;
+// One file, as the packages that share a library may not hold what kills its process.
+#[path = "../../runtime/src/failpoint.rs"]
+mod failpoint;
 pub mod host;
 pub mod identity;
 pub mod image;

@@ -12,6 +12,9 @@ pub mod api;
 pub mod auth;
 pub mod cli;
 pub mod config;
+// One file, as the packages that share a library may not hold what kills its process.
+#[path = "../../runtime/src/failpoint.rs"]
+mod failpoint;
 pub mod http;
 pub mod logs;
 pub mod model;

@@ -1,6 +1,8 @@
 //! SIGKILL of agent or control plane at any moment: no acknowledged call is lost, no task runs twice,
 //! every state is reported in the end, running containers are untouched.
 
+mod points;
+
 use std::collections::BTreeSet;
 
 use serde_json::json;
