@@ -87,6 +87,9 @@ struct Uploading {
     bytes: usize,
     /// Segments before the position can go once the cursor is stored.
     advanced: bool,
+    /// The stored cursor says that all is sent; the agent was killed before the deletion, or long
+    /// after it.
+    was_finished: bool,
 }
 
 impl Uploading {
@@ -96,6 +99,7 @@ impl Uploading {
             name: config.name.clone(),
             path: config.cursor.clone(),
             reader: Reader::new(&config.spool, cursor.position),
+            was_finished: cursor.finished,
             cursor,
             events: Vec::new(),
             bytes: 0,
@@ -153,7 +157,9 @@ impl Uploading {
         self.events.clear();
         self.bytes = 0;
         let durable = self.advanced || self.cursor.finished;
-        self.cursor.store(&self.path, durable)?;
+        if !self.was_finished {
+            self.cursor.store(&self.path, durable)?;
+        }
         failpoint::hit("upload.cursor");
         if durable {
             self.reader.remove_used(self.cursor.finished)?;

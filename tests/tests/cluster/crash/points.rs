@@ -314,6 +314,43 @@ fn the_agent_dies_while_it_reports() {
     agent(&points);
 }
 
+#[test]
+fn the_agent_dies_while_it_removes_a_task() {
+    let mut stage = Stage::new(false);
+    for point in ["remove.before", "remove.after"] {
+        let host = &stage.cluster.host;
+        let tasks = host.ok(&["ps", "--all", "--quiet", "--no-trunc"]);
+        let of = |task: &&str| host.inspect(task)["lastStatus"] == "STOPPED";
+        let task = tasks.lines().find(of).expect("a stopped task").to_owned();
+        let files = host.task_directory(&task);
+        assert!(files.exists());
+        stage.cluster.kill_agent(0);
+        stage.cluster.arm_agent(0, &FailPoint { name: point.to_owned(), hit: 1 });
+        let deadline = Instant::now() + PATIENCE;
+        let mut fired = false;
+        loop {
+            let died = stage.cluster.agent_died(0);
+            if died {
+                fired = true;
+                stage.cluster.start_agent(0);
+            }
+            let host = &stage.cluster.host;
+            // Whoever is cut off asks again; then it is gone, or goes.
+            let gone = host.agent_pid().is_some()
+                && !host.run(&["rm", &task]).status.success()
+                && !host.ok(&["ps", "--all", "--quiet", "--no-trunc"]).contains(&task);
+            if gone && (fired || !FailPoint::are_there()) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{point}\n{}", stage.told());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(!files.exists(), "{point}");
+    }
+    let outcome = stage.play("after removals", |_| ());
+    assert_eq!(outcome, stage.outcome);
+}
+
 /// Killed at any moment of its first registration, the host is one instance.
 #[test]
 fn the_agent_dies_while_it_joins() {
