@@ -139,8 +139,10 @@ def a_service(name):
     second = eventually("its replacement", lambda: one(other_than=first))
     try:
         insist(ecs.delete_service, service=name, force=True)
-    except ecs.exceptions.ServiceNotActiveException:
-        pass
+    except (ecs.exceptions.ServiceNotActiveException, ecs.exceptions.ServiceNotFoundException):
+        # The call was repeated, and had been heard.
+        found = insist(ecs.describe_services, services=[name])["services"]
+        assert [service["status"] for service in found] in (["DRAINING"], ["INACTIVE"]), found
     reach("STOPPED", first, second)
     # Its replacement was the only one.
     assert sorted(listed(family=f"{name}-service")) == sorted([first, second])
