@@ -14,7 +14,7 @@ pub mod daemon;
 pub mod ecs;
 pub mod engine;
 pub mod error;
-// One file, as the packages that share a library may not hold what kills its process.
+// The runtime's file: `protocol`, which all of them share, is pure.
 #[path = "../../runtime/src/failpoint.rs"]
 mod failpoint;
 pub mod host;

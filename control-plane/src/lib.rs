@@ -12,7 +12,7 @@ pub mod api;
 pub mod auth;
 pub mod cli;
 pub mod config;
-// One file, as the packages that share a library may not hold what kills its process.
+// The runtime's file: `protocol`, which all of them share, is pure.
 #[path = "../../runtime/src/failpoint.rs"]
 mod failpoint;
 pub mod http;

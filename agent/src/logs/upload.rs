@@ -159,8 +159,8 @@ impl Uploading {
         let durable = self.advanced || self.cursor.finished;
         if !self.was_finished {
             self.cursor.store(&self.path, durable)?;
+            failpoint::hit("upload.cursor");
         }
-        failpoint::hit("upload.cursor");
         if durable {
             self.reader.remove_used(self.cursor.finished)?;
             self.advanced = false;
