@@ -45,7 +45,10 @@ bench: setup-test build
 
 install: build
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(DIST)/lighter $(DIST)/lighter-runtime $(DIST)/lighter-control-plane
-	install -D -m 0644 -t $(DESTDIR)/etc/systemd/system systemd/lighter.service
+	for unit in systemd/*.service; do \
+	    sed 's|/usr/local/bin|$(PREFIX)/bin|g' "$$unit" | \
+	        install -D -m 0644 /dev/stdin "$(DESTDIR)/etc/systemd/system/$${unit##*/}" || exit 1; \
+	done
 	install -D -m 0600 ecs.config.example $(DESTDIR)/etc/ecs/ecs.config.example
 
 clean:

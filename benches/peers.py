@@ -82,6 +82,22 @@ def pss(pid):
     raise SystemExit(f"no Pss of {pid}")
 
 
+def isolated():
+    """Runs the program anew in mount, network and pid namespaces of its own, unless it is there; what
+    it started ends with it. The shell above it reaps what is orphaned."""
+    if os.environ.get("LIGHTER_BENCH_ISOLATED"):
+        return
+    options = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
+    script = 'ip link set lo up && "$@"; exit $?'
+    command = ["unshare", *options, "bash", "-c", script, "bash", sys.executable, *sys.argv]
+    os.execvpe("unshare", command, {**os.environ, "LIGHTER_BENCH_ISOLATED": "1"})
+
+
+def podman(directory):
+    """Podman with its storage in a directory, if it is here."""
+    return Podman(directory) if shutil.which("podman") else None
+
+
 @contextlib.contextmanager
 def prepared(dist):
     """(task definition's path, Lighter, Podman or None), each with the image loaded; ended after."""
@@ -91,16 +107,16 @@ def prepared(dist):
         definition = scratch / "task.json"
         definition.write_text(json.dumps(one_container("awsvpc")))
         lighter = Lighter(dist, scratch / "lighter")
-        podman = Podman(scratch / "podman") if shutil.which("podman") else None
+        peer = podman(scratch / "podman")
         try:
             lighter.load(archive)
-            if podman:
-                podman.load(archive)
-            yield definition, lighter, podman
+            if peer:
+                peer.load(archive)
+            yield definition, lighter, peer
         finally:
             lighter.close()
-            if podman:
-                podman.close()
+            if peer:
+                peer.close()
 
 
 class Lighter:

@@ -119,6 +119,7 @@ running() {
 ports() { running --query 'tasks[].containers[].networkBindings[].hostPort' --output text; }
 both_serve() {
     local port
+    # shellcheck disable=SC2046  # a word per port
     set -- $(ports 2>/dev/null)
     [ $# = 2 ] || return 1
     for port in "$@"; do page "http://127.0.0.1:$port/" || return 1; done
@@ -164,7 +165,8 @@ show lighter down
 up=""
 
 say "the host is as before"
-kill "$registry_pid" && wait "$registry_pid" 2>/dev/null || true
+kill "$registry_pid"
+wait "$registry_pid" 2>/dev/null || true
 registry_pid=""
 host_state >"$scratch/after"
 diff "$scratch/before" "$scratch/after" || fail "the host is not as before"

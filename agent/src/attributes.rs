@@ -14,7 +14,7 @@ use crate::config::{Ecs, Metadata};
 pub const LOGGING_DRIVERS: [&str; 2] = ["json-file", "awslogs"];
 
 /// Abilities that every host has, besides those that depend on the configuration.
-const ALWAYS: [&str; 17] = [
+const ALWAYS: [&str; 16] = [
     "com.amazonaws.ecs.capability.docker-remote-api.1.17",
     "com.amazonaws.ecs.capability.docker-remote-api.1.18",
     "com.amazonaws.ecs.capability.docker-remote-api.1.19",
@@ -30,7 +30,6 @@ const ALWAYS: [&str; 17] = [
     "com.amazonaws.ecs.capability.docker-remote-api.1.32",
     "ecs.capability.container-ordering",
     "ecs.capability.docker-plugin.local",
-    "ecs.capability.efs",
     "ecs.capability.full-sync",
 ];
 
@@ -42,6 +41,8 @@ const TASK_LIMITS: [&str; 2] =
 pub struct Facts<'a> {
     pub ecs: &'a Ecs,
     pub metadata: &'a Metadata,
+    /// The kernel can mount NFS.
+    pub nfs_client: bool,
     /// This host has no container instance yet.
     pub first: bool,
     /// As `std::env::consts::ARCH` names it.
@@ -50,7 +51,7 @@ pub struct Facts<'a> {
 
 /// The attributes to register with, sorted by name.
 pub fn attributes(facts: &Facts<'_>) -> Vec<Attribute> {
-    let Facts { ecs, metadata, first, architecture } = *facts;
+    let Facts { ecs, metadata, nfs_client, first, architecture } = *facts;
     // A control plane that is not Amazon's may leave addresses to its hosts.
     let own = ecs.backend_host.is_some();
     let mut found: BTreeMap<String, Option<String>> = BTreeMap::new();
@@ -68,6 +69,8 @@ pub fn attributes(facts: &Facts<'_>) -> Vec<Attribute> {
         "com.amazonaws.ecs.capability.task-iam-role-network-host",
         metadata.task_iam_role_network_host,
     );
+    // Amazon's images for hosts have a client; here a task must not be placed where it cannot run.
+    flag("ecs.capability.efs", nfs_client);
     flag("ecs.capability.external", ecs.external);
     // Amazon gives network interfaces, which this agent does not attach.
     flag("ecs.capability.task-eni", own && !ecs.external);
@@ -174,10 +177,19 @@ mod tests {
         Config::load(std::path::Path::new("/nonexistent"), variables).unwrap().0
     }
 
+    fn facts(config: &Config, first: bool) -> Facts<'_> {
+        Facts {
+            ecs: &config.ecs,
+            metadata: &config.metadata,
+            nfs_client: false,
+            first,
+            architecture: "aarch64",
+        }
+    }
+
     fn names(variables: &[(&str, &str)], first: bool) -> Vec<String> {
         let config = config(variables);
-        let facts =
-            Facts { ecs: &config.ecs, metadata: &config.metadata, first, architecture: "aarch64" };
+        let facts = facts(&config, first);
         attributes(&facts)
             .into_iter()
             .map(|attribute| {
@@ -214,7 +226,11 @@ mod tests {
             (
                 &[("ECS_AVAILABLE_LOGGING_DRIVERS", "[\"syslog\"]")],
                 &[],
-                &["com.amazonaws.ecs.capability.logging-driver.json-file"],
+                &[
+                    "com.amazonaws.ecs.capability.logging-driver.awslogs",
+                    "com.amazonaws.ecs.capability.logging-driver.json-file",
+                    "ecs.capability.execution-role-awslogs",
+                ],
             ),
             (
                 &[(
@@ -234,6 +250,16 @@ mod tests {
         }
         let again = names(&[("ECS_INSTANCE_ATTRIBUTES", "{\"rack\":\"7\"}")], false);
         assert_eq!(again, plain, "custom attributes belong to the first registration");
+    }
+
+    #[test]
+    fn efs_needs_the_kernels_client() {
+        let config = config(&[]);
+        for nfs_client in [false, true] {
+            let facts = Facts { nfs_client, ..facts(&config, true) };
+            let mut names = attributes(&facts).into_iter().filter_map(|found| found.name);
+            assert_eq!(names.any(|name| name == "ecs.capability.efs"), nfs_client);
+        }
     }
 
     #[test]

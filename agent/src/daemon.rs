@@ -36,6 +36,7 @@ use crate::network::{self, Network, Subnets, ports};
 use crate::registration::Terminal;
 use crate::store::{self, Batch, Store, Table};
 use crate::tmds::{self, Tmds};
+use crate::volume::efs;
 
 /// How long the end waits for effects under way.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -95,6 +96,7 @@ pub struct Agent {
     mode: Mode,
     /// In a cluster; `None` on none.
     member: Option<ecs::Running>,
+    store: Arc<Store>,
     /// Held until the end.
     _lock: File,
 }
@@ -126,6 +128,10 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         network,
         tmds: tmds.clone(),
         log_service: LogService::new(config, credentials.clone())?,
+        efs: efs::Servers {
+            endpoint: config.ecs.efs_endpoint.clone(),
+            region: config.ecs.region.clone(),
+        },
         inbox: inbox.clone(),
     });
 
@@ -149,7 +155,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     }
     let _ = inbox.send(Input::Event(Event::Recovered)).await;
 
-    let membership = Membership::new(config.clone(), store, registration);
+    let membership = Membership::new(config.clone(), &store, registration);
     let connections = Arc::new(AtomicUsize::new(0));
     let api = Api {
         inbox: inbox.clone(),
@@ -192,6 +198,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         connections,
         mode,
         member,
+        store,
         _lock: lock,
     })
 }
@@ -247,6 +254,11 @@ impl Agent {
         let (layout, hands) = (self.layout, self.hands);
         let left = tokio::task::spawn_blocking(move || leave(&layout, &hands, live)).await;
         failures.extend(left.unwrap_or_else(|failed| vec![failed.to_string()]));
+        // Who takes the lock next opens the store at once.
+        let give_up = tokio::time::Instant::now() + PATIENCE;
+        while Arc::strong_count(&self.store) > 1 && tokio::time::Instant::now() < give_up {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         if failures.is_empty() { Ok(()) } else { Err(failures) }
     }
 }
@@ -277,12 +289,14 @@ fn leave(layout: &Layout, hands: &Hands, live: usize) -> Vec<String> {
 }
 
 fn lock(layout: &Layout) -> Result<File, Error> {
-    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     for path in [layout.state(), layout.run()] {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&path)
+            // Whoever made it, such as a control plane whose data is below, let others look in.
+            .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)))
             .map_err(|source| Error::Directory { path, source })?;
     }
     let path = layout.state().join("lock");
@@ -382,4 +396,25 @@ fn docker_config() -> Option<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")))?;
     Some(directory.join("config.json"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn directories_that_others_made_are_closed() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(Some(root.path().to_owned()));
+        std::fs::create_dir_all(layout.state()).unwrap();
+        std::fs::set_permissions(layout.state(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let _lock = lock(&layout).unwrap();
+        for path in [layout.state(), layout.run()] {
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", path.display());
+        }
+    }
 }

@@ -14,7 +14,7 @@
 //! run on. [`Membership`] is there in every mode, so that a host can also leave its cluster when no
 //! session runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use protocol::ecs::DeregisterContainerInstanceRequest;
 use tokio::sync::{Notify, OnceCell, mpsc, oneshot, watch};
@@ -52,7 +52,8 @@ pub struct Membership(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     config: Config,
-    store: Arc<Store>,
+    /// Not held: it closes when the agent ends, also while a connection lingers.
+    store: Weak<Store>,
     identity: watch::Sender<Option<Arc<Identity>>>,
     control_plane: OnceCell<ControlPlane>,
 }
@@ -74,9 +75,10 @@ impl Membership {
     /// `identity`: told who this host is, as long as it is registered.
     pub fn new(
         config: Config,
-        store: Arc<Store>,
+        store: &Arc<Store>,
         identity: watch::Sender<Option<Arc<Identity>>>,
     ) -> Self {
+        let store = Arc::downgrade(store);
         Self(Arc::new(Shared { config, store, identity, control_plane: OnceCell::new() }))
     }
 
@@ -89,6 +91,10 @@ impl Membership {
     /// Who this host is, once it is registered.
     pub fn identity(&self) -> Option<Arc<Identity>> {
         self.0.identity.borrow().clone()
+    }
+
+    fn store(&self) -> Result<Arc<Store>, store::Error> {
+        self.0.store.upgrade().ok_or(store::Error::Closed)
     }
 
     /// The control plane as configured, in its region.
@@ -121,7 +127,8 @@ impl Membership {
     /// # Errors
     /// If it is in none, or the control plane cannot be told.
     pub async fn leave(&self) -> Result<Identity, LeaveError> {
-        let stored = with_store(&self.0.store, registration::load).await?;
+        let store = self.store()?;
+        let stored = with_store(&store, registration::load).await?;
         let Registered { identity, .. } = stored.ok_or(LeaveError::NotRegistered)?;
         let control_plane = self
             .control_plane()
@@ -146,7 +153,7 @@ impl Membership {
                 "the control plane has no such instance; forgotten"
             );
         }
-        with_store(&self.0.store, registration::forget).await?;
+        with_store(&store, registration::forget).await?;
         self.0.identity.send_replace(None);
         Ok(identity)
     }
@@ -206,7 +213,8 @@ pub fn start(parts: Parts) -> Option<Running> {
 async fn run(parts: Parts) -> Result<(), Terminal> {
     let Parts { membership, inbox, snapshots, credentials, tmds } = parts;
     let control_plane = membership.control_plane().await?.clone();
-    let Shared { config, store, identity: publish, .. } = &*membership.0;
+    let Shared { config, identity: publish, .. } = &*membership.0;
+    let store = &membership.store()?;
     if let Some(tmds) = &tmds {
         tmds.connect(control_plane.clone());
     }
@@ -276,6 +284,7 @@ async fn register(
     let facts = Facts {
         ecs: &config.ecs,
         metadata: &config.metadata,
+        nfs_client: crate::volume::nfs::has_client(),
         first: !matches!(join, Join::Again(_)),
         architecture: std::env::consts::ARCH,
     };

@@ -13,7 +13,6 @@ pub mod credentials;
 pub mod daemon;
 pub mod ecs;
 pub mod engine;
-pub mod error;
 // The runtime's file: `protocol`, which all of them share, is pure.
 #[path = "../../runtime/src/failpoint.rs"]
 mod failpoint;
@@ -33,3 +32,5 @@ pub mod sys;
 pub mod tcs;
 pub mod tmds;
 pub mod volume;
+
+use protocol::error;

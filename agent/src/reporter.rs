@@ -126,6 +126,8 @@ pub async fn run(parts: Parts) {
                 }
             }
         }
+        // Held on to, it would make the owner copy all of it at its next change.
+        drop(snapshot);
         let ended = tokio::select! {
             changed = snapshots.changed() => {
                 if changed.is_err() {
@@ -182,7 +184,11 @@ impl Holders {
         });
         for (id, task) in snapshot.states.iter().filter(|(_, task)| task.ecs.is_some()) {
             let stopped = task.times.stopped.is_some();
-            if self.tasks.insert(id.clone(), stopped) != Some(stopped) && stopped {
+            if self.tasks.get(id) == Some(&stopped) {
+                continue;
+            }
+            self.tasks.insert(id.clone(), stopped);
+            if stopped {
                 credentials.revoke(id);
             }
         }

@@ -5,7 +5,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use control_plane::cli::{Cli, chain};
+use control_plane::cli::Cli;
+use protocol::error::chain;
 
 fn main() -> ExitCode {
     match Cli::parse().run() {

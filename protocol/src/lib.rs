@@ -1,7 +1,9 @@
 //! Types and rules shared over Lighter's wires; no I/O.
 //!
-//! The feature `ecs` holds everything but [`monitor`], which is all that the runtime takes.
+//! The feature `ecs` holds everything but [`monitor`] and [`error`], which are all that the runtime
+//! takes.
 
+pub mod error;
 pub mod monitor;
 
 #[cfg(feature = "ecs")]

@@ -14,12 +14,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, openat};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::host::TestHost;
+use crate::host::{TestHost, terminate};
 
 /// Region of every test.
 pub const REGION: &str = "eu-north-1";
@@ -465,12 +463,6 @@ fn died(process: &mut Option<Child>) -> bool {
 
 fn append(path: &Path) -> File {
     File::options().create(true).append(true).open(path).expect("a log")
-}
-
-/// By the number that this process knows it by; within the test's namespace it has another.
-fn terminate(child: &Child) {
-    let pid = Pid::from_raw(child.id().try_into().expect("a pid"));
-    kill(pid, Signal::SIGTERM).expect("it runs");
 }
 
 /// VmRSS of a process status, in kB.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::api::types::PullPolicy;
+use crate::volume::efs::Endpoint;
 
 /// Membership in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Ecs {
     pub credentials: Option<StaticCredentials>,
     /// `LIGHTER_CA_BUNDLE`: PEM file of certificates that are trusted beside the host's.
     pub ca_bundle: Option<PathBuf>,
+    /// `LIGHTER_EFS_ENDPOINT`: an NFS server in place of Amazon's.
+    pub efs_endpoint: Option<Endpoint>,
     /// `ECS_INSTANCE_ATTRIBUTES`
     pub instance_attributes: BTreeMap<String, String>,
     /// `ECS_CONTAINER_INSTANCE_TAGS`

@@ -14,6 +14,7 @@ use super::duration::parse_duration;
 use super::ecs::{self, Ecs, Metadata, StaticCredentials};
 use super::table::{Kind, VARIABLES, Variable};
 use crate::api::types::PullPolicy;
+use crate::volume::efs::Endpoint;
 
 /// The configuration, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,6 +235,7 @@ impl Given {
             external: self.flag("ECS_EXTERNAL"),
             credentials: self.credentials(),
             ca_bundle: self.path("LIGHTER_CA_BUNDLE"),
+            efs_endpoint: self.value("LIGHTER_EFS_ENDPOINT", |text, _| Endpoint::parse(text)),
             instance_attributes: self.map("ECS_INSTANCE_ATTRIBUTES"),
             instance_tags: self.map("ECS_CONTAINER_INSTANCE_TAGS"),
             reserved_ports: self.ports("ECS_RESERVED_PORTS"),
@@ -448,6 +450,7 @@ mod tests {
                     external: false,
                     credentials: None,
                     ca_bundle: None,
+                    efs_endpoint: None,
                     instance_attributes: BTreeMap::new(),
                     instance_tags: BTreeMap::new(),
                     reserved_ports: BTreeSet::from([22, 2375, 2376, 51678, 51679]),

@@ -44,6 +44,8 @@ pub enum Kind {
     Secret,
     /// Scheme and host.
     Endpoint,
+    /// Host, and a port if need be.
+    Authority,
     /// A JSON list of ports.
     Ports,
     /// A JSON object of texts.
@@ -78,6 +80,7 @@ impl Kind {
             Self::Word => "a text without blanks".to_owned(),
             Self::Secret => "a secret text without blanks".to_owned(),
             Self::Endpoint => "a host, or http(s)://host[:port]".to_owned(),
+            Self::Authority => "a host, or host:port".to_owned(),
             Self::Ports => "a JSON list of ports such as [22,80]".to_owned(),
             Self::Map => "a JSON object of texts such as {\"rack\":\"7\"}".to_owned(),
             Self::Names(names) => format!("a JSON list of some of {}", names.join(", ")),
@@ -102,7 +105,7 @@ const fn seconds(least: u64) -> Kind {
 }
 
 /// Sorted by name.
-pub const VARIABLES: [Variable; 34] = [
+pub const VARIABLES: [Variable; 35] = [
     variable(
         "AWS_ACCESS_KEY_ID",
         Kind::Word,
@@ -282,6 +285,12 @@ pub const VARIABLES: [Variable; 34] = [
         Kind::Path,
         "",
         "PEM file of certificates that are trusted beside the host's, for a control plane with a certificate of its own.",
+    ),
+    variable(
+        "LIGHTER_EFS_ENDPOINT",
+        Kind::Authority,
+        "",
+        "NFS server that EFS volumes are mounted from, whatever their file system. Default: <file system id>.efs.<region>.amazonaws.com.",
     ),
     variable("LIGHTER_INTROSPECTION_PORT", Kind::Port, "51678", "Port of the introspection API."),
     variable(

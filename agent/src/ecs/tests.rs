@@ -48,7 +48,7 @@ fn config(script: &Script, more: &[(&str, &str)]) -> Config {
 fn join(store: &Arc<Store>, config: Config) -> Member {
     let (inbox, snapshots) = host();
     let (sender, identity) = watch::channel(None);
-    let membership = Membership::new(config, Arc::clone(store), sender);
+    let membership = Membership::new(config, store, sender);
     let credentials = Credentials::default();
     let running = start(Parts {
         membership: membership.clone(),

@@ -29,6 +29,7 @@ use crate::monitor::link::{Link, Report, Target};
 use crate::monitor::spawn::Program;
 use crate::network::Network;
 use crate::tmds::Tmds;
+use crate::volume::efs;
 
 /// Reports of one task's monitor that wait to be passed on. When full the link waits, and the
 /// monitor's socket behind it.
@@ -45,6 +46,7 @@ pub struct Hands {
     pub(super) network: Network,
     pub(super) tmds: Tmds,
     log_service: LogService,
+    efs: efs::Servers,
     pub(super) facts: HostFacts,
     pub(super) watcher: Watcher,
     inbox: mpsc::Sender<Input>,
@@ -64,6 +66,7 @@ pub struct Parts {
     pub network: Network,
     pub tmds: Tmds,
     pub log_service: LogService,
+    pub efs: efs::Servers,
     pub inbox: mpsc::Sender<Input>,
 }
 
@@ -78,16 +81,26 @@ pub(super) struct Held {
 
 #[derive(Debug)]
 struct Log {
-    shipper: Option<ShipperHandle>,
-    /// Of a container whose log driver is `awslogs`.
-    uploader: Option<ShipperHandle>,
+    shipping: Shipping,
     /// Turns true when the log is complete.
     ended: watch::Sender<bool>,
 }
 
+#[derive(Debug)]
+enum Shipping {
+    NotStarted,
+    /// The uploader is that of a container whose log driver is `awslogs`.
+    Running {
+        shipper: ShipperHandle,
+        uploader: Option<ShipperHandle>,
+    },
+    /// All of the log has been shipped. Tasks are kept for hours, their handles are not.
+    Complete,
+}
+
 impl Default for Log {
     fn default() -> Self {
-        Self { shipper: None, uploader: None, ended: watch::channel(false).0 }
+        Self { shipping: Shipping::NotStarted, ended: watch::channel(false).0 }
     }
 }
 
@@ -99,7 +112,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hands {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { layout, images, auth, network, tmds, log_service, inbox } = parts;
+        let Parts { layout, images, auth, network, tmds, log_service, efs, inbox } = parts;
         Arc::new(Self {
             layout,
             images,
@@ -107,6 +120,7 @@ impl Hands {
             network,
             tmds,
             log_service,
+            efs,
             facts: HostFacts::read(),
             watcher: Watcher::start(),
             inbox,
@@ -115,6 +129,11 @@ impl Hands {
             pulls: Mutex::new(HashMap::new()),
             tracker: TaskTracker::new(),
         })
+    }
+
+    /// Where EFS file systems are found.
+    pub(super) fn efs(&self) -> &efs::Servers {
+        &self.efs
     }
 
     /// Where everything lies.
@@ -264,7 +283,7 @@ impl Hands {
         let held = self.held(&task.id);
         let mut logs = lock(&held.logs);
         let log = logs.entry(index).or_default();
-        if log.shipper.is_some() {
+        if !matches!(log.shipping, Shipping::NotStarted) {
             return Ok(());
         }
         let options = match definition.log.driver {
@@ -285,7 +304,7 @@ impl Hands {
             LogDriver::AwsLogs => self.log_service.stream(task, index, &definition.log),
         };
         let keep_spool = destination.is_some();
-        log.uploader = destination.map(|destination| {
+        let uploader = destination.map(|destination| {
             Uploader::spawn(UploaderConfig {
                 name: name.clone(),
                 spool: spool.clone(),
@@ -304,13 +323,24 @@ impl Hands {
             stopped,
             watcher: self.watcher.clone(),
         });
-        let (mut finished, ended) = (shipper.ended(), log.ended.clone());
+        let (mut shipped, ended) = (shipper.ended(), log.ended.clone());
+        let uploaded = uploader.as_ref().map(ShipperHandle::ended);
+        log.shipping = Shipping::Running { shipper, uploader };
+        drop(logs);
         tokio::spawn(async move {
-            if finished.wait_for(|finished| *finished).await.is_ok() {
-                ended.send_replace(true);
+            if shipped.wait_for(|shipped| *shipped).await.is_err() {
+                return;
+            }
+            ended.send_replace(true);
+            if let Some(mut uploaded) = uploaded
+                && uploaded.wait_for(|uploaded| *uploaded).await.is_err()
+            {
+                return;
+            }
+            if let Some(log) = lock(&held.logs).get_mut(&index) {
+                log.shipping = Shipping::Complete;
             }
         });
-        log.shipper = Some(shipper);
         Ok(())
     }
 
@@ -323,14 +353,16 @@ impl Hands {
         for (index, container) in task.containers.iter().enumerate() {
             if container.life.is_stopped() {
                 let log = logs.entry(index).or_default();
-                if let Some(uploader) = &log.uploader {
-                    uploader.stopped();
-                }
-                match &log.shipper {
-                    Some(shipper) => shipper.stopped(),
-                    None => {
+                match &log.shipping {
+                    Shipping::Running { shipper, uploader } => {
+                        for hand in [Some(shipper), uploader.as_ref()].into_iter().flatten() {
+                            hand.stopped();
+                        }
+                    }
+                    Shipping::NotStarted => {
                         log.ended.send_replace(true);
                     }
+                    Shipping::Complete => {}
                 }
             }
         }
@@ -364,8 +396,10 @@ impl Held {
     async fn close_logs(&self) {
         let logs = std::mem::take(&mut *lock(&self.logs));
         for (_, log) in logs {
-            for hand in [log.shipper, log.uploader].into_iter().flatten() {
-                hand.close().await;
+            if let Shipping::Running { shipper, uploader } = log.shipping {
+                for hand in [Some(shipper), uploader].into_iter().flatten() {
+                    hand.close().await;
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ use protocol::ids::TaskId;
 use protocol::monitor::{Call, ContainerFacts, ExitRecord, Fact, Status};
 
 use super::hands::Hands;
-use super::run::{end_processes, remove_files};
+use super::run::{end_processes, namespace, remove_files};
 use super::{chain, runtime_id};
 use crate::cgroup;
 use crate::engine::{ContainerEvent, Event, Host, Life, Resources, Settings, Task, TaskEvent};
@@ -208,9 +208,16 @@ async fn reopen(hands: &Arc<Hands>, task: &Task, run: &Path, containers: &[Conta
             inside = Some(pid);
         }
     }
-    let guardian = || monitor::record(run).ok().flatten().map(|record| record.guardian.pid);
-    if let Some(pid) = inside.or_else(guardian) {
-        hands.tmds.open_for_task(task, pid).await;
+    let monitor = monitor::record(run).ok().flatten();
+    let monitor = monitor.map(|record| [record.guardian.pid, record.worker.pid]);
+    let found = inside.into_iter().chain(monitor.into_iter().flatten()).map(namespace);
+    if let Some(found) = found.reduce(Result::or) {
+        match found {
+            Ok(namespace) => hands.tmds.open_for_task(task, Arc::new(namespace)).await,
+            Err(error) => {
+                tracing::warn!(task = %task.id, error, "the metadata endpoint is not opened again");
+            }
+        }
     }
 }
 

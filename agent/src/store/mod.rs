@@ -22,6 +22,9 @@ use serde::{Deserialize, Serialize};
 const SCHEMA: &str = "1";
 /// Version of the rows' JSON.
 const ROW: u32 = 1;
+/// Bytes of pages kept in memory. The tasks are in memory anyway and are read from here only at the
+/// start.
+const CACHE: usize = 1 << 20;
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 const TASKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tasks");
@@ -34,6 +37,8 @@ pub enum Error {
     Open { path: PathBuf, source: Box<redb::DatabaseError> },
     #[error("the state database {path} is in use by another process")]
     InUse { path: PathBuf },
+    #[error("use the state database: the agent is ending")]
+    Closed,
     #[error(
         "the state database {path} has the schema {found}, this agent knows {SCHEMA}; use the agent that wrote it"
     )]
@@ -127,10 +132,12 @@ impl Store {
     /// # Errors
     /// If another process has it open, or it is damaged or of an unknown schema.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let database = Database::create(path).map_err(|source| match source {
-            redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.to_owned() },
-            source => Error::Open { path: path.to_owned(), source: Box::new(source) },
-        })?;
+        let database = Database::builder().set_cache_size(CACHE).create(path).map_err(
+            |source| match source {
+                redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: path.to_owned() },
+                source => Error::Open { path: path.to_owned(), source: Box::new(source) },
+            },
+        )?;
         let store = Self { database };
         let write = store.database.begin_write().map_err(access("begin to write"))?;
         {

@@ -281,7 +281,7 @@ fn volumes(facts: &Facts<'_>, task: &Task, index: usize) -> Vec<Volume> {
             let volume = volumes.iter().find(|volume| volume.name == point.source_volume)?;
             let (docker_name, source) = match &volume.source {
                 VolumeSource::Host { source_path } => (None, source_path.clone()),
-                VolumeSource::Task => {
+                VolumeSource::Task | VolumeSource::Efs { .. } => {
                     let directory =
                         crate::volume::task::directory(&facts.tasks.join(task.id.as_str()));
                     (Some(volume.name.clone()), directory.join(&volume.name).display().to_string())

@@ -185,12 +185,13 @@ impl Tmds {
         }
     }
 
-    /// Opens the endpoint of a task whose containers share a network namespace. `pid`: a process in
-    /// it, its monitor or a container; in network mode `host` nobody asks for it. Repeating it
-    /// changes nothing.
-    pub async fn open_for_task(&self, task: &Task, pid: i32) {
+    /// Opens the endpoint of a task whose containers share a network namespace; in network mode
+    /// `host` it is not looked at. Repeating it changes nothing.
+    pub async fn open_for_task(&self, task: &Task, namespace: Arc<OwnedFd>) {
         match task.definition.network_mode {
-            NetworkMode::Awsvpc | NetworkMode::None => self.open(task, None, pid).await,
+            NetworkMode::Awsvpc | NetworkMode::None => {
+                self.open(task, None, move || Ok(namespace)).await;
+            }
             NetworkMode::Host => self.open_host(task).await,
             NetworkMode::Bridge => {}
         }
@@ -201,15 +202,20 @@ impl Tmds {
     pub async fn open_for_container(&self, task: &Task, index: usize, pid: i32) {
         let disabled = task.container_definition(index).is_none_or(|c| c.disable_networking);
         if task.definition.network_mode == NetworkMode::Bridge && !disabled {
-            self.open(task, Some(index), pid).await;
+            self.open(task, Some(index), move || namespace(pid)).await;
         }
     }
 
-    async fn open(&self, task: &Task, container: Option<usize>, pid: i32) {
+    async fn open(
+        &self,
+        task: &Task,
+        container: Option<usize>,
+        namespace: impl FnOnce() -> Result<Arc<OwnedFd>, Failure> + Send + 'static,
+    ) {
         let (shared, task) = (Arc::clone(&self.0), task.id.clone());
         blocking(move || {
             let key = (task, container);
-            let opened = namespace(pid).and_then(|namespace| {
+            let opened = namespace().and_then(|namespace| {
                 endpoint::listen_in(namespace.as_fd(), shared.port).map_err(Failure::Listen)
             });
             match opened.and_then(|listener| serve(&shared, listener, Scope::Task(key.0.clone()))) {
@@ -334,10 +340,10 @@ fn serve(
     Ok(AbortOnDropHandle::new(tokio::spawn(serving)))
 }
 
-fn namespace(pid: i32) -> Result<OwnedFd, Failure> {
+fn namespace(pid: i32) -> Result<Arc<OwnedFd>, Failure> {
     let path = format!("/proc/{pid}/ns/net");
     match std::fs::File::open(&path) {
-        Ok(file) => Ok(file.into()),
+        Ok(file) => Ok(Arc::new(file.into())),
         Err(source) => Err(Failure::Namespace { path, source }),
     }
 }

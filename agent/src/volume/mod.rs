@@ -1,10 +1,13 @@
 //! Volumes of tasks: which mounts a container gets, and the directories behind them.
 //!
 //! [`plan()`] decides, purely; [`host`] checks sources on the host, [`task`] makes the task's own
-//! directories, [`remove_tree`] takes them away. The mounts themselves are the runtime's work, in
-//! the monitor's mount namespace, so nothing here is mounted and nothing stays mounted after a crash.
+//! directories, [`remove_tree`] takes them away. [`efs`] decides, purely, and [`nfs`] makes the
+//! mounts of network file systems. All mounts, these and those that are the runtime's work, are in
+//! the monitor's mount namespace, so nothing is mounted on the host and nothing stays after a crash.
 
+pub mod efs;
 pub mod host;
+pub mod nfs;
 pub mod plan;
 mod remove;
 pub mod task;
@@ -28,6 +31,10 @@ pub enum Error {
     CreateVolume { path: PathBuf, source: io::Error },
     #[error("read volume directory {}", path.display())]
     ReadVolume { path: PathBuf, source: io::Error },
+    #[error("failed to mount the file system {file_system}")]
+    PlanEfs { file_system: String, source: efs::Error },
+    #[error("failed to mount the file system {file_system} at {place}")]
+    MountEfs { file_system: String, place: String, source: nfs::Error },
     #[error("remove {}", path.display())]
     Remove { path: PathBuf, source: io::Error },
 }

@@ -41,6 +41,9 @@ pub enum Source {
     /// A directory of the task, made on first use; fresh, it gets what the image has at the
     /// destination.
     Task(PathBuf),
+    /// A network file system of the task, mounted at this path in its monitor's namespace. It
+    /// belongs to others, too, and is never filled from an image.
+    Efs(PathBuf),
     /// A file system in memory.
     Tmpfs,
 }
@@ -82,7 +85,7 @@ impl VolumeMount {
     /// The entry of an OCI configuration.
     pub fn to_oci(&self) -> oci_spec::runtime::Mount {
         let (kind, source) = match &self.source {
-            Source::Host(path) | Source::Task(path) => ("bind", path.clone()),
+            Source::Host(path) | Source::Task(path) | Source::Efs(path) => ("bind", path.clone()),
             Source::Tmpfs => ("tmpfs", PathBuf::from("tmpfs")),
         };
         let mut mount = oci_spec::runtime::Mount::default();
@@ -148,7 +151,7 @@ impl<'a> Planner<'a> {
         for from in &container.volumes_from {
             let others = self.mounts(from.source_container.as_str(), path)?;
             for (destination, mount) in others {
-                if let Source::Host(_) | Source::Task(_) = mount.source {
+                if mount.source != Source::Tmpfs {
                     let read_only = mount.read_only || from.read_only;
                     mounts
                         .entry(destination.clone())
@@ -201,7 +204,12 @@ impl<'a> Planner<'a> {
             Some(VolumeSource::Task) if is_directory_name(volume) => {
                 Ok(Source::Task(self.volumes.join(volume)))
             }
-            Some(VolumeSource::Task) => Err(Error::VolumeName { container, volume: name }),
+            Some(VolumeSource::Efs { .. }) if is_directory_name(volume) => {
+                Ok(Source::Efs(self.volumes.join(volume)))
+            }
+            Some(VolumeSource::Task | VolumeSource::Efs { .. }) => {
+                Err(Error::VolumeName { container, volume: name })
+            }
             None => Err(Error::UnknownVolume { container, volume: name }),
         }
     }
@@ -209,7 +217,7 @@ impl<'a> Planner<'a> {
 
 /// Names come from the definition; one with a slash or a leading dot would leave the volumes'
 /// directory, or collide with what an anonymous volume is called.
-fn is_directory_name(name: &str) -> bool {
+pub(super) fn is_directory_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(['/', '\0'])
 }
 

@@ -37,6 +37,18 @@ pub fn create<'a>(
     Ok(fresh)
 }
 
+/// Makes the directory that a file system is mounted on, which is one of `volumes`; its path
+/// without symbolic links, as the kernel names mounts. Nobody but root may look into it while
+/// nothing is mounted.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn make_place(volumes: &Path, path: &Path) -> Result<PathBuf, Error> {
+    make(volumes, 0o700)?;
+    make(path, 0o700)?;
+    path.canonicalize().map_err(|source| Error::CreateVolume { path: path.to_owned(), source })
+}
+
 fn make(path: &Path, mode: u32) -> Result<(), Error> {
     let fail = |source| Error::CreateVolume { path: path.to_owned(), source };
     match DirBuilder::new().mode(mode).create(path) {

@@ -137,3 +137,33 @@ fn id(arn: &Value) -> String {
 fn names(list: &Value) -> Vec<&str> {
     list.as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap()).collect()
 }
+
+/// The operations that a part of docs/ecs-compatibility.md names.
+fn documented(heading: &str) -> Vec<&'static str> {
+    let page = include_str!("../../../docs/ecs-compatibility.md");
+    let (_, part) = page.split_once(&format!("\n{heading}\n")).expect(heading);
+    let part = part.split("\n#").next().unwrap();
+    let is_operation = |word: &&str| {
+        word.starts_with(|first: char| first.is_ascii_uppercase())
+            && word.chars().all(|character| character.is_ascii_alphabetic())
+    };
+    // `UnknownOperationException` is the answer to the second list, and stands before it.
+    let words = part.split('`').skip(1).step_by(2).filter(is_operation);
+    words.filter(|word| !word.ends_with("Exception")).collect()
+}
+
+#[tokio::test]
+async fn the_page_on_compatibility_is_right() {
+    let api = Api::new().await;
+    let (answered, not) = (documented("### Answered"), documented("### Not answered"));
+    assert_eq!((answered.len(), not.len()), (44, 33));
+    for operation in answered {
+        if let Err(error) = ecs(&api.cx, operation, b"{}").await {
+            assert_ne!(error.name, "UnknownOperationException", "{operation}");
+        }
+    }
+    for operation in not {
+        let (name, _) = api.refused(operation, json!({})).await;
+        assert_eq!(name, "UnknownOperationException", "{operation}");
+    }
+}

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use crate::failpoint;
@@ -169,9 +169,7 @@ impl Logs {
         let (region, name) = (region.to_owned(), name.to_owned());
         self.blocking(move |database| {
             let read = database.begin_read().map_err(access)?;
-            let table = read.open_table(GROUPS).map_err(access)?;
-            let found = table.get((region.as_str(), name.as_str())).map_err(access)?;
-            found.map(|value| record(value.value())).transpose()
+            find_group(&read.open_table(GROUPS).map_err(access)?, &region, &name)
         })
         .await
     }
@@ -209,10 +207,7 @@ impl Logs {
             {
                 let mut groups = write.open_table(GROUPS).map_err(access)?;
                 let key = (region.as_str(), name.as_str());
-                let found = groups.get(key).map_err(access)?;
-                let Some(mut group) =
-                    found.map(|value| record::<Group>(value.value())).transpose()?
-                else {
+                let Some(mut group) = find_group(&groups, &region, &name)? else {
                     return Ok(false);
                 };
                 change(&mut group);
@@ -297,9 +292,7 @@ impl Logs {
             let write = database.begin_write().map_err(access)?;
             {
                 let groups = write.open_table(GROUPS).map_err(access)?;
-                let found = groups.get((region.as_str(), group.as_str())).map_err(access)?;
-                let Some(group) = found.map(|value| record::<Group>(value.value())).transpose()?
-                else {
+                let Some(group) = find_group(&groups, &region, &group)? else {
                     return Ok(Err(Missing::Group));
                 };
                 let mut streams = write.open_table(STREAMS).map_err(access)?;
@@ -336,9 +329,7 @@ impl Logs {
             let write = database.begin_write().map_err(access)?;
             {
                 let groups = write.open_table(GROUPS).map_err(access)?;
-                let found = groups.get((region.as_str(), group.as_str())).map_err(access)?;
-                let Some(group) = found.map(|value| record::<Group>(value.value())).transpose()?
-                else {
+                let Some(group) = find_group(&groups, &region, &group)? else {
                     return Ok(Err(Missing::Group));
                 };
                 let mut streams = write.open_table(STREAMS).map_err(access)?;
@@ -374,10 +365,7 @@ impl Logs {
             {
                 let mut groups = write.open_table(GROUPS).map_err(access)?;
                 let group_key = (region.as_str(), group.as_str());
-                let found = groups.get(group_key).map_err(access)?;
-                let Some(mut group) =
-                    found.map(|value| record::<Group>(value.value())).transpose()?
-                else {
+                let Some(mut group) = find_group(&groups, &region, &group)? else {
                     return Ok(Err(Missing::Group));
                 };
                 let mut streams = write.open_table(STREAMS).map_err(access)?;
@@ -590,6 +578,15 @@ fn event(stream: u64, (_, at, number): Key, value: &[u8]) -> Event {
         ingested: ingested.try_into().map(i64::from_be_bytes).unwrap_or_default(),
         message: String::from_utf8_lossy(message).into_owned(),
     }
+}
+
+fn find_group(
+    groups: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
+    region: &str,
+    name: &str,
+) -> Result<Option<Group>, Error> {
+    let found = groups.get((region, name)).map_err(access)?;
+    found.map(|value| record(value.value())).transpose()
 }
 
 /// The first of `count` fresh numbers.

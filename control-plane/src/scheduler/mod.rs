@@ -1,7 +1,7 @@
 //! Placement: which container instance a task goes to, and what a new task's record is. Pure: who
 //! calls has the view, the seed, the ids and the time.
 //!
-//! [`candidates`] lists the instances of a cluster as placement sees them; [`place`] filters them
+//! [`candidates`] lists the instances of a cluster as placement sees them; [`place()`] filters them
 //! ([`Request`]: resources, ports, attributes, launch type, constraints), ranks what is left by the
 //! chain of strategies, and takes from the one it picked, so that the next task sees it. Who
 //! commits a placement updates the instance's guard: two decisions never rest on the same free

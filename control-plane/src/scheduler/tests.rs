@@ -534,11 +534,12 @@ proptest! {
     }
 }
 
-/// `cargo nextest run --release -p control-plane --run-ignored only placements --no-capture`
+/// Tasks placed in a second, in calls of 1 and of 10. `benches/run.sh scheduler` runs it as shipped.
 #[test]
 #[ignore = "a measurement"]
-#[allow(clippy::print_stderr)]
-fn placements_a_second() {
+#[allow(clippy::print_stdout)]
+fn measure_placements() {
+    const ROUNDS: u32 = 200;
     let zones: Vec<&str> = (0..5_000).map(|number| ["a", "b", "c"][number % 3]).collect();
     let mut view = view(&zones);
     let web = definition("web", json!({}), json!({}));
@@ -546,26 +547,38 @@ fn placements_a_second() {
         let group = format!("family:{}", number % 100);
         view.insert(&task(&web, &id(number % 5_000), &group, u128::from(number) + 1));
     }
-    let mut asked = Asked::plain();
-    asked.definition.requires_attributes =
-        (0..8).map(|number| format!("com.amazonaws.ecs.capability.{number}")).collect();
-    let constrained = Asked::new(asked.definition.clone()).with(&[constraint(
-        "memberOf",
-        Some("attribute:ecs.availability-zone in [a, b] and attribute:ecs.cpu-architecture =~ x.*"),
-    )]);
-    for (what, asked) in [("plain", &asked), ("memberOf with a pattern", &constrained)] {
-        for count in [1, 10_u32] {
-            let rounds = 200;
+    let asked = || {
+        let mut asked = Asked::plain();
+        asked.definition.requires_attributes =
+            (0..8).map(|number| format!("com.amazonaws.ecs.capability.{number}")).collect();
+        asked
+    };
+    let expression =
+        "attribute:ecs.availability-zone in [a, b] and attribute:ecs.cpu-architecture =~ x.*";
+    let cases = [
+        ("spread over zones, then instances", asked()),
+        ("spread over instances", asked().by(&[strategy("spread", Some("instanceId"))])),
+        ("binpack by memory", asked().by(&[strategy("binpack", Some("memory"))])),
+        (
+            "memberOf with a pattern, spread",
+            asked().with(&[constraint("memberOf", Some(expression))]),
+        ),
+    ];
+    println!("\ntasks placed a second, 5000 instances with 50000 tasks     calls of 1    of 10");
+    for (what, asked) in cases {
+        let rate = |count: u32| {
             let start = Instant::now();
-            for seed in 0..rounds {
-                let placed = asked.placed(&view, count as usize, seed);
+            for seed in 0..ROUNDS {
+                let placed = asked.placed(&view, count as usize, seed.into());
                 assert_eq!(placed.len(), count as usize);
             }
-            let call = start.elapsed() / u32::try_from(rounds).unwrap();
-            eprintln!("{what}: {count} of a call: {call:?}, a task: {:?}", call / count);
-        }
+            f64::from(ROUNDS * count) / start.elapsed().as_secs_f64()
+        };
+        println!("  {what:54} {:12.0} {:8.0}", rate(1), rate(10));
     }
     let start = Instant::now();
-    let listed = (0..200).map(|_| candidates(&view, REGION, CLUSTER).len()).sum::<usize>();
-    eprintln!("candidates alone: {:?} ({} each)", start.elapsed() / 200, listed / 200);
+    let listed = (0..ROUNDS).map(|_| candidates(&view, REGION, CLUSTER).len()).sum::<usize>();
+    assert_eq!(listed, 5_000 * ROUNDS as usize);
+    let call = start.elapsed().as_secs_f64() * 1000.0 / f64::from(ROUNDS);
+    println!("  of each call, listing the candidates: {call:.2} ms");
 }

@@ -1,7 +1,7 @@
 //! The embedded store: redb, one file.
 //!
 //! One thread owns the write side and commits in groups ([`writer`]); reads take a transaction of
-//! redb each ([`file`]). A watch is a task that goes to its user's pace: it takes changes from
+//! redb each ([`mod@file`]). A watch is a task that goes to its user's pace: it takes changes from
 //! the recent ones in memory, or, when it has fallen behind, from the log in the file, so a slow
 //! user neither holds up commits nor fills memory. It ends with [`Error::Compacted`] when it has
 //! fallen behind further than the log reaches back.

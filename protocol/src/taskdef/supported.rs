@@ -92,13 +92,38 @@ pub const NOT_SUPPORTED_YET: &[(&str, &str)] = &[
     ("volumes[].dockerVolumeConfiguration.driver!=local", "volume drivers other than local"),
     ("volumes[].dockerVolumeConfiguration.driverOpts", "options of volume drivers"),
     ("volumes[].dockerVolumeConfiguration.labels", "labels of volumes"),
-    ("volumes[].efsVolumeConfiguration", "EFS volumes"),
+    (
+        "volumes[].efsVolumeConfiguration.transitEncryption=ENABLED",
+        "NFS through a TLS tunnel, which the kernel's NFS client cannot speak with EFS; leave \
+         transitEncryption out, or mount on the host with Amazon's efs-utils and give the mount's \
+         path as host.sourcePath",
+    ),
+    (
+        "volumes[].efsVolumeConfiguration.transitEncryptionPort",
+        "the port of a TLS tunnel; without transitEncryption there is none",
+    ),
+    (
+        "volumes[].efsVolumeConfiguration.authorizationConfig.accessPointId",
+        "access points, which EFS offers through a TLS tunnel only; give the access point's \
+         directory as rootDirectory, or mount on the host with Amazon's efs-utils and give the \
+         mount's path as host.sourcePath",
+    ),
+    (
+        "volumes[].efsVolumeConfiguration.authorizationConfig.iam=ENABLED",
+        "IAM authorization, which EFS offers through a TLS tunnel only; let the file system's \
+         policy admit clients of the network, or mount on the host with Amazon's efs-utils and \
+         give the mount's path as host.sourcePath",
+    ),
     (
         "volumes[].s3filesVolumeConfiguration",
         "S3 is an object store and not a file system, it cannot be mounted; let a container that \
          runs first copy the objects into a volume",
     ),
-    ("volumes[].fsxWindowsFileServerVolumeConfiguration", "FSx for Windows File Server volumes"),
+    (
+        "volumes[].fsxWindowsFileServerVolumeConfiguration",
+        "FSx for Windows File Server, which Amazon has for Windows containers only; mount the share \
+         on the host by SMB and give the mount's path as host.sourcePath",
+    ),
     ("volumes[].configuredAtLaunch", "volumes configured when the task is run (EBS)"),
 ];
 
@@ -116,6 +141,14 @@ pub const ACCEPTED_WITHOUT_EFFECT: &[(&str, &str)] = &[
         "volumes[].dockerVolumeConfiguration",
         "only a volume of scope `task` and driver `local` is accepted, which is what a volume \
          without any configuration is; `autoprovision` belongs to scope `shared`",
+    ),
+    (
+        "volumes[].efsVolumeConfiguration.transitEncryption",
+        "only the default `DISABLED` is accepted",
+    ),
+    (
+        "volumes[].efsVolumeConfiguration.authorizationConfig",
+        "only the default of `iam`, `DISABLED`, is accepted, and no access point",
     ),
 ];
 

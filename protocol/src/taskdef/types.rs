@@ -159,6 +159,13 @@ pub enum VolumeSource {
     /// `host: {}` or `dockerVolumeConfiguration` with scope `task`: an empty directory shared by
     /// the task's containers and removed with the task.
     Task,
+    /// `efsVolumeConfiguration` without encryption in transit: an NFSv4.1 mount.
+    Efs {
+        /// `fs-…`
+        file_system_id: String,
+        /// Absolute; `/` where the definition says nothing.
+        root_directory: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,15 +47,15 @@ pub(super) fn read(task: &Node<'_>, report: &mut Report) -> Vec<Volume> {
         {
             report.invalid(&docker.at("autoprovision"), "is for volumes with scope shared only");
         }
-        if let Some(efs) = node.member("efsVolumeConfiguration") {
-            check_efs(&efs, report);
-        }
         volumes.push(Volume { name: name.to_owned(), source: source(&node, report) });
     }
     volumes
 }
 
 fn source(volume: &Node<'_>, report: &mut Report) -> VolumeSource {
+    if let Some(efs) = volume.member("efsVolumeConfiguration") {
+        return self::efs(&efs, report);
+    }
     let Some(host) = volume.member("host") else { return VolumeSource::Task };
     let Some(path) = host.text("sourcePath") else { return VolumeSource::Task };
     let place = host.at("sourcePath");
@@ -69,6 +69,32 @@ fn source(volume: &Node<'_>, report: &mut Report) -> VolumeSource {
         report.invalid(&place, rule);
     }
     VolumeSource::Host { source_path: path.to_owned() }
+}
+
+fn efs(efs: &Node<'_>, report: &mut Report) -> VolumeSource {
+    check_efs(efs, report);
+    // One that is missing has been reported.
+    let id = efs.text("fileSystemId").unwrap_or_default();
+    if efs.has("fileSystemId") && !is_file_system_id(id) {
+        let rule =
+            format!("must be fs- and 1 to 40 lower-case letters or digits, is {}", quoted(id));
+        report.invalid(&efs.at("fileSystemId"), rule);
+    }
+    let directory = efs.text("rootDirectory").filter(|text| !text.is_empty()).unwrap_or("/");
+    let place = efs.at("rootDirectory");
+    if let Some(rule) = text::absolute_path(directory) {
+        report.invalid(&place, rule);
+    } else if directory.contains(char::is_control) {
+        report.invalid(&place, "must have no control characters");
+    }
+    VolumeSource::Efs { file_system_id: id.to_owned(), root_directory: directory.to_owned() }
+}
+
+/// The id becomes a part of a host name.
+fn is_file_system_id(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    text.strip_prefix("fs-")
+        .is_some_and(|rest| (1..=40).contains(&rest.len()) && rest.bytes().all(fits))
 }
 
 fn check_efs(efs: &Node<'_>, report: &mut Report) {

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use protocol::error::chain;
 use protocol::monitor::{
     ContainerFacts, Create, Exec, Exit, Failure, FailureKind, ProcessId, Status, Stream,
 };
@@ -29,7 +30,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::deposit::{Guardian, Store, Word};
-use super::journal::{self, chain};
+use super::journal;
 use super::process::{self, Ended};
 use super::serve::invalid;
 use super::spool::{self, Spool, Taken};

@@ -1,8 +1,9 @@
 //! The monitor's own few words: one line each on standard error, which is `R/monitor.log`.
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::io::Write as _;
+
+use protocol::error::chain;
 
 use super::process;
 
@@ -25,15 +26,4 @@ pub(super) fn note(text: &str) {
 /// Writes one line about a failure of something that goes on regardless.
 pub(super) fn failure(what: &str, error: &dyn Error) {
     note(&format!("{what}: {}", chain(error)));
-}
-
-/// An error and its causes, colon-separated.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }

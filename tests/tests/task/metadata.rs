@@ -1,7 +1,7 @@
 //! 169.254.170.2: who reads what there, in every network mode, and that nothing is left of it.
 
 use serde_json::{Value, json};
-use tests::host::{TestHost, container, script, stderr, stdout, task};
+use tests::host::{TestHost, container, script, stderr, stdout, task, terminate};
 
 /// Prints the container's and the task's metadata, one per line.
 const TELL: &str = "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4; echo; wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task; echo";
@@ -304,6 +304,6 @@ fn a_foreground_agent_serves_introspection() {
     assert_eq!(get("/v1/tasks?dockerid=zzz").0, "404");
     assert_eq!(get(&format!("/v1/tasks?dockerid={docker}&taskarn={arn}")).0, "400");
     host.ok(&["stop", &id]);
-    host.kill(i64::from(agent.id()), "TERM");
+    terminate(&agent);
     agent.wait().expect("it ends");
 }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod budget;
 mod crash;
+mod efs;
 mod metadata;
 mod network;
 mod run;

@@ -13,7 +13,7 @@ use protocol::monitor::{Call, ContainerFacts, Create, Fact, FailureKind, Overlay
 use protocol::taskdef::{ContainerDefinition, NetworkMode};
 
 use super::resources::namespace;
-use super::{blocking, private_directory};
+use super::{blocking, efs, private_directory};
 use crate::cgroup;
 use crate::engine::{self, Task};
 use crate::failpoint;
@@ -76,18 +76,25 @@ pub(super) async fn create(
         .container_definition(index)
         .ok_or_else(|| Failure::from("no such container".to_owned()))?;
     let held = hands.held(&task.id);
-    let call = {
+    let (mounted, call) = {
         let _one_at_a_time = held.volumes.lock().await;
+        let mounted = efs::mount(hands, task).await.map_err(|text| Failure {
+            text,
+            word: Some("ResourceInitializationError"),
+            exit_code: None,
+        })?;
         let (hands, task) = (Arc::clone(hands), Arc::clone(task));
-        tokio::task::spawn_blocking(move || prepare(&hands, &task, index))
+        let call = tokio::task::spawn_blocking(move || prepare(&hands, &task, index))
             .await
-            .map_err(|failed| Failure::from(format!("the agent failed internally: {failed}")))??
+            .map_err(|failed| Failure::from(format!("the agent failed internally: {failed}")))??;
+        (mounted, call)
     };
     failpoint::hit("create.prepared");
     hands.ship(task, index, false)?;
     let link = hands.link(task).await?;
     let facts = facts(link.call(Call::Create(call)).await?, "create")?;
     failpoint::hit("create.monitor");
+    mounted.check(hands, task).await?;
     if let (Some(lease), Some(pid)) = (lease(task, index, definition), facts.pid) {
         let hands = Arc::clone(hands);
         blocking(move || {
@@ -267,7 +274,9 @@ fn volumes(
         .into_iter()
         .map(|mount| {
             let (kind, source) = match mount.source {
-                volume::Source::Host(path) | volume::Source::Task(path) => ("bind", path),
+                volume::Source::Host(path)
+                | volume::Source::Task(path)
+                | volume::Source::Efs(path) => ("bind", path),
                 volume::Source::Tmpfs => ("tmpfs", "tmpfs".into()),
             };
             Mount { destination: mount.destination, kind, source, options: mount.options }

@@ -2,6 +2,7 @@
 //! attempt left. Failures become ECS's words here and nowhere else.
 
 mod container;
+mod efs;
 mod image;
 mod release;
 mod resources;
@@ -17,6 +18,7 @@ use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
 use crate::failpoint;
 
 pub(super) use release::{end_processes, leases, remove_files};
+pub(super) use resources::namespace;
 
 /// Carries out one effect; the event says how it ended. `None`: nobody waits for it.
 pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -> Option<Event> {

@@ -32,7 +32,7 @@ fn definition(containers: serde_json::Value, volumes: serde_json::Value) -> Task
     serde_json::from_value(serde_json::json!({
         "family": "f", "network_mode": "bridge", "containers": full, "volumes": volumes,
         "cpu": null, "memory": null, "requires_compatibilities": [], "pid_mode": "private",
-        "ipc_mode": "private", "tags": []
+        "ipc_mode": "private", "placement_constraints": [], "tags": []
     }))
     .unwrap()
 }
@@ -74,6 +74,7 @@ fn show(mounts: &[VolumeMount]) -> Vec<String> {
         let source = match &mount.source {
             Source::Host(path) => format!("host {}", path.display()),
             Source::Task(path) => format!("task {}", path.display()),
+            Source::Efs(path) => format!("efs {}", path.display()),
             Source::Tmpfs => "tmpfs".to_owned(),
         };
         let access = if mount.read_only { "ro" } else { "rw" };
@@ -103,6 +104,20 @@ fn mount_points_become_binds_outer_before_inner() {
             "options": ["rbind", "rprivate", "ro"]
         })
     );
+}
+
+#[test]
+fn an_efs_volume_is_bound_from_where_the_task_has_it() {
+    let mut definition = family();
+    definition.volumes[0].source =
+        VolumeSource::Efs { file_system_id: "fs-1".to_owned(), root_directory: "/x".to_owned() };
+    assert_eq!(
+        planned(&definition, "web", &[("web", "/data")]),
+        ["efs /v/one on /data ro", "task /v/two on /deep ro", "task /v/two on /shared rw"]
+    );
+    let oci = run(&definition, "base", &[]).unwrap()[0].to_oci();
+    let oci = serde_json::to_value(oci).unwrap();
+    assert_eq!((&oci["type"], &oci["source"]), (&"bind".into(), &"/v/one".into()));
 }
 
 #[test]

@@ -169,7 +169,7 @@ async fn a_watch_nobody_wants_ends() {
 }
 
 /// Transactions per second: a new file, whose blocks are yet to be allocated, and one whose log is
-/// full; one committer, and many at once. Run with `--run-ignored only --no-capture`.
+/// full; one committer, and many at once. `benches/run.sh scheduler` runs it as shipped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 #[allow(clippy::print_stdout)]
@@ -177,6 +177,7 @@ async fn measure_transactions_per_second() {
     let value = "x".repeat(2048);
     let directory = InDirectory::new();
     let store = Arc::new(Redb::open(&directory.path()).unwrap());
+    println!("\ncommits a second, 2 KiB each, to the store");
     for (committers, file) in [(1, "new"), (64, "growing"), (64, "full"), (1, "full")] {
         let begun = Instant::now();
         let until = begun + Duration::from_secs(3);
@@ -202,6 +203,7 @@ async fn measure_transactions_per_second() {
         }
         let rate = f64::from(total) / begun.elapsed().as_secs_f64();
         let size = std::fs::metadata(directory.path()).unwrap().len() >> 20;
-        println!("{file} file ({size} MiB), {committers} committers, 2 KiB each: {rate:.0}/s");
+        let what = format!("{committers} at once, {file} file, then of {size} MiB");
+        println!("  {what:54} {rate:12.0}");
     }
 }

@@ -173,15 +173,26 @@ fn dependency(dependency: &taskdef::Dependency) -> Dependency {
 }
 
 fn volume(volume: &taskdef::Volume) -> Volume {
-    let source_path = match &volume.source {
-        VolumeSource::Host { source_path } => Some(source_path.clone()),
-        VolumeSource::Task => None,
-    };
-    Volume {
-        name: Some(volume.name.clone()),
+    let name = Some(volume.name.clone());
+    let host = |source_path| Volume {
+        name: name.clone(),
         kind: Some("host".to_owned()),
         host: Some(HostVolume { source_path }),
         ..Volume::default()
+    };
+    match &volume.source {
+        VolumeSource::Host { source_path } => host(Some(source_path.clone())),
+        VolumeSource::Task => host(None),
+        VolumeSource::Efs { file_system_id, root_directory } => Volume {
+            name,
+            kind: Some("efs".to_owned()),
+            efs_volume_configuration: Some(json!({
+                "fileSystemId": file_system_id,
+                "rootDirectory": root_directory,
+                "transitEncryption": "DISABLED",
+            })),
+            ..Volume::default()
+        },
     }
 }
 

@@ -33,7 +33,8 @@ fn everything_we_act_on() {
     assert_eq!(definition.cpu_architecture, Some(CpuArchitecture::X86_64));
     let sources: Vec<_> = definition.volumes.iter().map(|v| v.source.clone()).collect();
     let host = VolumeSource::Host { source_path: "/srv/data".to_owned() };
-    assert_eq!(sources, [host, VolumeSource::Task]);
+    let efs = efs("fs-0123456789abcdef0", "/web");
+    assert_eq!(sources, [host, efs, VolumeSource::Task]);
     let web = &definition.containers[1];
     let (tcp, udp) = (TransportProtocol::Tcp, TransportProtocol::Udp);
     assert_eq!(
@@ -125,6 +126,26 @@ fn one_port_for_both_protocols_outside_host_mode() {
     for mode in ["bridge", "awsvpc"] {
         let members = json!({"networkMode": mode});
         accepted(&merge(container(json!({"portMappings": ports})), members));
+    }
+}
+
+fn efs(id: &str, directory: &str) -> VolumeSource {
+    VolumeSource::Efs { file_system_id: id.to_owned(), root_directory: directory.to_owned() }
+}
+
+#[test]
+fn efs_volumes() {
+    for (more, directory) in [
+        (json!({}), "/"),
+        (json!({"rootDirectory": ""}), "/"),
+        (json!({"rootDirectory": "/a b,c"}), "/a b,c"),
+        (json!({"transitEncryption": "DISABLED"}), "/"),
+        (json!({"authorizationConfig": {"iam": "DISABLED", "accessPointId": ""}}), "/"),
+    ] {
+        let configuration = merge(json!({"fileSystemId": "fs-1"}), more);
+        let volume = json!({"name": "v", "efsVolumeConfiguration": configuration});
+        let definition = accepted(&task(json!({"volumes": [volume]})));
+        assert_eq!(definition.volumes[0].source, efs("fs-1", directory), "{volume}");
     }
 }
 

@@ -102,6 +102,7 @@ fn efs_rules() {
         "fileSystemId": "fs-1",
         "rootDirectory": "/x",
         "authorizationConfig": {"accessPointId": "fsap-1", "iam": "ENABLED"},
+        "transitEncryptionPort": 2999,
     }});
     let place = "volumes[0].efsVolumeConfiguration";
     let lines = [
@@ -110,9 +111,49 @@ fn efs_rules() {
         ),
         format!("{place}.rootDirectory: must be absent or / with an access point"),
         format!("{place}.transitEncryption: transitEncryption must be ENABLED with iam ENABLED"),
-        format!("not supported yet: {place} (EFS volumes)"),
+        format!(
+            "not supported yet: {place}.transitEncryptionPort (the port of a TLS tunnel; without \
+             transitEncryption there is none)"
+        ),
+        format!(
+            "not supported yet: {place}.authorizationConfig.accessPointId (access points, which \
+             EFS offers through a TLS tunnel only; give the access point's directory as \
+             rootDirectory, or mount on the host with Amazon's efs-utils and give the mount's path \
+             as host.sourcePath)"
+        ),
+        format!(
+            "not supported yet: {place}.authorizationConfig.iam (IAM authorization, which EFS \
+             offers through a TLS tunnel only; let the file system's policy admit clients of the \
+             network, or mount on the host with Amazon's efs-utils and give the mount's path as \
+             host.sourcePath)"
+        ),
     ];
     assert_eq!(problems(&task(json!({"volumes": [volume]}))), lines);
+    let encrypted = json!({"name": "a", "efsVolumeConfiguration": {
+        "fileSystemId": "fs-1", "transitEncryption": "ENABLED",
+    }});
+    refused(
+        &task(json!({"volumes": [encrypted]})),
+        &["not supported yet: volumes[0].efsVolumeConfiguration.transitEncryption (NFS through a \
+           TLS tunnel, which the kernel's NFS client cannot speak with EFS; leave \
+           transitEncryption out, or mount on the host with Amazon's efs-utils and give the \
+           mount's path as host.sourcePath)"],
+    );
+    let bad = |name, id, directory| {
+        json!({"name": name, "efsVolumeConfiguration": {
+            "fileSystemId": id, "rootDirectory": directory,
+        }})
+    };
+    let bad = [bad("a", "fs-a.evil.example", "data"), bad("b", "0123", "/a\n")];
+    refused(
+        &task(json!({"volumes": bad})),
+        &[
+            "volumes[0].efsVolumeConfiguration.fileSystemId: must be fs- and 1 to 40 lower-case letters or digits, is \"fs-a.evil.example\"",
+            "volumes[0].efsVolumeConfiguration.rootDirectory: must be an absolute path, is \"data\"",
+            "volumes[1].efsVolumeConfiguration.fileSystemId: must be fs- and 1 to 40 lower-case letters or digits, is \"0123\"",
+            "volumes[1].efsVolumeConfiguration.rootDirectory: must have no control characters",
+        ],
+    );
 }
 
 #[test]

@@ -241,8 +241,14 @@ pub(super) fn definition() -> impl Strategy<Value = Value> {
         opt(tags),
         opt(word()),
         opt(select(vec!["arn:aws:iam::000000000000:role/app/reader"])),
+        ("fs-[a-z0-9]{1,40}", opt("/[a-z ,:]{0,20}")),
     )
-        .prop_map(|((mode, containers), pid, ipc, more, tags, execution, role)| {
+        .prop_map(|((mode, containers), pid, ipc, more, tags, execution, role, efs)| {
+            let efs = object(vec![
+                ("fileSystemId", Some(efs.0.into())),
+                ("rootDirectory", efs.1),
+                ("transitEncryption", Some("DISABLED".into())),
+            ]);
             object(vec![
                 ("family", Some("any".into())),
                 ("networkMode", Some(mode.into())),
@@ -252,6 +258,7 @@ pub(super) fn definition() -> impl Strategy<Value = Value> {
                     Some(json!([
                         {"name": "data", "host": {"sourcePath": "/srv/data"}},
                         {"name": "scratch"},
+                        {"name": "shared", "efsVolumeConfiguration": efs},
                     ])),
                 ),
                 // No limit that the containers could exceed.

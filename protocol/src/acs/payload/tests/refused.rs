@@ -38,6 +38,11 @@ fn by_name() {
         (with(json!({"volumes": [{"name": "v", "type": "ebs"}]})), "volumes[0].type=\"ebs\""),
         (with(json!({"volumes": [{"name": "v", "type": "efs"}]})), "efsVolumeConfiguration"),
         (
+            with(json!({"volumes": [{"name": "v", "type": "efs", "efsVolumeConfiguration":
+                {"fileSystemId": "fs-1", "transitEncryption": "ENABLED"}}]})),
+            "volumes[0].efsVolumeConfiguration.transitEncryption",
+        ),
+        (
             with(json!({"volumes": [{"name": "v", "type": "docker",
                 "dockerVolumeConfiguration": {"scope": "shared"}}]})),
             "dockerVolumeConfiguration.scope",

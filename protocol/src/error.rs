@@ -1,7 +1,9 @@
 //! How errors are told.
 
+use std::error::Error;
+
 /// The error and its causes, colon-separated.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
