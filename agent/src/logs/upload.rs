@@ -22,6 +22,7 @@ use super::shipper::ShipperHandle;
 use super::spool::{Found, Reader, SpoolError};
 use super::watch::{Watch, Watcher};
 use crate::error::chain;
+use crate::failpoint;
 
 /// How long lines wait for others before they are sent.
 const GATHER: Duration = Duration::from_millis(500);
@@ -86,6 +87,9 @@ struct Uploading {
     bytes: usize,
     /// Segments before the position can go once the cursor is stored.
     advanced: bool,
+    /// The stored cursor says that all is sent; the agent was killed before the deletion, or long
+    /// after it.
+    was_finished: bool,
 }
 
 impl Uploading {
@@ -95,6 +99,7 @@ impl Uploading {
             name: config.name.clone(),
             path: config.cursor.clone(),
             reader: Reader::new(&config.spool, cursor.position),
+            was_finished: cursor.finished,
             cursor,
             events: Vec::new(),
             bytes: 0,
@@ -152,7 +157,10 @@ impl Uploading {
         self.events.clear();
         self.bytes = 0;
         let durable = self.advanced || self.cursor.finished;
-        self.cursor.store(&self.path, durable)?;
+        if !self.was_finished {
+            self.cursor.store(&self.path, durable)?;
+            failpoint::hit("upload.cursor");
+        }
         if durable {
             self.reader.remove_used(self.cursor.finished)?;
             self.advanced = false;
@@ -293,7 +301,10 @@ async fn gone(mut stopped: watch::Receiver<bool>) {
 async fn send(config: &UploaderConfig, events: Vec<InputLogEvent>) -> Result<(), String> {
     let (container, stream) = (&config.name, &config.destination);
     for batch in batches(events) {
-        match stream.put(&batch).await {
+        failpoint::hit("upload.before");
+        let put = stream.put(&batch).await;
+        failpoint::hit("upload.put");
+        match put {
             Ok(0) => {}
             Ok(refused) => {
                 let stream = stream.name();
