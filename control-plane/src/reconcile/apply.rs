@@ -184,13 +184,8 @@ impl<'a> Work<'a> {
         let is_active = self.stored.status == ServiceStatus::Active;
         let starting = is_active.then(|| self.starting()).flatten();
         let mut candidates = self.candidates();
-        let sites: Vec<Site> = candidates
-            .iter()
-            .map(|candidate| Site {
-                instance: candidate.instance.id.clone(),
-                fit: self.fit(starting.as_ref(), candidate),
-            })
-            .collect();
+        let sites: Vec<Site> =
+            candidates.iter().map(|candidate| self.site(starting.as_ref(), candidate)).collect();
         let able = starting.is_some();
         let plan = daemon::plan(&mut self.service, members, &sites, able, self.now, draws);
         if let Some(starting) = starting {
@@ -207,15 +202,18 @@ impl<'a> Work<'a> {
         (plan.stops, plan.accounted, plan.wake_at)
     }
 
-    /// What an instance is to a DAEMON service.
-    fn fit(&self, starting: Option<&Starting<'_>>, candidate: &Candidate<'_>) -> Fit {
+    /// An instance as it is to a DAEMON service.
+    fn site(&self, starting: Option<&Starting<'_>>, candidate: &Candidate<'_>) -> Site {
+        let instance = candidate.instance.id.clone();
         let Some(starting) = starting else {
             // Nothing can be started now, and what is there stays.
             let drains = candidate.instance.status == InstanceStatus::Draining;
             let leaves = drains && !self.has_replicas(candidate.instance);
-            return if leaves { Fit::Excluded } else { Fit::Waits };
+            let fit = if leaves { Fit::Excluded } else { Fit::Waits };
+            return Site { instance, fit, has_room: false };
         };
-        match starting.request(&self.stored.launch_type).check(candidate) {
+        let checked = starting.request(&self.stored.launch_type).check(candidate);
+        let fit = match checked {
             Ok(())
             | Err(Reason::DistinctInstance | Reason::Ports | Reason::Cpu | Reason::Memory) => {
                 Fit::Eligible
@@ -229,7 +227,8 @@ impl<'a> Work<'a> {
                 | Reason::Attribute
                 | Reason::MemberOf,
             ) => Fit::Excluded,
-        }
+        };
+        Site { instance, fit, has_room: checked.is_ok() }
     }
 
     /// Whether tasks of REPLICA services are left on an instance.
