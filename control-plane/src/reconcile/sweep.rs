@@ -1,6 +1,6 @@
-//! What nobody needs any more: stopped tasks and INACTIVE services that were describable long
-//! enough, deregistered instances without tasks, keys that have expired, tokens older than a day, and deleted definitions that no task
-//! and no service names.
+//! What nobody needs any more: stopped tasks, INACTIVE services and INACTIVE clusters that were
+//! describable long enough, deregistered instances without tasks, keys that have expired, tokens older
+//! than a day, and deleted definitions that no task and no service names.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::member::later;
 use crate::model::{
-    DefinitionName, DefinitionStatus, Entity, Guard, InstanceStatus, ServiceStatus,
+    Cluster, DefinitionName, DefinitionStatus, Entity, Guard, Instance, InstanceStatus, Service,
+    ServiceStatus, Task,
 };
 use crate::state::{Edit, Stored, View};
 
@@ -44,6 +45,11 @@ pub fn sweep(
         sweep.delete(view.guards.get(&key).into_iter());
         sweep.delete(std::iter::once(instance));
     }
+    sweep.delete(view.clusters.iter().filter(|cluster| {
+        !cluster.active
+            && past(cluster.inactive_at.or(Some(cluster.created_at)), keep_stopped)
+            && has_no_records(view, cluster)
+    }));
     sweep.delete(view.keys.iter().filter(|key| past(key.expires_at, SignedDuration::ZERO)));
     sweep.delete(view.tokens.iter().filter(|token| past(Some(token.created_at), TOKENS)));
     let deleted =
@@ -53,6 +59,14 @@ pub fn sweep(
         sweep.delete(deleted().filter(|d| !used.contains(&(d.region.as_str(), d.name()))));
     }
     most - sweep.left
+}
+
+/// Whether nothing of what was in the cluster is left.
+fn has_no_records(view: &View, cluster: &Cluster) -> bool {
+    let prefix = |kind: &str| format!("{kind}{}/{}/", cluster.region, cluster.name);
+    view.instances.prefix(&prefix(Instance::PREFIX)).next().is_none()
+        && view.services.prefix(&prefix(Service::PREFIX)).next().is_none()
+        && view.tasks.prefix(&prefix(Task::PREFIX)).next().is_none()
 }
 
 /// The definitions that tasks, which may still be described, and services name.
@@ -87,9 +101,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{AccessKey, Definition, Instance, Service, Token};
+    use crate::model::{AccessKey, Definition, Token};
     use crate::reconcile::testing::{at, service};
-    use crate::scheduler::fixtures::{REGION, definition, guard, id, instance, task, view};
+    use crate::scheduler::fixtures::{
+        REGION, cluster, definition, guard, id, instance, task, view,
+    };
 
     fn swept(view: &View, now: Timestamp) -> usize {
         sweep(view, &mut Edit::default(), SignedDuration::from_secs(60), 100, now)
@@ -159,6 +175,28 @@ mod tests {
         left.end(recent);
         all.insert(&left);
         assert_eq!(swept(&all, now), 2, "the instance without tasks, and its guard");
+    }
+
+    #[test]
+    fn an_inactive_cluster_goes_when_it_is_old_and_nothing_of_it_is_left() {
+        let now = at(100_000);
+        let deleted = |name: &str, seconds| Cluster {
+            name: name.to_owned(),
+            active: false,
+            inactive_at: Some(at(seconds)),
+            ..cluster()
+        };
+        let mut all = view(&[]);
+        all.insert(&Cluster { name: "active".to_owned(), ..cluster() });
+        all.insert(&deleted("recent", 99_950));
+        all.insert(&deleted("default", 99_940));
+        all.insert(&deleted("default-2", 99_940));
+        let mut left = task(&definition("web", json!({}), json!({})), &id(0), "g", 1);
+        left.end(at(99_990));
+        all.insert(&left);
+        assert_eq!(swept(&all, now), 1, "the one that has no tasks");
+        all.remove(&left.key());
+        assert_eq!(swept(&all, now), 2);
     }
 
     #[test]
