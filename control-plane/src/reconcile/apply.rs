@@ -318,7 +318,7 @@ impl<'a> Work<'a> {
             network_configuration: starting.deployment.network_configuration.as_ref(),
             tags: scheduler::tags(&[], propagated, managed),
             enable_execute_command: service.enable_execute_command,
-            platform_version: service.platform_version.as_deref(),
+            platform_version: service.task_platform_version(),
             ids: TaskIds::draw(|| draws.bits()),
             now: self.now,
         }));
