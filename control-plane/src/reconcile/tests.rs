@@ -720,6 +720,19 @@ fn lasting_states_are_told_every_six_hours() {
 }
 
 #[test]
+fn another_closest_instance_is_nothing_new() {
+    let mut service = service(1, 100, 200);
+    let mut draws = Draws::new([1; 32]);
+    for (instance, lack, expected) in
+        [("a", "CPU units", true), ("b", "CPU units", false), ("b", "memory", true)]
+    {
+        let reason = format!("The closest matching (container-instance {instance}) has no {lack}.");
+        let told = tell(&mut service, &Message::NoRoom { reason }, at(0), &mut draws);
+        assert_eq!(told, expected, "{instance} {lack}");
+    }
+}
+
+#[test]
 fn long_lists_of_tasks_are_cut() {
     let tasks: Vec<String> = (0..50).map(|number| format!("{number:032x}")).collect();
     let text = Message::Started { tasks }.text("web");
