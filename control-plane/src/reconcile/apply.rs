@@ -415,9 +415,8 @@ fn missing_role(view: &View, account: &str, definition: &Definition) -> Option<S
         scheduler::task_role(account, definition, &none),
         scheduler::execution_role(account, definition, &none),
     ];
-    let is_there =
-        |arn: &String| view.roles.iter().any(|role| Role::arn(account, &role.name) == *arn);
-    roles.into_iter().flatten().find(|role| !is_there(role)).map(|role| {
+    let is_missing = |arn: &String| Role::find(view, account, arn).is_none();
+    roles.into_iter().flatten().find(is_missing).map(|role| {
         format!(
             "ECS was unable to assume the role '{role}' that was provided for this task. Please \
              verify that the role being passed has the proper trust relationship and permissions \

@@ -246,8 +246,7 @@ pub(crate) fn roles(
     let named =
         [task_role(account, definition, overrides), execution_role(account, definition, overrides)];
     for arn in named.into_iter().flatten() {
-        let is_there = view.roles.iter().any(|role| Role::arn(account, &role.name) == arn);
-        if !is_there {
+        if Role::find(view, account, &arn).is_none() {
             return Err(errors::client(format!(
                 "ECS was unable to assume the role '{}' that was provided for this task. Please \
                  verify that the role being passed has the proper trust relationship and \
