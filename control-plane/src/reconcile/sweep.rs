@@ -1,6 +1,7 @@
 //! What nobody needs any more: stopped tasks, INACTIVE services and INACTIVE clusters that were
 //! describable long enough, deregistered instances without tasks, keys that have expired, tokens older
-//! than a day, and deleted definitions that no task and no service names.
+//! than a day (than an hour if they are very many), and deleted definitions that no task and no service
+//! names.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +14,15 @@ use crate::model::{
 };
 use crate::state::{Edit, Stored, View};
 
-/// How long a token is remembered.
+/// How long a token is remembered: SDKs draw one for each RunTask, and repeat it for minutes.
 const TOKENS: SignedDuration = SignedDuration::from_hours(24);
+/// How long if there are more than [`MANY_TOKENS`].
+const TOKENS_AT_LEAST: SignedDuration = SignedDuration::from_hours(1);
+const MANY_TOKENS: usize = 100_000;
+
+fn token_life(tokens: usize) -> SignedDuration {
+    if tokens > MANY_TOKENS { TOKENS_AT_LEAST } else { TOKENS }
+}
 
 /// Puts the deletion of at most `most` records into the edit. Returns how many there were.
 pub fn sweep(
@@ -51,7 +59,8 @@ pub fn sweep(
             && has_no_records(view, cluster)
     }));
     sweep.delete(view.keys.iter().filter(|key| past(key.expires_at, SignedDuration::ZERO)));
-    sweep.delete(view.tokens.iter().filter(|token| past(Some(token.created_at), TOKENS)));
+    let life = token_life(view.tokens.len());
+    sweep.delete(view.tokens.iter().filter(|token| past(Some(token.created_at), life)));
     let deleted =
         || view.definitions.iter().filter(|d| d.status == DefinitionStatus::DeleteInProgress);
     if sweep.left > 0 && deleted().next().is_some() {
@@ -221,6 +230,12 @@ mod tests {
         all.insert(&user);
         all.insert(&task(&deleting(3), &id(0), "g", 1));
         assert_eq!(swept(&all, at(0)), 1, "all but those of a service, its rollback and a task");
+    }
+
+    #[test]
+    fn very_many_tokens_are_remembered_for_less_long() {
+        assert_eq!(token_life(MANY_TOKENS), TOKENS);
+        assert_eq!(token_life(MANY_TOKENS + 1), TOKENS_AT_LEAST);
     }
 
     #[test]
