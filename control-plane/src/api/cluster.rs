@@ -1,8 +1,8 @@
 //! Clusters (ECS API reference, section 5).
 //!
 //! A deleted cluster stays as INACTIVE: describable by name, not listed, found by nothing else, and
-//! made ACTIVE again by creating its name. What is created in a cluster depends on its record, so
-//! none comes to be in a cluster that is being deleted.
+//! made ACTIVE again by creating its name, until it is swept. What is created in a cluster depends on
+//! its record, so none comes to be in a cluster that was deleted.
 
 use protocol::aws_json::ApiError;
 use protocol::ecs;
@@ -52,6 +52,7 @@ async fn create(
         created_at: cx.now,
         capacity_providers: providers,
         default_strategy: strategy,
+        inactive_at: None,
     };
     let cluster = cx
         .state
@@ -136,37 +137,34 @@ async fn delete(
     if request.cluster.as_deref().is_none_or(str::is_empty) {
         return Err(errors::invalid("Cluster can not be blank."));
     }
-    let cluster = cx
+    let (key, cluster) = cx
         .state
         .transact(|view, edit| {
             let before = lookup::cluster(view, cx, request.cluster.as_deref())?;
-            let counts = Counts::of(view, before);
-            let refusal = |name, what| {
-                ApiError::client(
-                    name,
-                    format!("The Cluster cannot be deleted while {what} are active."),
-                )
-            };
-            if counts.instances > 0 {
-                return Err(ApiError::client(
-                    "ClusterContainsContainerInstancesException",
-                    "The Cluster cannot be deleted while Container Instances are active or \
-                     draining.",
-                )
-                .into());
-            }
-            if counts.services() > 0 {
-                return Err(refusal("ClusterContainsServicesException", "Services").into());
-            }
-            if counts.live_tasks > 0 {
-                return Err(refusal("ClusterContainsTasksException", "Tasks").into());
-            }
-            let mut after = before.value.clone();
-            after.active = false;
+            Counts::of(view, before).refuse_deletion()?;
+            let after =
+                Cluster { active: false, inactive_at: Some(cx.now), ..before.value.clone() };
             edit.update(before, &after);
-            Ok::<_, Refusal>(describe_whole(cx, view, &after))
+            Ok::<_, Refusal>((after.key(), describe_whole(cx, view, &after)))
         })
         .await?;
+    // Nothing can depend on there being no other record: what came to be in the cluster between the
+    // look and the commit is found now that nothing can come any more.
+    let found = cx
+        .state
+        .transact(|view, edit| {
+            let Some(deleted) = view.clusters.get(&key).filter(|cluster| !cluster.active) else {
+                return Ok(Ok(()));
+            };
+            let emptied = Counts::of(view, deleted).refuse_deletion();
+            if emptied.is_err() {
+                let back = Cluster { active: true, inactive_at: None, ..deleted.value.clone() };
+                edit.update(deleted, &back);
+            }
+            Ok::<_, Refusal>(emptied)
+        })
+        .await?;
+    found?;
     Ok(ecs::DeleteClusterResponse { cluster: Some(cluster) })
 }
 
@@ -408,6 +406,23 @@ impl Counts {
 
     fn services(&self) -> i32 {
         self.active_services.iter().chain(&self.draining_services).sum()
+    }
+
+    /// What is in the cluster keeps it from being deleted.
+    fn refuse_deletion(&self) -> Result<(), ApiError> {
+        let (name, what) = if self.instances > 0 {
+            (
+                "ClusterContainsContainerInstancesException",
+                "Container Instances are active or draining",
+            )
+        } else if self.services() > 0 {
+            ("ClusterContainsServicesException", "Services are active")
+        } else if self.live_tasks > 0 {
+            ("ClusterContainsTasksException", "Tasks are active")
+        } else {
+            return Ok(());
+        };
+        Err(ApiError::client(name, format!("The Cluster cannot be deleted while {what}.")))
     }
 
     fn statistics(&self) -> Vec<ecs::KeyValuePair> {

@@ -327,11 +327,8 @@ pub(crate) fn tags(given: Option<Vec<ecs::Tag>>) -> Result<Vec<ecs::Tag>, ApiErr
         }
         check_tag_text("key", &key, 128)?;
         check_tag_text("value", &value, 256)?;
-        if key.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:")) {
-            return Err(errors::invalid(format!(
-                "Tag keys that start with aws: are reserved, is {}",
-                quoted(&key)
-            )));
+        if is_reserved_tag(&key) {
+            return Err(reserved_tag(&key));
         }
         if tags.iter().any(|before| before.key.as_deref() == Some(key.as_str())) {
             return Err(errors::invalid(format!("Duplicate tag keys found: {}", quoted(&key))));
@@ -340,6 +337,16 @@ pub(crate) fn tags(given: Option<Vec<ecs::Tag>>) -> Result<Vec<ecs::Tag>, ApiErr
     }
     check_tag_count(tags.len())?;
     Ok(tags)
+}
+
+/// Whether only ECS itself sets and takes away tags of this key.
+pub(crate) fn is_reserved_tag(key: &str) -> bool {
+    key.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:"))
+}
+
+/// What is answered to those who try.
+pub(crate) fn reserved_tag(key: &str) -> ApiError {
+    errors::invalid(format!("Tag keys that start with aws: are reserved, is {}", quoted(key)))
 }
 
 fn check_tag_text(what: &str, text: &str, most: usize) -> Result<(), ApiError> {
@@ -383,7 +390,9 @@ pub(crate) fn merge_tags(
             None => tags.push(tag),
         }
     }
-    check_tag_count(tags.len())?;
+    // ECS's own do not count.
+    let own = |tag: &&ecs::Tag| !tag.key.as_deref().is_some_and(is_reserved_tag);
+    check_tag_count(tags.iter().filter(own).count())?;
     Ok(tags)
 }
 

@@ -22,7 +22,6 @@ use protocol::aws_json::ApiError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use self::task_definition::sweep as unused_definitions;
 use crate::config::Config;
 use crate::state::{self, State};
 

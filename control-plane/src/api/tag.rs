@@ -43,6 +43,9 @@ async fn untag(
 ) -> Result<ecs::UntagResourceResponse, ApiError> {
     let arn = request.resource_arn.unwrap_or_default();
     let keys = request.tag_keys.unwrap_or_default();
+    if let Some(reserved) = keys.iter().find(|key| lookup::is_reserved_tag(key)) {
+        return Err(lookup::reserved_tag(reserved));
+    }
     change(cx, &arn, |mut tags| {
         tags.retain(|tag| tag.key.as_ref().is_none_or(|key| !keys.contains(key)));
         Ok(tags)

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Entity;
-use crate::state::{Table, View};
+use crate::state::{Stored, Table, View};
 
 /// Who may sign requests. Permanent keys (`key create`) have no token and no end; keys minted for a
 /// task's role have both.
@@ -64,6 +64,12 @@ impl Role {
     /// `arn:aws:iam::<account>:role/<name>`
     pub fn arn(account: &str, name: &str) -> String {
         format!("arn:aws:iam::{account}:role/{name}")
+    }
+
+    /// The role with this ARN, if it is there.
+    pub fn find<'v>(view: &'v View, account: &str, arn: &str) -> Option<&'v Stored<Self>> {
+        let name = arn.strip_prefix(&Self::arn(account, ""))?;
+        view.roles.get(&format!("{}{name}", Self::PREFIX))
     }
 }
 

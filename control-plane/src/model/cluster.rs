@@ -20,6 +20,9 @@ pub struct Cluster {
     pub capacity_providers: Vec<String>,
     /// For what names neither a launch type nor a strategy.
     pub default_strategy: Vec<StrategyItem>,
+    /// When it was deleted.
+    #[serde(default)]
+    pub inactive_at: Option<Timestamp>,
 }
 
 /// An item of a capacity provider strategy, as on the wire.

@@ -20,6 +20,7 @@ pub struct Service {
     /// REPLICA: how many tasks. DAEMON: what the planner last counted.
     pub desired_count: u32,
     pub launch_type: LaunchType,
+    /// As asked for: a version or [`LATEST_PLATFORM`]. FARGATE only.
     pub platform_version: Option<String>,
     pub constraints: Vec<ecs::PlacementConstraint>,
     pub strategy: Vec<ecs::PlacementStrategy>,
@@ -127,7 +128,19 @@ pub struct Event {
     pub message: String,
 }
 
+/// The platform version that stands for the newest.
+pub const LATEST_PLATFORM: &str = "LATEST";
+/// The newest platform version, and the only one.
+pub const PLATFORM: &str = "1.4.0";
+
 impl Service {
+    /// The platform version that its tasks have.
+    pub fn task_platform_version(&self) -> Option<&str> {
+        self.platform_version
+            .as_deref()
+            .map(|asked| if asked == LATEST_PLATFORM { PLATFORM } else { asked })
+    }
+
     pub fn arn(&self, account: &str) -> String {
         format!("arn:aws:ecs:{}:{account}:service/{}/{}", self.region, self.cluster, self.name)
     }

@@ -184,13 +184,8 @@ impl<'a> Work<'a> {
         let is_active = self.stored.status == ServiceStatus::Active;
         let starting = is_active.then(|| self.starting()).flatten();
         let mut candidates = self.candidates();
-        let sites: Vec<Site> = candidates
-            .iter()
-            .map(|candidate| Site {
-                instance: candidate.instance.id.clone(),
-                fit: self.fit(starting.as_ref(), candidate),
-            })
-            .collect();
+        let sites: Vec<Site> =
+            candidates.iter().map(|candidate| self.site(starting.as_ref(), candidate)).collect();
         let able = starting.is_some();
         let plan = daemon::plan(&mut self.service, members, &sites, able, self.now, draws);
         if let Some(starting) = starting {
@@ -207,15 +202,18 @@ impl<'a> Work<'a> {
         (plan.stops, plan.accounted, plan.wake_at)
     }
 
-    /// What an instance is to a DAEMON service.
-    fn fit(&self, starting: Option<&Starting<'_>>, candidate: &Candidate<'_>) -> Fit {
+    /// An instance as it is to a DAEMON service.
+    fn site(&self, starting: Option<&Starting<'_>>, candidate: &Candidate<'_>) -> Site {
+        let instance = candidate.instance.id.clone();
         let Some(starting) = starting else {
             // Nothing can be started now, and what is there stays.
             let drains = candidate.instance.status == InstanceStatus::Draining;
             let leaves = drains && !self.has_replicas(candidate.instance);
-            return if leaves { Fit::Excluded } else { Fit::Waits };
+            let fit = if leaves { Fit::Excluded } else { Fit::Waits };
+            return Site { instance, fit, has_room: false };
         };
-        match starting.request(&self.stored.launch_type).check(candidate) {
+        let checked = starting.request(&self.stored.launch_type).check(candidate);
+        let fit = match checked {
             Ok(())
             | Err(Reason::DistinctInstance | Reason::Ports | Reason::Cpu | Reason::Memory) => {
                 Fit::Eligible
@@ -229,7 +227,8 @@ impl<'a> Work<'a> {
                 | Reason::Attribute
                 | Reason::MemberOf,
             ) => Fit::Excluded,
-        }
+        };
+        Site { instance, fit, has_room: checked.is_ok() }
     }
 
     /// Whether tasks of REPLICA services are left on an instance.
@@ -319,7 +318,7 @@ impl<'a> Work<'a> {
             network_configuration: starting.deployment.network_configuration.as_ref(),
             tags: scheduler::tags(&[], propagated, managed),
             enable_execute_command: service.enable_execute_command,
-            platform_version: service.platform_version.as_deref(),
+            platform_version: service.task_platform_version(),
             ids: TaskIds::draw(|| draws.bits()),
             now: self.now,
         }));
@@ -416,9 +415,8 @@ fn missing_role(view: &View, account: &str, definition: &Definition) -> Option<S
         scheduler::task_role(account, definition, &none),
         scheduler::execution_role(account, definition, &none),
     ];
-    let is_there =
-        |arn: &String| view.roles.iter().any(|role| Role::arn(account, &role.name) == *arn);
-    roles.into_iter().flatten().find(|role| !is_there(role)).map(|role| {
+    let is_missing = |arn: &String| Role::find(view, account, arn).is_none();
+    roles.into_iter().flatten().find(is_missing).map(|role| {
         format!(
             "ECS was unable to assume the role '{role}' that was provided for this task. Please \
              verify that the role being passed has the proper trust relationship and permissions \

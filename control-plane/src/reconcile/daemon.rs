@@ -28,6 +28,8 @@ pub struct Site {
     /// Id of the instance.
     pub instance: String,
     pub fit: Fit,
+    /// A task could be placed there now.
+    pub has_room: bool,
 }
 
 /// What an instance is to a DAEMON service.
@@ -137,7 +139,10 @@ pub fn plan(
     if sites.iter().any(|site| free(&site)) {
         match deployment::may_start(service, now) {
             Ok(()) => {
-                let free = sites.iter().filter(free).take(MOST_STARTS);
+                // Those that are full come last: they only say why, and must not keep the others out.
+                let (roomy, full): (Vec<&Site>, Vec<&Site>) =
+                    sites.iter().filter(free).partition(|site| site.has_room);
+                let free = roomy.into_iter().chain(full).take(MOST_STARTS);
                 starts = free.map(|site| site.instance.clone()).collect();
             }
             Err(until) => wake_at = earlier(wake_at, until),

@@ -133,12 +133,20 @@ fn named(tasks: &[String]) -> String {
     names.join(" ")
 }
 
+/// What a message tells, whichever instance came closest: that changes with every task elsewhere.
+fn gist(message: &str) -> (&str, &str) {
+    let Some((start, rest)) = message.split_once("(container-instance ") else {
+        return (message, "");
+    };
+    (start, rest.split_once(')').map_or("", |(_, end)| end))
+}
+
 /// Tells it, unless it was told and lasts. Whether it did.
 pub fn tell(service: &mut Service, message: &Message, now: Timestamp, draws: &mut Draws) -> bool {
     let text = message.text(&service.name);
     if let Some(ends) = message.lasts() {
         for event in &service.events {
-            if event.message == text {
+            if gist(&event.message) == gist(&text) {
                 if later(event.at, REPEAT) > now {
                     return false;
                 }

@@ -1,6 +1,7 @@
-//! What nobody needs any more: stopped tasks and INACTIVE services that were describable long
-//! enough, deregistered instances without tasks, keys that have expired, tokens older than a day, and deleted definitions that no task
-//! and no service names.
+//! What nobody needs any more: stopped tasks, INACTIVE services and INACTIVE clusters that were
+//! describable long enough, deregistered instances without tasks, keys that have expired, tokens older
+//! than a day (than an hour if they are very many), and deleted definitions that no task and no service
+//! names.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +9,20 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::member::later;
 use crate::model::{
-    DefinitionName, DefinitionStatus, Entity, Guard, InstanceStatus, ServiceStatus,
+    Cluster, DefinitionName, DefinitionStatus, Entity, Guard, Instance, InstanceStatus, Service,
+    ServiceStatus, Task,
 };
 use crate::state::{Edit, Stored, View};
 
-/// How long a token is remembered.
+/// How long a token is remembered: SDKs draw one for each RunTask, and repeat it for minutes.
 const TOKENS: SignedDuration = SignedDuration::from_hours(24);
+/// How long if there are more than [`MANY_TOKENS`].
+const TOKENS_AT_LEAST: SignedDuration = SignedDuration::from_hours(1);
+const MANY_TOKENS: usize = 100_000;
+
+fn token_life(tokens: usize) -> SignedDuration {
+    if tokens > MANY_TOKENS { TOKENS_AT_LEAST } else { TOKENS }
+}
 
 /// Puts the deletion of at most `most` records into the edit. Returns how many there were.
 pub fn sweep(
@@ -44,8 +53,14 @@ pub fn sweep(
         sweep.delete(view.guards.get(&key).into_iter());
         sweep.delete(std::iter::once(instance));
     }
+    sweep.delete(view.clusters.iter().filter(|cluster| {
+        !cluster.active
+            && past(cluster.inactive_at.or(Some(cluster.created_at)), keep_stopped)
+            && has_no_records(view, cluster)
+    }));
     sweep.delete(view.keys.iter().filter(|key| past(key.expires_at, SignedDuration::ZERO)));
-    sweep.delete(view.tokens.iter().filter(|token| past(Some(token.created_at), TOKENS)));
+    let life = token_life(view.tokens.len());
+    sweep.delete(view.tokens.iter().filter(|token| past(Some(token.created_at), life)));
     let deleted =
         || view.definitions.iter().filter(|d| d.status == DefinitionStatus::DeleteInProgress);
     if sweep.left > 0 && deleted().next().is_some() {
@@ -53,6 +68,14 @@ pub fn sweep(
         sweep.delete(deleted().filter(|d| !used.contains(&(d.region.as_str(), d.name()))));
     }
     most - sweep.left
+}
+
+/// Whether nothing of what was in the cluster is left.
+fn has_no_records(view: &View, cluster: &Cluster) -> bool {
+    let prefix = |kind: &str| format!("{kind}{}/{}/", cluster.region, cluster.name);
+    view.instances.prefix(&prefix(Instance::PREFIX)).next().is_none()
+        && view.services.prefix(&prefix(Service::PREFIX)).next().is_none()
+        && view.tasks.prefix(&prefix(Task::PREFIX)).next().is_none()
 }
 
 /// The definitions that tasks, which may still be described, and services name.
@@ -87,9 +110,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{AccessKey, Definition, Instance, Service, Token};
+    use crate::model::{AccessKey, Definition, Token};
     use crate::reconcile::testing::{at, service};
-    use crate::scheduler::fixtures::{REGION, definition, guard, id, instance, task, view};
+    use crate::scheduler::fixtures::{
+        REGION, cluster, definition, guard, id, instance, task, view,
+    };
 
     fn swept(view: &View, now: Timestamp) -> usize {
         sweep(view, &mut Edit::default(), SignedDuration::from_secs(60), 100, now)
@@ -162,6 +187,28 @@ mod tests {
     }
 
     #[test]
+    fn an_inactive_cluster_goes_when_it_is_old_and_nothing_of_it_is_left() {
+        let now = at(100_000);
+        let deleted = |name: &str, seconds| Cluster {
+            name: name.to_owned(),
+            active: false,
+            inactive_at: Some(at(seconds)),
+            ..cluster()
+        };
+        let mut all = view(&[]);
+        all.insert(&Cluster { name: "active".to_owned(), ..cluster() });
+        all.insert(&deleted("recent", 99_950));
+        all.insert(&deleted("default", 99_940));
+        all.insert(&deleted("default-2", 99_940));
+        let mut left = task(&definition("web", json!({}), json!({})), &id(0), "g", 1);
+        left.end(at(99_990));
+        all.insert(&left);
+        assert_eq!(swept(&all, now), 1, "the one that has no tasks");
+        all.remove(&left.key());
+        assert_eq!(swept(&all, now), 2);
+    }
+
+    #[test]
     fn a_deleted_definition_stays_while_something_names_it() {
         let deleting = |revision| Definition {
             revision,
@@ -183,6 +230,12 @@ mod tests {
         all.insert(&user);
         all.insert(&task(&deleting(3), &id(0), "g", 1));
         assert_eq!(swept(&all, at(0)), 1, "all but those of a service, its rollback and a task");
+    }
+
+    #[test]
+    fn very_many_tokens_are_remembered_for_less_long() {
+        assert_eq!(token_life(MANY_TOKENS), TOKENS);
+        assert_eq!(token_life(MANY_TOKENS + 1), TOKENS_AT_LEAST);
     }
 
     #[test]

@@ -282,6 +282,10 @@ enum Action {
     Scale(u8),
 }
 
+fn site(number: usize, fit: Fit) -> Site {
+    Site { instance: format!("i{number}"), fit, has_room: true }
+}
+
 fn actions(bad: bool) -> impl Strategy<Value = Vec<Action>> {
     let one = prop_oneof![
         4 => (1..12_u8).prop_map(Action::Pass),
@@ -351,7 +355,7 @@ proptest! {
     ) {
         let mut world = World::new(service(0, minimum, 100));
         world.sites = (0..4)
-            .map(|number| Site { instance: format!("i{number}"), fit: Fit::Eligible })
+            .map(|number| site(number, Fit::Eligible))
             .collect();
         world.settle();
         for (number, fit) in fits {
@@ -652,12 +656,20 @@ fn a_deleted_service_stops_everything_and_ends() {
 }
 
 #[test]
+fn full_instances_do_not_keep_a_daemon_from_the_others() {
+    let mut service = service(0, 0, 100);
+    let mut sites: Vec<Site> =
+        (100..160).map(|number| Site { has_room: false, ..site(number, Fit::Eligible) }).collect();
+    sites.extend((160..163).map(|number| site(number, Fit::Eligible)));
+    let mut draws = Draws::new([1; 32]);
+    let plan = daemon::plan(&mut service, &[], &sites, true, at(0), &mut draws);
+    assert_eq!(plan.starts.iter().take(4).collect::<Vec<_>>(), ["i160", "i161", "i162", "i100"]);
+}
+
+#[test]
 fn a_daemon_replaces_a_task_only_after_it_has_stopped() {
     let mut world = World::new(service(0, 0, 100));
-    world.sites = vec![
-        Site { instance: "i0".to_owned(), fit: Fit::Eligible },
-        Site { instance: "i1".to_owned(), fit: Fit::Waits },
-    ];
+    world.sites = vec![site(0, Fit::Eligible), site(1, Fit::Waits)];
     world.settle();
     assert_eq!((world.service.desired_count, world.made), (1, 1), "the one that is away waits");
     world.pass(30);
@@ -705,6 +717,19 @@ fn lasting_states_are_told_every_six_hours() {
         assert!(tell(&mut service, &message, at(0), &mut draws));
     }
     assert_eq!(service.events.len(), events::KEPT);
+}
+
+#[test]
+fn another_closest_instance_is_nothing_new() {
+    let mut service = service(1, 100, 200);
+    let mut draws = Draws::new([1; 32]);
+    for (instance, lack, expected) in
+        [("a", "CPU units", true), ("b", "CPU units", false), ("b", "memory", true)]
+    {
+        let reason = format!("The closest matching (container-instance {instance}) has no {lack}.");
+        let told = tell(&mut service, &Message::NoRoom { reason }, at(0), &mut draws);
+        assert_eq!(told, expected, "{instance} {lack}");
+    }
 }
 
 #[test]

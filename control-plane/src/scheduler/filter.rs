@@ -7,7 +7,7 @@ use protocol::ecs;
 use protocol::taskdef::CpuArchitecture;
 use serde_json::Value;
 
-use super::query::{Expression, MAX_LENGTH};
+use super::query::{Expression, MAX_COST, MAX_LENGTH};
 use super::rank::Strategy;
 use super::view::Candidate;
 use crate::model::{Definition, InstanceStatus, LaunchType, Reserved};
@@ -79,6 +79,12 @@ impl Constraints {
                     ));
                 }
             }
+        }
+        let cost: usize = constraints.member_of.iter().map(Expression::cost).sum();
+        if cost > MAX_COST {
+            return Err("The regular expressions of the placement constraints are too large \
+                        together."
+                .to_owned());
         }
         Ok(constraints)
     }

@@ -33,6 +33,7 @@ pub(crate) fn cluster() -> Cluster {
         created_at: at(0),
         capacity_providers: Vec::new(),
         default_strategy: Vec::new(),
+        inactive_at: None,
     }
 }
 

@@ -10,7 +10,8 @@
 //! A comparison with an attribute that is not there fails, and its negation holds. Attributes
 //! compare as numbers if both sides are numbers, else as text. `=~` matches the whole value.
 //!
-//! Expressions come from callers: their length and depth are bounded, and matching takes time
+//! Expressions come from callers, and are asked of each instance of a cluster while nothing else can
+//! change: their length, their depth and their patterns together are bounded, and matching takes time
 //! linear in the value.
 
 mod parse;
@@ -27,6 +28,9 @@ use regex_lite::Regex;
 /// Longest expression, in characters.
 pub const MAX_LENGTH: usize = 2000;
 
+/// Most bytes of all compiled patterns of a request. A match takes time in proportion to them.
+pub const MAX_COST: usize = 16 * 1024;
+
 /// What an expression can ask of an instance.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -42,7 +46,10 @@ pub struct Facts<'a> {
 
 /// A parsed expression.
 #[derive(Debug, Clone)]
-pub struct Expression(Node);
+pub struct Expression {
+    node: Node,
+    cost: usize,
+}
 
 impl Expression {
     /// Parses an expression.
@@ -50,12 +57,17 @@ impl Expression {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn parse(text: &str) -> Result<Self, String> {
-        parse::expression(text).map(Self)
+        parse::expression(text).map(|(node, cost)| Self { node, cost })
+    }
+
+    /// What it costs to ask it: at most [`MAX_COST`].
+    pub fn cost(&self) -> usize {
+        self.cost
     }
 
     /// Whether the instance is selected.
     pub fn matches(&self, facts: &Facts<'_>) -> bool {
-        self.0.holds(facts)
+        self.node.holds(facts)
     }
 }
 

@@ -262,6 +262,9 @@ fn constraints_and_strategies_that_are_none() {
     let member = constraint("memberOf", Some("attribute:x exists"));
     assert!(Constraints::parse(&vec![member.clone(); 10], &web).is_ok());
     assert!(Constraints::parse(&vec![member; 11], &web).is_err());
+    let dear = constraint("memberOf", Some("attribute:x =~ '(.?){40}'"));
+    assert!(Constraints::parse(std::slice::from_ref(&dear), &web).is_ok());
+    assert!(Constraints::parse(&vec![dear; 10], &web).is_err());
     for bad in [
         strategy("random", Some("cpu")),
         strategy("spread", None),

@@ -76,6 +76,7 @@ async fn world(timing: Timing) -> World {
         created_at: Timestamp::now(),
         capacity_providers: Vec::new(),
         default_strategy: Vec::new(),
+        inactive_at: None,
     };
     let instance = Instance {
         region: REGION.to_owned(),

@@ -49,6 +49,10 @@ pub enum Error {
 
 /// How often a decision is made again.
 const ATTEMPTS: usize = 100;
+/// How often of these before it waits for those that conflicted earlier.
+const FREE_ATTEMPTS: usize = 4;
+/// How often after that before it keeps all others from committing.
+const QUEUED_ATTEMPTS: usize = 16;
 
 /// The state of a control plane.
 #[derive(Debug)]
@@ -58,6 +62,10 @@ pub struct State {
     /// The revision that the view has reached.
     reached: watch::Receiver<u64>,
     sessions: Arc<Sessions>,
+    /// Held by the one that goes on, of those that conflicted a few times.
+    queue: tokio::sync::Mutex<()>,
+    /// Held shared while a decision is made and committed; alone by who conflicts again and again.
+    turn: tokio::sync::RwLock<()>,
     follower: AbortOnDropHandle<()>,
 }
 
@@ -78,7 +86,8 @@ impl State {
             sessions: Arc::clone(&sessions),
         };
         let follower = AbortOnDropHandle::new(tokio::spawn(follower.run(watch)));
-        Ok(Arc::new(Self { store, view, reached, sessions, follower }))
+        let (queue, turn) = Default::default();
+        Ok(Arc::new(Self { store, view, reached, sessions, queue, turn, follower }))
     }
 
     /// Everything, now. Short: changes wait for it. Not to be held over an await, nor taken again
@@ -139,20 +148,46 @@ impl State {
     /// Decides on the view and commits, again and again until no one comes in between. `decide` has
     /// no side effects but its edit.
     ///
+    /// Of many that change the same record one wins at a time. Those that lost a few times go on one
+    /// after the other, beside all that is new; who loses even so goes on alone in this process. So
+    /// neither the number of the others nor their being quicker keeps a decision from being made.
+    ///
     /// # Errors
     /// The decision's own, or that of the commit.
     pub async fn transact<T, E: From<Error>>(
         &self,
         mut decide: impl FnMut(&View, &mut Edit) -> Result<T, E>,
     ) -> Result<T, E> {
-        for _ in 0..ATTEMPTS {
-            let mut edit = Edit::default();
-            let decided = decide(&self.view(), &mut edit)?;
-            if self.commit(edit).await?.is_ok() {
+        for _ in 0..FREE_ATTEMPTS {
+            let _shared = self.turn.read().await;
+            if let Some(decided) = self.attempt(&mut decide).await? {
+                return Ok(decided);
+            }
+        }
+        let _queued = self.queue.lock().await;
+        for _ in 0..QUEUED_ATTEMPTS {
+            let _shared = self.turn.read().await;
+            if let Some(decided) = self.attempt(&mut decide).await? {
+                return Ok(decided);
+            }
+        }
+        let _alone = self.turn.write().await;
+        for _ in FREE_ATTEMPTS + QUEUED_ATTEMPTS..ATTEMPTS {
+            if let Some(decided) = self.attempt(&mut decide).await? {
                 return Ok(decided);
             }
         }
         Err(Error::Contended.into())
+    }
+
+    /// Decides and commits once; `None`: somebody came in between.
+    async fn attempt<T, E: From<Error>>(
+        &self,
+        decide: &mut impl FnMut(&View, &mut Edit) -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
+        let mut edit = Edit::default();
+        let decided = decide(&self.view(), &mut edit)?;
+        Ok(self.commit(edit).await?.is_ok().then_some(decided))
     }
 }
 

@@ -211,6 +211,25 @@ async fn decisions_are_made_again_until_none_is_lost() {
 }
 
 #[tokio::test]
+async fn no_decision_is_given_up_however_many_change_the_same_record() {
+    const MANY: u32 = 250;
+    let (_directory, state) = testing::open().await;
+    let count = || {
+        state.transact::<(), Error>(|view, edit| {
+            match view.families.get(&family_key("web")) {
+                Some(read) => edit.update(read, &family("web", read.last_revision + 1)),
+                None => edit.create(&family("web", 1)),
+            }
+            Ok(())
+        })
+    };
+    for decided in futures_util::future::join_all((0..MANY).map(|_| count())).await {
+        decided.unwrap();
+    }
+    assert_eq!(state.view().families.get(&family_key("web")).unwrap().last_revision, MANY);
+}
+
+#[tokio::test]
 async fn a_decision_that_fails_changes_nothing() {
     let (_directory, state) = testing::open().await;
     let refused = state

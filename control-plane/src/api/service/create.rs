@@ -107,7 +107,7 @@ fn decide(
     )?;
     task_checks::roles(view, cx, definition, &ecs::TaskOverride::default())?;
     let platform_version =
-        task_checks::platform_version(launch_type, request.platform_version.as_deref())?;
+        task_checks::asked_platform(launch_type, request.platform_version.as_deref())?;
 
     let mut service = Service {
         region: cx.region.clone(),

@@ -153,7 +153,7 @@ fn describe_deployment(
         created_at: Some(deployment.created_at.into()),
         updated_at: Some(deployment.updated_at.into()),
         launch_type: Some(service.launch_type.name().to_owned()),
-        platform_version: service.platform_version.clone(),
+        platform_version: service.task_platform_version().map(str::to_owned),
         platform_family: platform_family(service),
         network_configuration: deployment.network_configuration.clone(),
         rollout_state: Some(rollout.to_owned()),

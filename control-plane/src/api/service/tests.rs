@@ -196,6 +196,35 @@ async fn daemons_have_no_strategy_no_fargate_and_no_maximum() {
 }
 
 #[tokio::test]
+async fn the_platform_version_is_shown_as_it_was_asked_for() {
+    let (_directory, cx) = context().await;
+    let fargate = json!({
+        "family": "far", "networkMode": "awsvpc", "cpu": "256", "memory": "512",
+        "requiresCompatibilities": ["FARGATE"],
+        "containerDefinitions": [{"name": "main", "image": "busybox"}],
+    });
+    call(&cx, "RegisterTaskDefinition", &fargate).await.unwrap();
+    for (name, asked, shown) in [
+        ("a", json!(null), "LATEST"),
+        ("b", json!("LATEST"), "LATEST"),
+        ("c", json!("1.4.0"), "1.4.0"),
+    ] {
+        let made = request(json!({
+            "serviceName": name, "taskDefinition": "far", "launchType": "FARGATE",
+            "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
+            "platformVersion": asked,
+        }));
+        let made = call(&cx, "CreateService", &made).await.unwrap();
+        assert_eq!(made["service"]["platformVersion"], shown);
+        assert_eq!(made["service"]["deployments"][0]["platformVersion"], "1.4.0");
+        let same = json!({"service": name, "platformVersion": shown});
+        let same = call(&cx, "UpdateService", &same).await.unwrap();
+        let ids = |answer: &Value| answer["service"]["deployments"][0]["id"].clone();
+        assert_eq!(ids(&same), ids(&made));
+    }
+}
+
+#[tokio::test]
 async fn what_begins_a_deployment() {
     let (_directory, cx) = context().await;
     let subnet =

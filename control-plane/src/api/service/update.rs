@@ -111,7 +111,7 @@ fn deploy(
     let launch_type = service.launch_type;
     let platform_version = match request.platform_version.as_deref() {
         None => service.platform_version.clone(),
-        given => task_checks::platform_version(launch_type, given)?.map(str::to_owned),
+        given => task_checks::asked_platform(launch_type, given)?.map(str::to_owned),
     };
     let asked = forced
         || request.task_definition.is_some()

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::super::lookup::quoted;
 use super::super::{Context, errors};
-use crate::model::{Cluster, Definition, LaunchType, Role};
+use crate::model::{Cluster, Definition, LATEST_PLATFORM, LaunchType, PLATFORM, Role};
 use crate::scheduler::{Constraints, Strategy, execution_role, task_cpu, task_memory, task_role};
 use crate::state::View;
 
@@ -20,8 +20,6 @@ const MAX_OVERRIDES: usize = 8192;
 const MAX_GROUP: usize = 255;
 /// Capacity providers that are there without being created.
 const FARGATE_PROVIDERS: [&str; 2] = ["FARGATE", "FARGATE_SPOT"];
-/// What `LATEST` is.
-const LATEST_PLATFORM: &str = "1.4.0";
 /// Least memory of a container, MiB.
 const MIN_MEMORY: i32 = 6;
 
@@ -137,13 +135,22 @@ pub(crate) fn platform_version(
     launch: LaunchType,
     given: Option<&str>,
 ) -> Result<Option<&'static str>, ApiError> {
+    Ok(asked_platform(launch, given)?.map(|_| PLATFORM))
+}
+
+/// The platform version as services show it: FARGATE only, and [`LATEST_PLATFORM`] if none is named.
+pub(crate) fn asked_platform(
+    launch: LaunchType,
+    given: Option<&str>,
+) -> Result<Option<&'static str>, ApiError> {
     match (launch, given.filter(|given| !given.is_empty())) {
-        (LaunchType::Fargate, None | Some("LATEST" | LATEST_PLATFORM)) => Ok(Some(LATEST_PLATFORM)),
+        (LaunchType::Fargate, None | Some(LATEST_PLATFORM)) => Ok(Some(LATEST_PLATFORM)),
+        (LaunchType::Fargate, Some(PLATFORM)) => Ok(Some(PLATFORM)),
         (LaunchType::Fargate, Some(_)) => Err(ApiError::client(
             "PlatformUnknownException",
             format!(
-                "The specified platform version does not exist. Specify LATEST or \
-                 {LATEST_PLATFORM}."
+                "The specified platform version does not exist. Specify {LATEST_PLATFORM} or \
+                 {PLATFORM}."
             ),
         )),
         (_, None) => Ok(None),
@@ -239,8 +246,7 @@ pub(crate) fn roles(
     let named =
         [task_role(account, definition, overrides), execution_role(account, definition, overrides)];
     for arn in named.into_iter().flatten() {
-        let is_there = view.roles.iter().any(|role| Role::arn(account, &role.name) == arn);
-        if !is_there {
+        if Role::find(view, account, &arn).is_none() {
             return Err(errors::client(format!(
                 "ECS was unable to assume the role '{}' that was provided for this task. Please \
                  verify that the role being passed has the proper trust relationship and \

@@ -60,9 +60,9 @@ pub(super) async fn update(
                     continue;
                 }
                 if until.is_some() {
-                    // The count of what is protected rests on the service as it is.
+                    // Of two that count what is protected, one has to count again.
                     if let Some(service) = service(view, before) {
-                        edit.depend(service);
+                        edit.update(service, &service.value);
                     }
                 }
                 newly.push(before);

@@ -5,7 +5,7 @@ use protocol::ecs;
 
 use super::super::{Context, Refusal, errors, lookup};
 use super::describe;
-use crate::model::{Instance, InstanceStatus, StopCode, Task};
+use crate::model::{Connection, Instance, InstanceStatus, StopCode, Task};
 use crate::state::View;
 
 /// Longest reason, in characters.
@@ -37,6 +37,17 @@ pub(super) async fn stop(
             task.stop(StopCode::UserInitiated, reason.to_owned(), cx.now);
             if is_out_of_reach(view, &task) {
                 task.end(cx.now);
+                // An agent that connects meanwhile gets the task, and has to stop it.
+                let instance = Instance::key_of(&task.region, &task.cluster, &task.instance);
+                if view
+                    .instances
+                    .get(&instance)
+                    .is_some_and(|i| i.status != InstanceStatus::Inactive)
+                {
+                    let connection =
+                        Connection::key_of(&task.region, &task.cluster, &task.instance);
+                    edit.depend_on_absence(connection);
+                }
             }
             if task != before.value {
                 edit.update(before, &task);

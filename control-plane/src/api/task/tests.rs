@@ -539,6 +539,20 @@ async fn stopping() {
     }
 }
 
+#[tokio::test]
+async fn a_task_does_not_end_unheard_of_when_its_agent_connects_meanwhile() {
+    let setup = Setup::new(&["a"]).await;
+    setup.define("web", json!({}), json!({})).await;
+    let answer = setup.ok("RunTask", json!({"taskDefinition": "web"})).await;
+    let arn = answer["tasks"][0]["taskArn"].clone();
+    setup.delete::<Connection>(&Connection::key_of(REGION, CLUSTER, &id(0))).await;
+    let connection = connection(0);
+    let ((), stopped) =
+        tokio::join!(setup.put(&connection), setup.ok("StopTask", json!({"task": arn})));
+    assert_eq!(stopped["task"]["lastStatus"], "PENDING");
+    assert_eq!(stopped["task"]["desiredStatus"], "STOPPED");
+}
+
 fn service(name: &str, desired_count: u32) -> Service {
     Service {
         region: REGION.to_owned(),
@@ -685,6 +699,20 @@ async fn protection() {
     assert_eq!(off["protectedTasks"][0]["protectionEnabled"], false);
     let third = json!({"tasks": [tasks[2]], "protectionEnabled": true});
     assert_eq!(reasons(&setup.ok("UpdateTaskProtection", third).await), [""; 0]);
+    // Two at once are not more than one after the other.
+    let protection = |task: &String, enabled: bool| {
+        let request = json!({"tasks": [task], "protectionEnabled": enabled});
+        setup.ok("UpdateTaskProtection", request)
+    };
+    for task in &tasks {
+        protection(task, false).await;
+    }
+    setup.put(&service("front", 1)).await;
+    let (one, other) = tokio::join!(protection(&tasks[0], true), protection(&tasks[2], true));
+    assert_eq!([reasons(&one), reasons(&other)].concat(), ["DEPLOYMENT_BLOCKED"]);
+    let restored = json!({"tasks": [tasks[1]], "protectionEnabled": true, "expiresInMinutes": 1});
+    setup.put(&service("front", 2)).await;
+    setup.ok("UpdateTaskProtection", restored).await;
     // Time passes.
     let later = Setup { cx: Context { now: at(200), ..setup.cx.clone() }, ..setup };
     let shown = later.ok("GetTaskProtection", json!({"tasks": [tasks[1]]})).await;

@@ -1,7 +1,7 @@
 //! Task definitions (ECS API reference, section 6).
 //!
 //! A revision is ACTIVE, then INACTIVE (deregistered: what uses it goes on using it), then
-//! DELETE_IN_PROGRESS until nothing uses it ([`sweep`]). Revisions count up per family and are never
+//! DELETE_IN_PROGRESS until nothing uses it (`reconcile::sweep`). Revisions count up per family and are never
 //! used again.
 
 mod attributes;
@@ -15,9 +15,7 @@ use serde_json::{Value, json};
 use super::lookup;
 use super::page::page;
 use super::{Answer, Context, Refusal, call, errors};
-use crate::model::{
-    Definition, DefinitionName, DefinitionStatus, Entity, Family, Service, ServiceStatus,
-};
+use crate::model::{Definition, DefinitionName, DefinitionStatus, Entity, Family};
 use crate::state::{Stored, View};
 
 pub(super) async fn handle(cx: &Context, operation: &str, body: &[u8]) -> Option<Answer> {
@@ -215,33 +213,6 @@ fn deletable<'v>(
     }
     let found = lookup::definition(view, cx, given).map_err(|_unknown| UNKNOWN)?;
     if found.status == DefinitionStatus::Active { Err(ACTIVE) } else { Ok(found) }
-}
-
-/// The definitions whose deletion was asked for and that nothing uses any more: no record of a task,
-/// no service that is not INACTIVE. Who sweeps deletes their records.
-pub fn sweep(view: &View) -> Vec<&Stored<Definition>> {
-    let mut leaving: Vec<_> = view
-        .definitions
-        .iter()
-        .filter(|definition| definition.status == DefinitionStatus::DeleteInProgress)
-        .collect();
-    if leaving.is_empty() {
-        return leaving;
-    }
-    let mut used = std::collections::BTreeSet::new();
-    for task in view.tasks.iter() {
-        used.insert((&task.region, &task.definition));
-    }
-    let services = view.services.iter().map(|service| &service.value);
-    for service in services.filter(|service| service.status != ServiceStatus::Inactive) {
-        used.extend(definitions_of(service).map(|name| (&service.region, name)));
-    }
-    leaving.retain(|definition| !used.contains(&(&definition.region, &definition.name())));
-    leaving
-}
-
-fn definitions_of(service: &Service) -> impl Iterator<Item = &DefinitionName> {
-    service.deployments.iter().map(|deployment| &deployment.definition)
 }
 
 fn named(given: Option<String>) -> Result<String, ApiError> {

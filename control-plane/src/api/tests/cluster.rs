@@ -61,6 +61,23 @@ async fn a_clusters_life() {
 }
 
 #[tokio::test]
+async fn nothing_comes_to_be_in_a_cluster_that_is_being_deleted() {
+    let api = Api::with_cluster().await;
+    let body = serde_json::to_vec(&registration()).unwrap();
+    let (joined, deleted) = tokio::join!(
+        ecs(&api.cx, "RegisterContainerInstance", &body),
+        ecs(&api.cx, "DeleteCluster", br#"{"cluster": "default"}"#),
+    );
+    assert!(joined.is_ok() != deleted.is_ok(), "{joined:?} {deleted:?}");
+    let described = api.ok("DescribeClusters", json!({})).await;
+    let (status, count) = (
+        &described["clusters"][0]["status"],
+        &described["clusters"][0]["registeredContainerInstancesCount"],
+    );
+    assert!(*status == "ACTIVE" && *count == 1 || *status == "INACTIVE" && *count == 0);
+}
+
+#[tokio::test]
 async fn clusters_are_paged() {
     let api = Api::new().await;
     for name in ["a", "b", "c"] {

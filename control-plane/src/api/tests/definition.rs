@@ -69,11 +69,14 @@ async fn a_definitions_life() {
         ]
     );
     // Nothing uses it, it can go; its number is never used again.
-    let unused = crate::api::unused_definitions(&api.cx.state.view())
-        .iter()
-        .map(|definition| definition.name().revision)
-        .collect::<Vec<_>>();
-    assert_eq!(unused, [2]);
+    let sweep = |view: &_, edit: &mut _| {
+        let keep = jiff::SignedDuration::from_hours(1);
+        Ok::<_, crate::state::Error>(crate::reconcile::sweep::sweep(
+            view, edit, keep, 10, api.cx.now,
+        ))
+    };
+    assert_eq!(api.cx.state.transact(sweep).await.unwrap(), 1);
+    assert_eq!(refused("web:2").await.1, "Unable to describe task definition.");
     assert_eq!(api.register_definition(json!({})).await["revision"], 3);
     let families = api.ok("ListTaskDefinitionFamilies", json!({"familyPrefix": "w"})).await;
     assert_eq!(families["families"], json!(["web"]));

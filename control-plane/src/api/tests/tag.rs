@@ -39,6 +39,22 @@ async fn everything_with_an_arn_is_tagged() {
 }
 
 #[tokio::test]
+async fn tags_of_ecs_stay_and_do_not_count() {
+    let api = Api::with_cluster().await;
+    api.register_definition(json!({})).await;
+    let instance = api.register_instance(json!({})).await;
+    api.connect(&instance).await;
+    let run = json!({"taskDefinition": "web", "enableECSManagedTags": true});
+    let arn = api.ok("RunTask", run).await["tasks"][0]["taskArn"].clone();
+    let many: Vec<_> = (0..50).map(|n| json!({"key": format!("k{n}")})).collect();
+    api.ok("TagResource", json!({"resourceArn": arn, "tags": many})).await;
+    let untag = json!({"resourceArn": arn, "tagKeys": ["aws:ecs:clusterName"]});
+    assert_eq!(api.refused("UntagResource", untag).await.0, "InvalidParameterException");
+    let tags = api.ok("ListTagsForResource", json!({"resourceArn": arn})).await;
+    assert_eq!(tags["tags"][0], json!({"key": "aws:ecs:clusterName", "value": "default"}));
+}
+
+#[tokio::test]
 async fn settings_are_what_is_true() {
     let api = Api::new().await;
     let listed = api

@@ -2,12 +2,12 @@
 
 use regex_lite::RegexBuilder;
 
-use super::{Comparison, MAX_LENGTH, Node, Pattern, Subject, Test, Value, Version, time};
+use super::{Comparison, MAX_COST, MAX_LENGTH, Node, Pattern, Subject, Test, Value, Version, time};
 
 /// Deepest nesting of parentheses and negations.
 const MAX_DEPTH: usize = 50;
-/// Bytes of a compiled pattern, which bound what a match costs.
-const MAX_PATTERN: usize = 64 * 1024;
+/// Least bytes that a compiled pattern counts for.
+const LEAST_PATTERN: usize = 256;
 
 /// Operators that are symbols, longest first.
 const SYMBOLS: &[(&str, Operator)] = &[
@@ -50,14 +50,19 @@ enum Operator {
     NotExists,
 }
 
-pub(super) fn expression(text: &str) -> Result<Node, String> {
+/// The expression, and the bytes of its compiled patterns.
+pub(super) fn expression(text: &str) -> Result<(Node, usize), String> {
     if text.chars().count() > MAX_LENGTH {
         return Err(format!("the expression is longer than {MAX_LENGTH} characters"));
     }
-    let mut parser = Parser { text, at: 0, depth: 0 };
+    let mut parser = Parser { text, at: 0, depth: 0, cost: 0 };
     let node = parser.any()?;
     parser.space();
-    if parser.rest().is_empty() { Ok(node) } else { Err(parser.expected("'and' or 'or'")) }
+    if parser.rest().is_empty() {
+        Ok((node, parser.cost))
+    } else {
+        Err(parser.expected("'and' or 'or'"))
+    }
 }
 
 #[derive(Debug)]
@@ -66,6 +71,8 @@ struct Parser<'a> {
     /// Byte, at the beginning of a character.
     at: usize,
     depth: usize,
+    /// Bytes of the patterns so far.
+    cost: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -169,7 +176,9 @@ impl<'a> Parser<'a> {
                 (Test::Compare(comparison, typed(&subject, text)?), false)
             }
             Operator::Matches | Operator::NotMatches => {
-                let pattern = pattern(&self.value(true)?)?;
+                let text = self.value(true)?;
+                let (pattern, cost) = pattern(&text, MAX_COST.saturating_sub(self.cost))?;
+                self.cost += cost;
                 (Test::Matches(pattern), operator == Operator::NotMatches)
             }
             Operator::In | Operator::NotIn => {
@@ -328,16 +337,28 @@ fn typed(subject: &Subject, text: String) -> Result<Value, String> {
     .ok_or_else(|| format!("{text:?} is no value for {}", name(subject)))
 }
 
-fn pattern(text: &str) -> Result<Pattern, String> {
+/// A pattern, and about how many bytes it is compiled: at most `most`.
+fn pattern(text: &str, most: usize) -> Result<(Pattern, usize), String> {
     let is_literal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | ':' | '/');
     if let Some(prefix) = text.strip_suffix(".*").filter(|prefix| prefix.chars().all(is_literal)) {
-        return Ok(Pattern::Prefix(prefix.to_owned()));
+        return Ok((Pattern::Prefix(prefix.to_owned()), 0));
     }
-    RegexBuilder::new(&format!("^(?:{text})$"))
-        .dot_matches_new_line(false)
-        .size_limit(MAX_PATTERN)
-        .nest_limit(20)
-        .build()
-        .map(Pattern::Regex)
-        .map_err(|error| format!("{text:?} is no regular expression: {error}"))
+    let compile = |limit| {
+        RegexBuilder::new(&format!("^(?:{text})$"))
+            .dot_matches_new_line(false)
+            .size_limit(limit)
+            .nest_limit(20)
+            .build()
+    };
+    // Its size is not told: the first limit that it keeps is close to it.
+    let mut limit = LEAST_PATTERN;
+    while limit < most {
+        if let Ok(regex) = compile(limit) {
+            return Ok((Pattern::Regex(regex), limit));
+        }
+        limit = limit.saturating_mul(2);
+    }
+    compile(most)
+        .map(|regex| (Pattern::Regex(regex), most))
+        .map_err(|error| format!("{text:?} is no regular expression, or too large: {error}"))
 }

@@ -141,6 +141,19 @@ fn refuses() {
 }
 
 #[test]
+fn patterns_are_bounded_together() {
+    assert_eq!(Expression::parse("attribute:x =~ t2.* and task:group == g").unwrap().cost(), 0);
+    let many = |count: usize| {
+        let all = vec!["attribute:x =~ (a|b).?"; count].join(" and ");
+        assert!(all.len() <= MAX_LENGTH);
+        Expression::parse(&all)
+    };
+    assert!(many(8).is_ok_and(|few| few.cost() > 8 * 100 && few.cost() <= MAX_COST));
+    assert!(many(72).is_err());
+    assert!(Expression::parse("attribute:x =~ '(.?){900}'").is_err());
+}
+
+#[test]
 fn errors_name_the_place() {
     assert_eq!(
         Expression::parse("attribute:x = y").unwrap_err(),
