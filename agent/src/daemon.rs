@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -93,6 +93,7 @@ pub struct Agent {
     /// Ends with the agent.
     _serving: tmds::Serving,
     connections: Arc<AtomicUsize>,
+    give_way: Arc<Notify>,
     mode: Mode,
     /// In a cluster; `None` on none.
     member: Option<ecs::Running>,
@@ -157,6 +158,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
 
     let membership = Membership::new(config.clone(), &store, registration);
     let connections = Arc::new(AtomicUsize::new(0));
+    let give_way = Arc::new(Notify::new());
     let api = Api {
         inbox: inbox.clone(),
         snapshots: snapshots.clone(),
@@ -165,6 +167,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         connections: Arc::clone(&connections),
         membership: membership.clone(),
         member: mode == Mode::Foreground,
+        give_way: (mode == Mode::Background).then(|| Arc::clone(&give_way)),
     };
     let server = AbortOnDropHandle::new(tokio::spawn(async move {
         if let Err(error) = server::serve(listener, api).await {
@@ -196,6 +199,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         server,
         _serving: serving,
         connections,
+        give_way,
         mode,
         member,
         store,
@@ -222,11 +226,19 @@ impl Agent {
         }
     }
 
-    /// Returns when a background agent has had nothing to do for a while; never in other modes.
-    pub async fn idle(&self) {
+    /// Returns when a background agent has had nothing to do for a while, or is to give way to
+    /// another; never in other modes.
+    pub async fn dismissed(&self) {
         if self.mode != Mode::Background {
             std::future::pending::<()>().await;
         }
+        tokio::select! {
+            () = self.idle() => {}
+            () = self.give_way.notified() => {}
+        }
+    }
+
+    async fn idle(&self) {
         let busy = || self.live_tasks() > 0 || self.connections() > 0;
         let mut since = tokio::time::Instant::now();
         while since.elapsed() < IDLE {

@@ -405,6 +405,16 @@ impl Cluster {
         last.map_or(Value::Null, |line| serde_json::from_str(line).expect("JSON"))
     }
 
+    /// Stops a task and waits until it has stopped: how it is described then.
+    pub fn stop_task(&self, task: &str) -> Value {
+        self.boto3(&format!(
+            "ecs = client('ecs')\n\
+             ecs.stop_task(task='{task}')\n\
+             wait(ecs, 'tasks_stopped', tasks=['{task}'])\n\
+             answer(ecs.describe_tasks(tasks=['{task}'])['tasks'][0])"
+        ))
+    }
+
     /// Runs Python with the names of `cluster.py`.
     pub fn python(&self, script: &str) -> Output {
         let mut command = self.client("python3");

@@ -164,6 +164,14 @@ impl Client {
         self.json(self.request(Method::POST, &["deregister"])).await
     }
 
+    /// Asks an agent in the background to end, so that the caller can take its place.
+    ///
+    /// # Errors
+    /// If the agent cannot be asked, or serves otherwise than in the background.
+    pub async fn give_way(&self) -> Result<(), ClientError> {
+        self.json(self.request(Method::POST, &["give-way"])).await
+    }
+
     /// The images in the store.
     ///
     /// # Errors

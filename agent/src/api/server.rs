@@ -20,7 +20,7 @@ use futures_util::{Stream, StreamExt, stream};
 use protocol::ids::TaskId;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::types::{
     AgentInfo, Deregistered, Failure, PullEvent, PullImage, RunTask, StopTask, TaskView,
@@ -49,6 +49,8 @@ pub struct Api {
     pub membership: Membership,
     /// It is at work as a member of a cluster, if one is configured.
     pub member: bool,
+    /// Ends the agent. `None`: it gives way to nobody.
+    pub give_way: Option<Arc<Notify>>,
 }
 
 /// The socket cannot be served.
@@ -83,6 +85,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> std::io::Result<()> {
     let connections = Arc::clone(&api.connections);
     let router = Router::new()
         .route("/v1/agent", get(agent))
+        .route("/v1/give-way", post(give_way))
         .route("/v1/deregister", post(deregister))
         .route("/v1/tasks", get(list).post(run))
         .route("/v1/tasks/{task}", get(show).delete(remove))
@@ -260,6 +263,16 @@ async fn agent(State(api): State<Api>) -> Json<AgentInfo> {
             .map(|identity| identity.container_instance_arn.clone()),
         ships_logs: api.hands.ships_logs(),
     })
+}
+
+async fn give_way(State(api): State<Api>) -> Result<Json<()>, Refusal> {
+    match api.give_way {
+        Some(give_way) => {
+            give_way.notify_one();
+            Ok(Json(()))
+        }
+        None => Err(Refusal::conflict("this agent does not serve in the background")),
+    }
 }
 
 async fn deregister(State(api): State<Api>) -> Result<Json<Deregistered>, Refusal> {

@@ -1,9 +1,12 @@
 //! `lighter agent`: the daemon.
 
-use super::connect::Connection;
+use std::time::Instant;
+
+use super::connect::{self, Connection, PATIENCE};
 use super::signals::Signals;
 use super::{Error, Failure, configuration};
-use crate::daemon::{self, Mode};
+use crate::config::Config;
+use crate::daemon::{self, Agent, Mode};
 use crate::layout::Layout;
 
 /// What the process exits with when another agent serves the root (`EX_TEMPFAIL`, sysexits.h).
@@ -41,17 +44,11 @@ pub(super) async fn run(arguments: Args, layout: Layout) -> Result<u8, Failure> 
     let mut signals = Signals::open()?;
     let config = configuration(&layout)?;
     let mode = if arguments.detached { Mode::Background } else { Mode::Foreground };
-    let agent = match daemon::serve(layout, &config, mode).await {
-        // Told apart by its code, so that who started this one waits for the other.
-        Err(error @ daemon::Error::Served { .. }) => {
-            return Err(Failure::from(error).with_code(SERVED));
-        }
-        other => other?,
-    };
+    let agent = serve(&layout, &config, mode).await?;
     let expelled = tokio::select! {
         _ = signals.next() => None,
         terminal = agent.expelled() => Some(terminal),
-        () = agent.idle() => None,
+        () = agent.dismissed() => None,
     };
     // Nobody to tell unless systemd started us.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -65,4 +62,24 @@ pub(super) async fn run(arguments: Args, layout: Layout) -> Result<u8, Failure> 
     }
     left.map_err(|failures| Failure::said(format!("end the agent: {}", failures.join("; "))))?;
     Ok(0)
+}
+
+/// Becomes the root's agent. One that commands started in the background gives way to a daemon.
+async fn serve(layout: &Layout, config: &Config, mode: Mode) -> Result<Agent, Failure> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match daemon::serve(layout.clone(), config, mode).await {
+            // Told apart by its code, so that who started this one waits for the other.
+            Err(error @ daemon::Error::Served { .. }) => {
+                let ends = mode == Mode::Foreground
+                    && Instant::now() < give_up
+                    && connect::give_way(layout).await?;
+                if !ends {
+                    return Err(Failure::from(error).with_code(SERVED));
+                }
+                tokio::time::sleep(connect::PAUSE).await;
+            }
+            other => return Ok(other?),
+        }
+    }
 }

@@ -13,9 +13,9 @@ use crate::daemon::{self, Agent, Mode};
 use crate::layout::Layout;
 
 /// How long an agent that starts or ends may leave the socket without an answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two looks at the socket.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// Between two attempts to become the agent of a root that another one serves.
 const RESTART: Duration = Duration::from_millis(200);
@@ -92,6 +92,17 @@ async fn find(layout: &Layout) -> Result<Option<(Client, AgentInfo)>, Failure> {
         Err(ClientError::Directory { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Ok(None)
         }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the root's agent is about to end: one in the background, which is told to, or one that
+/// does not answer any more.
+pub(super) async fn give_way(layout: &Layout) -> Result<bool, Failure> {
+    let Some((client, _)) = find(layout).await? else { return Ok(true) };
+    match client.give_way().await {
+        Ok(()) | Err(ClientError::Send { .. } | ClientError::Receive { .. }) => Ok(true),
+        Err(ClientError::Refused { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

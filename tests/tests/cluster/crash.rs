@@ -119,6 +119,24 @@ fn running_containers_outlive_both() {
 }
 
 #[test]
+fn a_member_takes_over_from_an_agent_in_the_background() {
+    let mut cluster = Cluster::joined();
+    let task = run(&cluster, "sleep 1000");
+    wait(&cluster, "tasks_running", std::slice::from_ref(&task));
+    let id = task.rsplit('/').next().expect("an id").to_owned();
+    let pid = cluster.host.inspect(&id)["containers"][0]["pid"].as_i64().expect("a pid");
+    cluster.kill_agent(0);
+    // A command finds no agent, and leaves one in the background for the task.
+    assert!(cluster.host.ok(&["ps", "--quiet", "--no-trunc"]).contains(&id));
+    cluster.wait_connected(0);
+    cluster.start_agent(0);
+    cluster.wait_connected(1);
+    assert_eq!(cluster.host.inspect(&id)["containers"][0]["pid"], pid);
+    let ended = cluster.stop_task(&task);
+    assert_eq!(ended["stopCode"], "UserInitiated", "{ended}");
+}
+
+#[test]
 fn acknowledged_calls_are_not_lost() {
     let mut cluster = Cluster::new();
     let mut acknowledged = BTreeSet::new();
