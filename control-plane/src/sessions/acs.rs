@@ -46,6 +46,8 @@ enum End {
     Inactive,
     /// The agent does not answer.
     Silent,
+    /// Its access key was taken away.
+    Revoked,
 }
 
 struct Session {
@@ -164,6 +166,9 @@ impl Session {
     async fn standing(&mut self) -> Result<Option<End>, Error> {
         let (active, owner, forced) = {
             let view = self.peer.state.view();
+            if !self.peer.has_key(&view) {
+                return Ok(Some(End::Revoked));
+            }
             let instance = view.instances.get(&self.peer.key);
             let connection = view.connections.get(&connection::key(&self.peer));
             // Tasks that were given up without their agent, which may still run them.
@@ -217,6 +222,7 @@ impl Session {
                 "deregistered",
             ),
             End::Silent => (None, link::AWAY, "heartbeat unanswered"),
+            End::Revoked => (None, link::AWAY, "the access key was revoked"),
         };
         if let Some(message) = message
             && let Err(error) = self.link.send(&message).await

@@ -29,6 +29,8 @@ enum End {
     Inactive,
     /// Nothing was published for too long.
     Silent,
+    /// The agent's access key was taken away.
+    Revoked,
 }
 
 pub(super) async fn run(peer: Peer, socket: WebSocket, timing: Timing) {
@@ -38,6 +40,7 @@ pub(super) async fn run(peer: Peer, socket: WebSocket, timing: Timing) {
     peer.state.sessions().telemetry.forget(&peer.key);
     let sent = match ended {
         Ok(End::Closed) => return,
+        Ok(End::Revoked) => link.close(link::AWAY, "the access key was revoked").await,
         Ok(End::Silent) => link.close(link::AWAY, "nothing was published").await,
         Ok(End::Inactive) => {
             let text = Text { message: Some("The container instance is deregistered.".to_owned()) };
@@ -67,6 +70,9 @@ async fn serve(peer: &Peer, link: &mut Link, timing: Timing) -> Result<End, Erro
     loop {
         let active = {
             let view = peer.state.view();
+            if !peer.has_key(&view) {
+                return Ok(End::Revoked);
+            }
             let instance = view.instances.get(&peer.key);
             instance.is_some_and(|instance| instance.status != InstanceStatus::Inactive)
         };
