@@ -110,8 +110,7 @@ pub(super) async fn describe(
         return Err(invalid("give logGroupNamePrefix or logGroupNamePattern, not both"));
     }
     let identifiers = input.log_group_identifiers.unwrap_or_default();
-    if identifiers.len() > 50
-        || (!identifiers.is_empty() && !(prefix.is_empty() && wanted.is_empty()))
+    if identifiers.len() > 50 || !(identifiers.is_empty() || prefix.is_empty() && wanted.is_empty())
     {
         return Err(invalid(
             "give at most 50 logGroupIdentifiers, and no logGroupNamePrefix or logGroupNamePattern",

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use self::remove::{Doomed, doom};
 use self::turn::Shared;
 use super::events::size;
+use crate::store::Damaged;
 
 pub(super) type Key = (u64, u64, u64);
 
@@ -59,6 +60,8 @@ pub enum Error {
     Access(#[source] Box<redb::Error>),
     #[error("a record of the logs is unreadable")]
     Record(#[source] serde_json::Error),
+    #[error("read or write the logs")]
+    Damaged(#[source] Damaged),
     #[error("the logs are closed until their file can be opened again")]
     Closed,
     /// All that shared a commit fail with it.

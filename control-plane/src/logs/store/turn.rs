@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableError};
 use tokio::sync::oneshot;
 
+use crate::store::{drop_cached, guard};
+
 use super::{
     BY_GROUP, DOOMED, EVENTS, Error, GROUPS, Group, Logs, MARKS, Missing, STREAMS, Stream, access,
     find_group, json, next, record, size, time,
@@ -107,13 +109,15 @@ impl Logs {
 
 impl Shared {
     pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
-        let database = RwLock::new(Some(open(&path)?));
+        let database = guard(|| open(&path)).map_err(Error::Damaged)??;
+        let database = RwLock::new(Some(database));
         Ok(Self { path, database, waiting: Mutex::default(), turn: Arc::default() })
     }
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        work(database.as_ref().ok_or(Error::Closed)?)
+        let database = database.as_ref().ok_or(Error::Closed)?;
+        guard(|| work(database)).map_err(Error::Damaged)?
     }
 
     /// Of those that have the turn.
@@ -122,7 +126,7 @@ impl Shared {
             self.reopen()?;
         }
         let written = self.with(work);
-        if matches!(written, Err(Error::Access(_)))
+        if matches!(written, Err(Error::Access(_) | Error::Damaged(_)))
             && let Err(error) = self.reopen()
         {
             tracing::error!(
@@ -136,8 +140,12 @@ impl Shared {
     /// Waits for the readers.
     fn reopen(&self) -> Result<(), Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        drop(database.take());
-        *database = Some(open(&self.path)?);
+        let old = database.take();
+        let opened = guard(|| {
+            drop(old);
+            open(&self.path)
+        });
+        *database = Some(opened.map_err(Error::Damaged)??);
         Ok(())
     }
 
@@ -227,6 +235,7 @@ fn open(path: &Path) -> Result<Database, Error> {
         .open(path)
         .map_err(failed)?;
     file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    drop_cached(&file).map_err(failed)?;
     let database = Database::builder()
         .set_cache_size(CACHE)
         .create_file(file)
