@@ -245,7 +245,9 @@ impl Logs {
             Ok(true)
         });
         let deleted = deleted.await?;
-        self.clear_soon();
+        if deleted {
+            self.clear_soon();
+        }
         Ok(deleted)
     }
 
@@ -371,7 +373,9 @@ impl Logs {
             Ok(Ok(()))
         });
         let deleted = deleted.await?;
-        self.clear_soon();
+        if deleted.is_ok() {
+            self.clear_soon();
+        }
         Ok(deleted)
     }
 

@@ -416,8 +416,8 @@ impl Session {
             }
             AgentMessage::NackRequest(nack) => tracing::warn!(
                 instance = %self.peer.key,
-                message = ?nack.message_id,
-                reason = ?nack.reason,
+                message = ?nack.message_id.as_deref().map(link::shorten),
+                reason = ?nack.reason.as_deref().map(link::shorten),
                 "the agent refuses a message"
             ),
             // Whichever it answers: it lives.
@@ -433,7 +433,7 @@ impl Session {
                 self.link.send(&ServerMessage::TaskStopVerificationAck(answer)).await?;
             }
             AgentMessage::Unknown { kind } => {
-                let kind: String = kind.chars().take(64).collect();
+                let kind = link::shorten(&kind);
                 tracing::debug!(instance = %self.peer.key, kind, "dropped an unknown message");
             }
         }

@@ -131,24 +131,20 @@ async fn hear(peer: &Peer, link: &mut Link, frame: &str) -> Result<(), Error> {
             for status in publish.statuses.iter().take(8) {
                 tracing::info!(
                     instance = %peer.key,
-                    check = ?status.kind.as_deref().map(shorten),
-                    status = ?status.status.as_deref().map(shorten),
-                    reason = ?status.status_reason.as_deref().map(shorten),
+                    check = ?status.kind.as_deref().map(link::shorten),
+                    status = ?status.status.as_deref().map(link::shorten),
+                    reason = ?status.status_reason.as_deref().map(link::shorten),
                     "an instance reports its own health"
                 );
             }
             ServerMessage::AckPublishInstanceStatus(Text::default())
         }
         AgentMessage::Unknown { kind } => {
-            tracing::debug!(instance = %peer.key, kind = shorten(&kind), "dropped an unknown message");
+            tracing::debug!(instance = %peer.key, kind = link::shorten(&kind), "dropped an unknown message");
             return Ok(());
         }
     };
     Ok(link.send(&answer).await?)
-}
-
-fn shorten(text: &str) -> String {
-    text.chars().take(128).collect()
 }
 
 /// Writes the tasks whose health has changed. Tasks of other instances are not the agent's to judge.
