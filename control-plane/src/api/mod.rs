@@ -30,6 +30,8 @@ use crate::state::{self, State};
 pub struct Context {
     pub state: Arc<State>,
     pub config: Arc<Config>,
+    /// Id of the key that signed.
+    pub access_key: String,
     /// ARN of the caller.
     pub principal: String,
     /// Of the credential scope.

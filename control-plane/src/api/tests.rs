@@ -42,6 +42,7 @@ impl Api {
         let cx = Context {
             state,
             config: Arc::new(config),
+            access_key: "AKIATEST".to_owned(),
             principal: "arn:aws:iam::000000000000:user/test".to_owned(),
             region: "eu-west-1".to_owned(),
             origin: "http://127.0.0.1:4780".to_owned(),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
@@ -108,6 +109,7 @@ impl Arguments {
 
 pub(super) async fn run(place: &Place, arguments: Arguments) -> Result<(), Error> {
     let end = signals()?;
+    raise_descriptors();
     let data = place.prepare()?;
     let config = Arc::new(arguments.config(place, data.clone()));
     let store = admin::open_store(&data).await?;
@@ -143,6 +145,19 @@ pub(super) async fn run(place: &Place, arguments: Arguments) -> Result<(), Error
     // The next one would replace it; that it is gone only spares others a look.
     let _ = std::fs::remove_file(socket);
     if lost { Err(Error::Lost) } else { Ok(()) }
+}
+
+/// Each agent holds two connections, and the soft limit, for programs that still use select(2), is
+/// usually 1024.
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the limit of open descriptors stays as it is"
+        );
+    }
 }
 
 /// Returns when the process is asked to end.

@@ -10,10 +10,11 @@
 mod answer;
 mod body;
 mod route;
+mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +24,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -35,6 +34,8 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::logs::Logs;
 use crate::state::State;
+
+use self::tls::Tls;
 
 /// Longest body, in bytes: PutLogEvents may carry 1 MiB of events, and JSON around it.
 pub const LONGEST_BODY: usize = 2 << 20;
@@ -80,7 +81,7 @@ struct Front {
 /// The bound port.
 pub struct Server {
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     front: Arc<Front>,
 }
 
@@ -100,8 +101,8 @@ impl Server {
         logs: Arc<Logs>,
         config: Arc<Config>,
     ) -> Result<Self, Error> {
-        let tls =
-            config.tls.as_ref().map(|(certificate, key)| tls(certificate, key)).transpose()?;
+        let tls = config.tls.clone().map(|(certificate, key)| Tls::read(certificate, key));
+        let tls = tls.transpose()?;
         let address = config.listen;
         let listener =
             TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
@@ -140,15 +141,23 @@ impl Server {
                         continue;
                     }
                 };
-                let (front, tls, ending) = (Arc::clone(&front), tls.clone(), ending.clone());
+                let acceptor = tls.as_ref().map(Tls::acceptor);
+                let (front, ending) = (Arc::clone(&front), ending.clone());
                 connections.spawn(async move {
-                    connection(front, stream, tls, ending).await;
+                    connection(front, stream, acceptor, ending).await;
                     drop(place);
                 });
             }
         };
+        let renewing = async {
+            match &tls {
+                Some(tls) => tls.follow().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = accepting => {}
+            () = renewing => {}
             () = end => {}
         }
         drop(listener);
@@ -208,32 +217,4 @@ where
     if let Err(error) = ended {
         tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended early");
     }
-}
-
-fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, Error> {
-    let pem = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::Pem { path, source }
-    };
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(pem(certificate))?;
-    if chain.is_empty() {
-        return Err(Error::NoCertificate { path: certificate.to_owned() });
-    }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(pem(key))?;
-    let failed = |source| Error::Certificate {
-        certificate: certificate.to_owned(),
-        key: key.to_owned(),
-        source,
-    };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(failed)?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(failed)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }

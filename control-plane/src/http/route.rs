@@ -306,6 +306,7 @@ impl Front {
         Ok(Context {
             state: self.state.clone(),
             config: self.config.clone(),
+            access_key: caller.access_key_id.clone(),
             principal: caller.principal.clone(),
             region: caller.region.clone(),
             origin,

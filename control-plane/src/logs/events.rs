@@ -1,6 +1,6 @@
 //! Log events: PutLogEvents, GetLogEvents, FilterLogEvents.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use protocol::aws_json::ApiError;
 use protocol::logs::{
@@ -21,12 +21,18 @@ const HOUR: i64 = DAY / 24;
 const EVENTS: usize = 10_000;
 /// Most bytes of a batch, and of a page.
 const BYTES: u64 = 1 << 20;
-/// Events that one FilterLogEvents looks at; then it answers with what it has and a token.
+/// Events that one FilterLogEvents looks at, and their bytes; then it answers with what it has and a
+/// token.
 const LOOKED_AT: usize = 100_000;
+const LOOKED_AT_BYTES: u64 = 64 << 20;
+/// Characters of a pattern.
+const PATTERN: usize = 1024;
+/// What an event counts for beside its message, in bytes.
+pub(super) const OVERHEAD: u64 = 26;
 
 /// What an event counts for, in bytes.
 pub(super) fn size(message: &str) -> u64 {
-    u64::try_from(message.len()).unwrap_or(u64::MAX).saturating_add(26)
+    u64::try_from(message.len()).unwrap_or(u64::MAX).saturating_add(OVERHEAD)
 }
 
 pub(super) async fn put(
@@ -110,7 +116,7 @@ fn sort_out(
     (taken, any.then_some(rejected))
 }
 
-/// Bounds of a request's times: start inclusive, end exclusive.
+/// Bounds of a request's times: start inclusive, end exclusive as GetLogEvents has it.
 fn window(start: Option<i64>, end: Option<i64>) -> (Position, Position) {
     // Numbers begin with 1, so 0 is before every event of its millisecond.
     let after = Position { at: start.unwrap_or(0).max(0), number: 0 };
@@ -165,10 +171,15 @@ pub(super) async fn get(
     }
     let events = caller.logs.events(stream.id, after, before, from_head, limit, BYTES).await?;
     let place = |event: &Event| Position { at: event.at, number: event.number };
-    // Where nothing is found the position stays, so that the same token comes back.
-    let stay = given.map_or(after, |(_, position)| position);
-    let next = events.last().map_or(stay, place);
-    let previous = events.first().map_or(stay, place);
+    // Where nothing is found the position stays, so that the same token comes back. The token of the
+    // other direction begins with the event that the position names.
+    let (to, from) = match given {
+        Some(('f', position)) => (position, position.following()),
+        Some((_, position)) => (position.preceding(), position),
+        None => (after, after),
+    };
+    let next = events.last().map_or(to, place);
+    let previous = events.first().map_or(from, place);
     Ok(GetLogEventsResponse {
         next_forward_token: Some(token('f', next)),
         next_backward_token: Some(token('b', previous)),
@@ -189,6 +200,7 @@ struct Found {
     events: Vec<Event>,
     bytes: u64,
     looked_at: usize,
+    looked_at_bytes: u64,
     /// The last that was looked at; set when there may be more.
     last: Option<Position>,
     more: bool,
@@ -200,13 +212,12 @@ pub(super) async fn filter(
 ) -> Result<FilterLogEventsResponse, ApiError> {
     let limit = bounded("limit", input.limit, EVENTS, EVENTS)?;
     let name = caller.group_name(input.log_group_name, input.log_group_identifier)?;
-    let pattern =
-        Pattern::parse(input.filter_pattern.as_deref().unwrap_or("")).map_err(|problem| {
-            ApiError::client(
-                "InvalidParameterException",
-                format!("Invalid filter pattern: {problem}"),
-            )
-        })?;
+    let pattern = input.filter_pattern.as_deref().unwrap_or("");
+    if pattern.chars().nth(PATTERN).is_some() {
+        return Err(invalid(format!("filterPattern has at most {PATTERN} characters")));
+    }
+    let pattern = Pattern::parse(pattern)
+        .map_err(|problem| invalid(format!("Invalid filter pattern: {problem}")))?;
     let names = input.log_stream_names.unwrap_or_default();
     let prefix = input.log_stream_name_prefix.unwrap_or_default();
     if names.len() > 100 || (!names.is_empty() && !prefix.is_empty()) {
@@ -214,46 +225,47 @@ pub(super) async fn filter(
     }
     let given = input.next_token.as_deref().map(parse_token).transpose()?;
     let group = caller.logs.group(caller.region(), &name).await?.ok_or_else(no_group)?;
-    let streams = caller.logs.streams(group.id).await?;
-    let known: BTreeSet<&str> = streams.iter().map(|stream| stream.name.as_str()).collect();
-    if names.iter().any(|name| !known.contains(name.as_str())) {
-        return Err(no_stream());
-    }
-    let wanted = |name: &str| {
-        (names.is_empty() || names.iter().any(|wanted| wanted == name)) && name.starts_with(&prefix)
+    let streams = if names.is_empty() {
+        caller.logs.streams(group.id, &prefix).await?
+    } else {
+        let named = caller.logs.streams_named(group.id, names.into_iter().collect());
+        named.await?.ok_or_else(no_stream)?
     };
-    let ids: BTreeMap<u64, String> = streams
-        .iter()
-        .filter(|stream| wanted(&stream.name))
-        .map(|stream| (stream.id, stream.name.clone()))
-        .collect();
-    let only = (ids.len() < streams.len()).then(|| ids.keys().copied().collect());
-    let (mut after, before) = window(input.start_time, input.end_time);
+    let names: BTreeMap<u64, String> =
+        streams.into_iter().map(|stream| (stream.id, stream.name)).collect();
+    let (mut after, mut before) = window(input.start_time, input.end_time);
+    // Unlike that of GetLogEvents, the end of this one is inclusive.
+    before.number = u64::MAX;
     if let Some((_, position)) = given {
         after = after.max(position);
     }
-    let look = move |found: &mut Found, event: Event| {
-        let bytes = size(&event.message);
-        let matches = pattern.matches(&event.message);
-        let full = found.events.len() == limit || found.bytes + bytes > BYTES;
-        if found.looked_at == LOOKED_AT || (matches && full && !found.events.is_empty()) {
+    let look = move |found: &mut Found, position: Position, event: Option<Event>| {
+        let bytes = event.as_ref().map_or(0, |event| size(&event.message));
+        let event = event.filter(|event| pattern.matches(&event.message));
+        let full = found.events.len() == limit || found.bytes.saturating_add(bytes) > BYTES;
+        if found.looked_at == LOOKED_AT
+            || found.looked_at_bytes > LOOKED_AT_BYTES
+            || (event.is_some() && full && !found.events.is_empty())
+        {
             found.more = true;
             return false;
         }
         found.looked_at += 1;
-        found.last = Some(Position { at: event.at, number: event.number });
-        if matches {
-            found.bytes += bytes;
+        found.looked_at_bytes = found.looked_at_bytes.saturating_add(bytes);
+        found.last = Some(position);
+        if let Some(event) = event {
+            found.bytes = found.bytes.saturating_add(bytes);
             found.events.push(event);
         }
         true
     };
-    let found = caller.logs.look(group.id, after, before, only, Found::default(), look).await?;
+    let ids = names.keys().copied().collect();
+    let found = caller.logs.look(group.id, after, before, ids, Found::default(), look).await?;
     let events = found
         .events
         .into_iter()
         .map(|event| FilteredLogEvent {
-            log_stream_name: ids.get(&event.stream).cloned(),
+            log_stream_name: names.get(&event.stream).cloned(),
             timestamp: Some(event.at),
             message: Some(event.message),
             ingestion_time: Some(event.ingested),

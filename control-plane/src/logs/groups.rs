@@ -25,6 +25,9 @@ const RETENTIONS: [i32; 22] = [
 /// Most tags of a group.
 const TAGS: usize = 50;
 
+/// The only class.
+const STANDARD: &str = "STANDARD";
+
 /// An answer without members.
 #[derive(Debug, Serialize)]
 pub(super) struct Empty {}
@@ -65,6 +68,12 @@ pub(super) async fn create(
     if input.kms_key_id.is_some_and(|key| !key.is_empty()) {
         return Err(invalid("kmsKeyId is not supported: log groups are not encrypted"));
     }
+    if input.deletion_protection_enabled == Some(true) {
+        return Err(invalid("deletionProtectionEnabled is not supported: leave it out"));
+    }
+    if input.log_group_class.is_some_and(|class| class != STANDARD) {
+        return Err(invalid(format!("logGroupClass must be {STANDARD}: there is no other")));
+    }
     let tags = input.tags.unwrap_or_default();
     check_tags(&tags)?;
     let created = caller.now();
@@ -100,8 +109,24 @@ pub(super) async fn describe(
     if !prefix.is_empty() && !wanted.is_empty() {
         return Err(invalid("give logGroupNamePrefix or logGroupNamePattern, not both"));
     }
+    let identifiers = input.log_group_identifiers.unwrap_or_default();
+    if identifiers.len() > 50 || !(identifiers.is_empty() || prefix.is_empty() && wanted.is_empty())
+    {
+        return Err(invalid(
+            "give at most 50 logGroupIdentifiers, and no logGroupNamePrefix or logGroupNamePattern",
+        ));
+    }
+    let named: Vec<String> = identifiers
+        .into_iter()
+        .map(|identifier| caller.group_name(None, Some(identifier)))
+        .collect::<Result<_, _>>()?;
+    let has_class = input.log_group_class.is_none_or(|class| class == STANDARD);
     let groups = caller.logs.groups(caller.region(), &prefix).await?;
-    let groups = groups.into_iter().filter(|group| group.name.contains(&wanted));
+    let groups = groups.into_iter().filter(|group| {
+        has_class
+            && group.name.contains(&wanted)
+            && (named.is_empty() || named.contains(&group.name))
+    });
     let shown = groups.map(|group| (group.name.clone(), show(caller, group)));
     let max = i32::try_from(limit).ok();
     let (log_groups, next_token) = page(shown, input.next_token.as_deref(), max, limit)?;
@@ -118,7 +143,7 @@ fn show(caller: Caller<'_>, group: Group) -> LogGroup {
         retention_in_days: group.retention_days,
         metric_filter_count: Some(0),
         stored_bytes: Some(i64::try_from(group.bytes).unwrap_or(i64::MAX)),
-        log_group_class: Some("STANDARD".to_owned()),
+        log_group_class: Some(STANDARD.to_owned()),
         ..LogGroup::default()
     }
 }

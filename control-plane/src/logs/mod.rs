@@ -10,6 +10,8 @@ mod groups;
 mod pattern;
 mod store;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use protocol::aws_json::ApiError;
 

@@ -5,34 +5,45 @@
 //! streams  (group id, name)            → Stream
 //! events   (stream id, time, number)   → ingestion time (8 bytes, big endian), message
 //! by_group (group id, time, number)    → stream id
-//! marks    "next"                      → next id of a group or stream, and number of an event
+//! doomed   (group id, stream id)       → (); stream 0: the whole group
+//! marks    "next" "schema"             → next id of a group or stream, and number of an event;
+//!                                        version of the tables
 //! ```
 //!
 //! Times are milliseconds since the epoch. Numbers make events of one millisecond distinct and keep
 //! their order. The names of deleted groups and streams are free at once; their events have ids that
-//! are never used again.
+//! are never used again, and are deleted piece by piece: until then they are doomed.
+//!
+//! One turn writes at a time, and puts that wait for it share one commit. redb does nothing more
+//! after an error of the disk; then the file is opened anew.
 
-use std::collections::BTreeMap;
+mod remove;
+mod turn;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase as _, ReadableTable, TableDefinition};
+use redb::{ReadableDatabase as _, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use crate::failpoint;
+use self::remove::{Doomed, doom};
+use self::turn::Shared;
+use super::events::size;
+use crate::store::Damaged;
 
-type Key = (u64, u64, u64);
+pub(super) type Key = (u64, u64, u64);
 
-const GROUPS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("groups");
-const STREAMS: TableDefinition<'_, (u64, &str), &[u8]> = TableDefinition::new("streams");
-const EVENTS: TableDefinition<'_, Key, &[u8]> = TableDefinition::new("events");
-const BY_GROUP: TableDefinition<'_, Key, u64> = TableDefinition::new("by_group");
-const MARKS: TableDefinition<'_, &str, u64> = TableDefinition::new("marks");
+pub(super) const GROUPS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("groups");
+pub(super) const STREAMS: TableDefinition<'_, (u64, &str), &[u8]> = TableDefinition::new("streams");
+pub(super) const EVENTS: TableDefinition<'_, Key, &[u8]> = TableDefinition::new("events");
+pub(super) const BY_GROUP: TableDefinition<'_, Key, u64> = TableDefinition::new("by_group");
+pub(super) const DOOMED: TableDefinition<'_, (u64, u64), ()> = TableDefinition::new("doomed");
+pub(super) const MARKS: TableDefinition<'_, &str, u64> = TableDefinition::new("marks");
 
-/// What redb may keep of the file in memory: appending and reading the newest need little.
-const CACHE: usize = 8 << 20;
-/// Events that a sweep deletes in one transaction, so that writers do not wait long.
-const SWEEP: usize = 10_000;
+/// So many streams are read side by side; of more, all events of their group are looked through.
+const SIDE_BY_SIDE: usize = 100;
 
 /// The logs cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +52,21 @@ pub enum Error {
     Open { path: PathBuf, source: Box<redb::DatabaseError> },
     #[error("make the logs {path}")]
     Create { path: PathBuf, source: std::io::Error },
+    #[error(
+        "open the logs {path}: they have the schema {found}; use the control plane that wrote it"
+    )]
+    Schema { path: PathBuf, found: u64 },
     #[error("read or write the logs")]
     Access(#[source] Box<redb::Error>),
     #[error("a record of the logs is unreadable")]
     Record(#[source] serde_json::Error),
+    #[error("read or write the logs")]
+    Damaged(#[source] Damaged),
+    #[error("the logs are closed until their file can be opened again")]
+    Closed,
+    /// All that shared a commit fail with it.
+    #[error("store log events")]
+    Shared(#[source] Arc<Error>),
     #[error("the thread that read or wrote the logs failed")]
     Thread(#[source] tokio::task::JoinError),
 }
@@ -94,6 +116,18 @@ pub(super) struct Position {
     pub(super) number: u64,
 }
 
+impl Position {
+    /// The place before the event that it names.
+    pub(super) fn preceding(self) -> Self {
+        Self { number: self.number.saturating_sub(1), ..self }
+    }
+
+    /// The place after the event that it names, for a reader backward.
+    pub(super) fn following(self) -> Self {
+        Self { number: self.number.saturating_add(1), ..self }
+    }
+}
+
 /// Why something was not done, beside failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
@@ -103,51 +137,21 @@ pub(super) enum Missing {
 
 /// The logs of a control plane. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Logs(Arc<Database>);
+pub struct Logs(Arc<Shared>);
 
 impl Logs {
     /// Opens `logs.redb` in a directory, or makes it, for its owner only.
     ///
     /// # Errors
-    /// If the file cannot be made or is not ours.
+    /// If the file cannot be made, is not ours, or another version wrote it.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let path = directory.join("logs.redb");
-        let file = std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|source| Error::Create { path: path.clone(), source })?;
-        let database = Database::builder()
-            .set_cache_size(CACHE)
-            .create_file(file)
-            .map_err(|source| Error::Open { path, source: Box::new(source) })?;
-        let write = database.begin_write().map_err(access)?;
-        write.open_table(GROUPS).map_err(access)?;
-        write.open_table(STREAMS).map_err(access)?;
-        write.open_table(EVENTS).map_err(access)?;
-        write.open_table(BY_GROUP).map_err(access)?;
-        write.open_table(MARKS).map_err(access)?;
-        write.commit().map_err(access)?;
-        Ok(Self(Arc::new(database)))
-    }
-
-    /// Works on the file away from the event loop.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Database) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let database = Arc::clone(&self.0);
-        tokio::task::spawn_blocking(move || work(&database)).await.map_err(Error::Thread)?
+        Ok(Self(Arc::new(Shared::open(directory.join("logs.redb"))?)))
     }
 
     /// All groups of a region whose names begin with `prefix`, in order.
     pub(super) async fn groups(&self, region: &str, prefix: &str) -> Result<Vec<Group>, Error> {
         let (region, prefix) = (region.to_owned(), prefix.to_owned());
-        self.blocking(move |database| {
+        self.read(move |database| {
             let read = database.begin_read().map_err(access)?;
             let table = read.open_table(GROUPS).map_err(access)?;
             let mut found = Vec::new();
@@ -167,7 +171,7 @@ impl Logs {
     /// A group by its name.
     pub(super) async fn group(&self, region: &str, name: &str) -> Result<Option<Group>, Error> {
         let (region, name) = (region.to_owned(), name.to_owned());
-        self.blocking(move |database| {
+        self.read(move |database| {
             let read = database.begin_read().map_err(access)?;
             find_group(&read.open_table(GROUPS).map_err(access)?, &region, &name)
         })
@@ -177,7 +181,7 @@ impl Logs {
     /// Makes a group; false: there is one.
     pub(super) async fn create_group(&self, region: &str, group: Group) -> Result<bool, Error> {
         let region = region.to_owned();
-        self.blocking(move |database| {
+        self.write(move |database| {
             let write = database.begin_write().map_err(access)?;
             {
                 let mut groups = write.open_table(GROUPS).map_err(access)?;
@@ -202,7 +206,7 @@ impl Logs {
         change: impl FnOnce(&mut Group) + Send + 'static,
     ) -> Result<bool, Error> {
         let (region, name) = (region.to_owned(), name.to_owned());
-        self.blocking(move |database| {
+        self.write(move |database| {
             let write = database.begin_write().map_err(access)?;
             {
                 let mut groups = write.open_table(GROUPS).map_err(access)?;
@@ -222,7 +226,7 @@ impl Logs {
     /// Deletes a group with everything in it; false: there is none.
     pub(super) async fn delete_group(&self, region: &str, name: &str) -> Result<bool, Error> {
         let (region, name) = (region.to_owned(), name.to_owned());
-        self.blocking(move |database| {
+        let deleted = self.write(move |database| {
             let write = database.begin_write().map_err(access)?;
             {
                 let mut groups = write.open_table(GROUPS).map_err(access)?;
@@ -233,33 +237,33 @@ impl Logs {
                     return Ok(false);
                 };
                 let mut streams = write.open_table(STREAMS).map_err(access)?;
-                let mut gone = Vec::new();
-                for entry in streams.range((group.id, "")..(group.id + 1, "")).map_err(access)? {
-                    let (_, value) = entry.map_err(access)?;
-                    gone.push(record::<Stream>(value.value())?);
-                }
-                let mut events = write.open_table(EVENTS).map_err(access)?;
-                for stream in gone {
-                    streams.remove((group.id, stream.name.as_str())).map_err(access)?;
-                    events.retain_in(all(stream.id), |_, _| false).map_err(access)?;
-                }
-                let mut by_group = write.open_table(BY_GROUP).map_err(access)?;
-                by_group.retain_in(all(group.id), |_, _| false).map_err(access)?;
+                let all = (group.id, "")..(group.id.saturating_add(1), "");
+                streams.retain_in(all, |_, _| false).map_err(access)?;
+                doom(&write, Doomed { group: group.id, stream: None })?;
             }
             write.commit().map_err(access)?;
             Ok(true)
-        })
-        .await
+        });
+        let deleted = deleted.await?;
+        if deleted {
+            self.clear_soon();
+        }
+        Ok(deleted)
     }
 
-    /// All streams of a group, by name.
-    pub(super) async fn streams(&self, group: u64) -> Result<Vec<Stream>, Error> {
-        self.blocking(move |database| {
+    /// The streams of a group whose names begin with `prefix`, by name.
+    pub(super) async fn streams(&self, group: u64, prefix: &str) -> Result<Vec<Stream>, Error> {
+        let prefix = prefix.to_owned();
+        self.read(move |database| {
             let read = database.begin_read().map_err(access)?;
             let table = read.open_table(STREAMS).map_err(access)?;
             let mut found = Vec::new();
-            for entry in table.range((group, "")..(group + 1, "")).map_err(access)? {
-                let (_, value) = entry.map_err(access)?;
+            for entry in table.range((group, prefix.as_str())..).map_err(access)? {
+                let (key, value) = entry.map_err(access)?;
+                let (of, name) = key.value();
+                if of != group || !name.starts_with(&prefix) {
+                    break;
+                }
                 found.push(record(value.value())?);
             }
             Ok(found)
@@ -270,11 +274,32 @@ impl Logs {
     /// A stream of a group.
     pub(super) async fn stream(&self, group: u64, name: &str) -> Result<Option<Stream>, Error> {
         let name = name.to_owned();
-        self.blocking(move |database| {
+        self.read(move |database| {
             let read = database.begin_read().map_err(access)?;
             let table = read.open_table(STREAMS).map_err(access)?;
             let found = table.get((group, name.as_str())).map_err(access)?;
             found.map(|value| record(value.value())).transpose()
+        })
+        .await
+    }
+
+    /// The streams of a group with these names; `None` if one is not there.
+    pub(super) async fn streams_named(
+        &self,
+        group: u64,
+        names: BTreeSet<String>,
+    ) -> Result<Option<Vec<Stream>>, Error> {
+        self.read(move |database| {
+            let read = database.begin_read().map_err(access)?;
+            let table = read.open_table(STREAMS).map_err(access)?;
+            let mut found = Vec::with_capacity(names.len());
+            for name in &names {
+                let Some(value) = table.get((group, name.as_str())).map_err(access)? else {
+                    return Ok(None);
+                };
+                found.push(record(value.value())?);
+            }
+            Ok(Some(found))
         })
         .await
     }
@@ -288,7 +313,7 @@ impl Logs {
         now: i64,
     ) -> Result<Result<bool, Missing>, Error> {
         let (region, group, name) = (region.to_owned(), group.to_owned(), name.to_owned());
-        self.blocking(move |database| {
+        self.write(move |database| {
             let write = database.begin_write().map_err(access)?;
             {
                 let groups = write.open_table(GROUPS).map_err(access)?;
@@ -325,11 +350,12 @@ impl Logs {
         name: &str,
     ) -> Result<Result<(), Missing>, Error> {
         let (region, group, name) = (region.to_owned(), group.to_owned(), name.to_owned());
-        self.blocking(move |database| {
+        let deleted = self.write(move |database| {
             let write = database.begin_write().map_err(access)?;
             {
-                let groups = write.open_table(GROUPS).map_err(access)?;
-                let Some(group) = find_group(&groups, &region, &group)? else {
+                let mut groups = write.open_table(GROUPS).map_err(access)?;
+                let group_key = (region.as_str(), group.as_str());
+                let Some(mut group) = find_group(&groups, &region, &group)? else {
                     return Ok(Err(Missing::Group));
                 };
                 let mut streams = write.open_table(STREAMS).map_err(access)?;
@@ -339,73 +365,18 @@ impl Logs {
                 else {
                     return Ok(Err(Missing::Stream));
                 };
-                let mut events = write.open_table(EVENTS).map_err(access)?;
-                events.retain_in(all(stream.id), |_, _| false).map_err(access)?;
-                let mut by_group = write.open_table(BY_GROUP).map_err(access)?;
-                by_group.retain_in(all(group.id), |_, of| of != stream.id).map_err(access)?;
-            }
-            write.commit().map_err(access)?;
-            Ok(Ok(()))
-        })
-        .await
-    }
-
-    /// Adds events (time, message), durably.
-    pub(super) async fn put(
-        &self,
-        region: &str,
-        group: &str,
-        stream: &str,
-        events: Vec<(i64, String)>,
-        now: i64,
-    ) -> Result<Result<(), Missing>, Error> {
-        let (region, group, stream) = (region.to_owned(), group.to_owned(), stream.to_owned());
-        self.blocking(move |database| {
-            let write = database.begin_write().map_err(access)?;
-            {
-                let mut groups = write.open_table(GROUPS).map_err(access)?;
-                let group_key = (region.as_str(), group.as_str());
-                let Some(mut group) = find_group(&groups, &region, &group)? else {
-                    return Ok(Err(Missing::Group));
-                };
-                let mut streams = write.open_table(STREAMS).map_err(access)?;
-                let stream_key = (group.id, stream.as_str());
-                let found = streams.get(stream_key).map_err(access)?;
-                let Some(mut stream) =
-                    found.map(|value| record::<Stream>(value.value())).transpose()?
-                else {
-                    return Ok(Err(Missing::Stream));
-                };
-                let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
-                let first = next(&write, count)?;
-                let mut table = write.open_table(EVENTS).map_err(access)?;
-                let mut by_group = write.open_table(BY_GROUP).map_err(access)?;
-                let mut bytes = 0;
-                let mut value = Vec::new();
-                for ((at, message), number) in events.iter().zip(first..) {
-                    value.clear();
-                    value.extend_from_slice(&now.to_be_bytes());
-                    value.extend_from_slice(message.as_bytes());
-                    let time = time(*at);
-                    table.insert((stream.id, time, number), value.as_slice()).map_err(access)?;
-                    by_group.insert((group.id, time, number), stream.id).map_err(access)?;
-                    bytes += super::events::size(message);
-                    stream.first_event =
-                        Some(stream.first_event.map_or(*at, |first| first.min(*at)));
-                    stream.last_event = Some(stream.last_event.map_or(*at, |last| last.max(*at)));
-                }
-                stream.last_ingestion = Some(now);
-                stream.bytes += bytes;
-                group.bytes += bytes;
-                streams.insert(stream_key, json(&stream)?.as_slice()).map_err(access)?;
+                group.bytes = group.bytes.saturating_sub(stream.bytes);
                 groups.insert(group_key, json(&group)?.as_slice()).map_err(access)?;
+                doom(&write, Doomed { group: group.id, stream: Some(stream.id) })?;
             }
-            failpoint::hit("events.before");
             write.commit().map_err(access)?;
-            failpoint::hit("events.stored");
             Ok(Ok(()))
-        })
-        .await
+        });
+        let deleted = deleted.await?;
+        if deleted.is_ok() {
+            self.clear_soon();
+        }
+        Ok(deleted)
     }
 
     /// Events of a stream between two positions (both exclusive), in order: the first `limit` of
@@ -419,7 +390,7 @@ impl Logs {
         limit: usize,
         bytes: u64,
     ) -> Result<Vec<Event>, Error> {
-        self.blocking(move |database| {
+        self.read(move |database| {
             let read = database.begin_read().map_err(access)?;
             let table = read.open_table(EVENTS).map_err(access)?;
             let key = |position: Position| (stream, time(position.at), position.number);
@@ -439,7 +410,7 @@ impl Logs {
                     return Ok(true);
                 }
                 let event = event(stream, found_key.value(), value.value());
-                taken += super::events::size(&event.message);
+                taken += size(&event.message);
                 if found.len() == limit || (taken > bytes && !found.is_empty()) {
                     return Ok(false);
                 }
@@ -465,103 +436,75 @@ impl Logs {
         .await
     }
 
-    /// Looks at a group's events between two positions (both exclusive) in order, until `look`
-    /// returns false. `streams`: only of these.
+    /// Looks at the events of some streams of a group between two positions (both exclusive) in
+    /// order, until `look` returns false. It is told of each place, and of the event there unless
+    /// that is of another stream.
     pub(super) async fn look<T: Send + 'static>(
         &self,
         group: u64,
         after: Position,
         before: Position,
-        streams: Option<std::collections::BTreeSet<u64>>,
+        streams: BTreeSet<u64>,
         mut state: T,
-        look: impl Fn(&mut T, Event) -> bool + Send + 'static,
+        look: impl Fn(&mut T, Position, Option<Event>) -> bool + Send + 'static,
     ) -> Result<T, Error> {
-        self.blocking(move |database| {
+        self.read(move |database| {
             let read = database.begin_read().map_err(access)?;
             let by_group = read.open_table(BY_GROUP).map_err(access)?;
             let events = read.open_table(EVENTS).map_err(access)?;
-            let key = |position: Position| (group, time(position.at), position.number);
-            if key(after) >= key(before) {
+            let keys = |id| {
+                let key = |position: Position| (id, time(position.at), position.number);
+                (key(after) < key(before)).then(|| key(after)..key(before))
+            };
+            let mut told = |(_, at, number): Key, stream: u64| -> Result<bool, Error> {
+                let position = Position { at: i64::try_from(at).unwrap_or(i64::MAX), number };
+                if position == after {
+                    return Ok(true);
+                }
+                if !streams.contains(&stream) {
+                    return Ok(look(&mut state, position, None));
+                }
+                let key = (stream, at, number);
+                let value = events.get(key).map_err(access)?;
+                let event = value.map(|value| event(stream, key, value.value()));
+                Ok(look(&mut state, position, event))
+            };
+            if streams.len() > SIDE_BY_SIDE {
+                let Some(keys) = keys(group) else { return Ok(state) };
+                for entry in by_group.range(keys).map_err(access)? {
+                    let (key, stream) = entry.map_err(access)?;
+                    if !told(key.value(), stream.value())? {
+                        break;
+                    }
+                }
                 return Ok(state);
             }
-            for entry in by_group.range(key(after)..key(before)).map_err(access)? {
-                let (found, stream) = entry.map_err(access)?;
-                let (_, time, number) = found.value();
-                let stream = stream.value();
-                if found.value() == key(after)
-                    || streams.as_ref().is_some_and(|streams| !streams.contains(&stream))
-                {
-                    continue;
+            let mut ranges = BTreeMap::new();
+            for stream in &streams {
+                let Some(keys) = keys(*stream) else { return Ok(state) };
+                ranges.insert(*stream, events.range(keys).map_err(access)?);
+            }
+            // The next event of each.
+            let mut heads = BinaryHeap::with_capacity(ranges.len());
+            for (stream, range) in &mut ranges {
+                if let Some(entry) = range.next() {
+                    let (_, at, number) = entry.map_err(access)?.0.value();
+                    heads.push(Reverse((at, number, *stream)));
                 }
-                let event_key = (stream, time, number);
-                let Some(value) = events.get(event_key).map_err(access)? else { continue };
-                if !look(&mut state, event(stream, event_key, value.value())) {
+            }
+            while let Some(Reverse((at, number, stream))) = heads.pop() {
+                if !told((stream, at, number), stream)? {
                     break;
+                }
+                if let Some(entry) = ranges.get_mut(&stream).and_then(Iterator::next) {
+                    let (_, at, number) = entry.map_err(access)?.0.value();
+                    heads.push(Reverse((at, number, stream)));
                 }
             }
             Ok(state)
         })
         .await
     }
-
-    /// Deletes events that are past their group's retention. Called now and then.
-    ///
-    /// # Errors
-    /// If the file cannot be written; what was deleted stays deleted.
-    pub async fn sweep(&self, now: jiff::Timestamp) -> Result<(), Error> {
-        let now = now.as_millisecond();
-        let expired = self.blocking(move |database| {
-            let read = database.begin_read().map_err(access)?;
-            let groups = read.open_table(GROUPS).map_err(access)?;
-            let mut expired = Vec::new();
-            for entry in groups.iter().map_err(access)? {
-                let (_, value) = entry.map_err(access)?;
-                let group: Group = record(value.value())?;
-                if let Some(days) = group.retention_days {
-                    let oldest = now.saturating_sub(i64::from(days) * super::events::DAY);
-                    expired.push((group.id, time(oldest)));
-                }
-            }
-            Ok(expired)
-        });
-        for (group, oldest) in expired.await? {
-            while self.expire(group, oldest).await? == SWEEP {}
-        }
-        Ok(())
-    }
-
-    /// Deletes some of a group's events before a time: how many.
-    async fn expire(&self, group: u64, oldest: u64) -> Result<usize, Error> {
-        self.blocking(move |database| {
-            let write = database.begin_write().map_err(access)?;
-            let count;
-            {
-                let mut by_group = write.open_table(BY_GROUP).map_err(access)?;
-                let mut gone = Vec::new();
-                for entry in by_group.range((group, 0, 0)..(group, oldest, 0)).map_err(access)? {
-                    let (key, stream) = entry.map_err(access)?;
-                    gone.push((key.value(), stream.value()));
-                    if gone.len() == SWEEP {
-                        break;
-                    }
-                }
-                let mut events = write.open_table(EVENTS).map_err(access)?;
-                for (key, stream) in &gone {
-                    by_group.remove(*key).map_err(access)?;
-                    events.remove((*stream, key.1, key.2)).map_err(access)?;
-                }
-                count = gone.len();
-            }
-            write.commit().map_err(access)?;
-            Ok(count)
-        })
-        .await
-    }
-}
-
-/// Every key of an id.
-fn all(id: u64) -> std::ops::RangeInclusive<Key> {
-    (id, 0, 0)..=(id, u64::MAX, u64::MAX)
 }
 
 /// Times before the epoch are refused before they come here; bounds of ranges may be anything.

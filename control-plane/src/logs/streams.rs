@@ -9,7 +9,6 @@ use protocol::logs::{
 use super::groups::Empty;
 use super::store::{Missing, Stream};
 use super::{Caller, bounded, invalid, no_group, no_stream};
-use crate::api::page::page;
 
 fn stream_name(name: Option<String>) -> Result<String, ApiError> {
     name.ok_or_else(|| invalid("logStreamName must be given"))
@@ -70,31 +69,39 @@ pub(super) async fn describe(
         Some(other) => return Err(invalid(format!("orderBy {other:?} is not known"))),
     };
     let group = caller.logs.group(caller.region(), &name).await?.ok_or_else(no_group)?;
-    let mut streams = caller.logs.streams(group.id).await?;
-    streams.retain(|stream| stream.name.starts_with(&prefix));
-    let descending = input.descending.unwrap_or(false);
-    // Tokens hold the last key, so keys must rise in the order that is asked for.
+    let streams = caller.logs.streams(group.id, &prefix).await?;
     let mut keyed: Vec<(String, Stream)> = streams
         .into_iter()
-        .enumerate()
-        .map(|(index, stream)| {
-            let time = stream.last_event.or(Some(stream.created)).unwrap_or(0).max(0);
-            let key = match (by_time, descending) {
-                (false, false) => stream.name.clone(),
-                // A name's place from the end; streams that come meanwhile may shift it by some.
-                (false, true) => format!("{:020}", usize::MAX - index),
-                (true, false) => format!("{time:020} {}", stream.name),
-                (true, true) => format!("{:020} {}", i64::MAX - time, stream.name),
-            };
+        .map(|stream| {
+            let time = stream.last_event.unwrap_or(stream.created).max(0);
+            let key =
+                if by_time { format!("{time:020} {}", stream.name) } else { stream.name.clone() };
             (key, stream)
         })
         .collect();
     keyed.sort_by(|a, b| a.0.cmp(&b.0));
+    let descending = input.descending.unwrap_or(false);
+    if descending {
+        keyed.reverse();
+    }
+    // A token holds the last key, so it keeps working while streams come and go.
+    let token = input.next_token.as_deref().map(parse_token).transpose()?;
+    let is_done = |key: &str| {
+        token.as_deref().is_some_and(|last| if descending { key >= last } else { key <= last })
+    };
+    let begin = keyed.partition_point(|(key, _)| is_done(key));
+    let end = begin.saturating_add(limit).min(keyed.len());
+    let last = keyed.get(end.wrapping_sub(1)).filter(|_| end < keyed.len());
+    let next_token = last.map(|(key, _)| hex::encode(key));
     let arn = caller.group_arn(&name);
-    let shown = keyed.into_iter().map(|(key, stream)| (key, show(&arn, stream)));
-    let max = i32::try_from(limit).ok();
-    let (log_streams, next_token) = page(shown, input.next_token.as_deref(), max, limit)?;
+    let page = keyed.into_iter().take(end).skip(begin);
+    let log_streams = page.map(|(_, stream)| show(&arn, stream)).collect();
     Ok(DescribeLogStreamsResponse { log_streams, next_token })
+}
+
+fn parse_token(token: &str) -> Result<String, ApiError> {
+    let key = hex::decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    key.ok_or_else(|| invalid("The specified nextToken is invalid."))
 }
 
 fn show(group: &str, stream: Stream) -> LogStream {

@@ -46,6 +46,8 @@ enum End {
     Inactive,
     /// The agent does not answer.
     Silent,
+    /// Its access key was taken away.
+    Revoked,
 }
 
 struct Session {
@@ -166,6 +168,9 @@ impl Session {
     async fn standing(&mut self) -> Result<Option<End>, Error> {
         let (active, owner, forced) = {
             let view = self.peer.state.view();
+            if !self.peer.has_key(&view) {
+                return Ok(Some(End::Revoked));
+            }
             let instance = view.instances.get(&self.peer.key);
             let connection = view.connections.get(&connection::key(&self.peer));
             // Tasks that were given up without their agent, which may still run them.
@@ -219,6 +224,7 @@ impl Session {
                 "deregistered",
             ),
             End::Silent => (None, link::AWAY, "heartbeat unanswered"),
+            End::Revoked => (None, link::AWAY, "the access key was revoked"),
         };
         if let Some(message) = message
             && let Err(error) = self.link.send(&message).await
@@ -416,8 +422,8 @@ impl Session {
             }
             AgentMessage::NackRequest(nack) => tracing::warn!(
                 instance = %self.peer.key,
-                message = ?nack.message_id,
-                reason = ?nack.reason,
+                message = ?nack.message_id.as_deref().map(link::shorten),
+                reason = ?nack.reason.as_deref().map(link::shorten),
                 "the agent refuses a message"
             ),
             // Whichever it answers: it lives.
@@ -433,7 +439,7 @@ impl Session {
                 self.link.send(&ServerMessage::TaskStopVerificationAck(answer)).await?;
             }
             AgentMessage::Unknown { kind } => {
-                let kind: String = kind.chars().take(64).collect();
+                let kind = link::shorten(&kind);
                 tracing::debug!(instance = %self.peer.key, kind, "dropped an unknown message");
             }
         }

@@ -10,8 +10,8 @@ use protocol::ids::TaskId;
 use uuid::Uuid;
 
 use crate::api::Context;
-use crate::model::{Cluster, Instance, InstanceStatus};
-use crate::state::State;
+use crate::model::{AccessKey, Cluster, Entity, Instance, InstanceStatus};
+use crate::state::{State, View};
 
 /// The agent of a session, by the instance it runs on.
 #[derive(Debug, Clone)]
@@ -28,9 +28,17 @@ pub(super) struct Peer {
     pub(super) instance_arn: String,
     /// Of this session alone.
     pub(super) session: String,
+    /// Key of the record of the access key that signed.
+    access_key: String,
 }
 
 impl Peer {
+    /// Whether the access key that opened the session is still there: one that was taken away opens
+    /// nothing, and keeps nothing open.
+    pub(super) fn has_key(&self, view: &View) -> bool {
+        view.keys.get(&self.access_key).is_some()
+    }
+
     /// The id in the ARN of a task of this cluster.
     pub(super) fn task_id<'a>(&self, arn: &'a str) -> Option<&'a str> {
         let id = arn.strip_prefix("arn:aws:ecs:")?;
@@ -114,6 +122,7 @@ pub(super) fn admit(context: &Context, query: &BTreeMap<String, String>) -> Resu
         cluster: cluster.to_owned(),
         instance: id.to_owned(),
         session: Uuid::new_v4().to_string(),
+        access_key: format!("{}{}", AccessKey::PREFIX, context.access_key),
         key,
         account,
     })

@@ -31,6 +31,11 @@ pub(super) enum Error {
     Slow,
 }
 
+/// What the log has of an agent's text: a frame could fill it.
+pub(super) fn shorten(text: &str) -> String {
+    text.chars().take(128).collect()
+}
+
 /// Sets the bounds of a socket. Thousands are open and mostly idle: small buffers.
 pub(super) fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
     upgrade

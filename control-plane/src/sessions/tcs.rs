@@ -29,6 +29,8 @@ enum End {
     Inactive,
     /// Nothing was published for too long.
     Silent,
+    /// The agent's access key was taken away.
+    Revoked,
 }
 
 pub(super) async fn run(peer: Peer, socket: WebSocket, timing: Timing) {
@@ -38,6 +40,7 @@ pub(super) async fn run(peer: Peer, socket: WebSocket, timing: Timing) {
     peer.state.sessions().telemetry.forget(&peer.key);
     let sent = match ended {
         Ok(End::Closed) => return,
+        Ok(End::Revoked) => link.close(link::AWAY, "the access key was revoked").await,
         Ok(End::Silent) => link.close(link::AWAY, "nothing was published").await,
         Ok(End::Inactive) => {
             let text = Text { message: Some("The container instance is deregistered.".to_owned()) };
@@ -67,6 +70,9 @@ async fn serve(peer: &Peer, link: &mut Link, timing: Timing) -> Result<End, Erro
     loop {
         let active = {
             let view = peer.state.view();
+            if !peer.has_key(&view) {
+                return Ok(End::Revoked);
+            }
             let instance = view.instances.get(&peer.key);
             instance.is_some_and(|instance| instance.status != InstanceStatus::Inactive)
         };
@@ -125,24 +131,20 @@ async fn hear(peer: &Peer, link: &mut Link, frame: &str) -> Result<(), Error> {
             for status in publish.statuses.iter().take(8) {
                 tracing::info!(
                     instance = %peer.key,
-                    check = ?status.kind.as_deref().map(shorten),
-                    status = ?status.status.as_deref().map(shorten),
-                    reason = ?status.status_reason.as_deref().map(shorten),
+                    check = ?status.kind.as_deref().map(link::shorten),
+                    status = ?status.status.as_deref().map(link::shorten),
+                    reason = ?status.status_reason.as_deref().map(link::shorten),
                     "an instance reports its own health"
                 );
             }
             ServerMessage::AckPublishInstanceStatus(Text::default())
         }
         AgentMessage::Unknown { kind } => {
-            tracing::debug!(instance = %peer.key, kind = shorten(&kind), "dropped an unknown message");
+            tracing::debug!(instance = %peer.key, kind = link::shorten(&kind), "dropped an unknown message");
             return Ok(());
         }
     };
     Ok(link.send(&answer).await?)
-}
-
-fn shorten(text: &str) -> String {
-    text.chars().take(128).collect()
 }
 
 /// Writes the tasks whose health has changed. Tasks of other instances are not the agent's to judge.

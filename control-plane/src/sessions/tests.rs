@@ -32,6 +32,8 @@ use crate::state::{self, State};
 const ACCOUNT: &str = "000000000000";
 const REGION: &str = "local";
 const INSTANCE: &str = "00000000000000000000000000000001";
+/// Signs for the agent.
+const KEY: &str = "AKIAAGENT";
 /// Longer than anything takes, on any machine.
 const LONG: Duration = Duration::from_secs(20);
 
@@ -94,7 +96,19 @@ async fn world(timing: Timing) -> World {
         disconnected_at: None,
         version: 1,
     };
+    let key = AccessKey {
+        id: KEY.to_owned(),
+        secret: String::new(),
+        session_token: None,
+        principal: String::new(),
+        allow: Vec::new(),
+        created_at: Timestamp::now(),
+        expires_at: None,
+        description: None,
+        task: None,
+    };
     change(&state, |edit, _| {
+        edit.put(&key);
         edit.put(&cluster);
         edit.put(&instance);
         edit.put(&definition("web", "bridge"));
@@ -113,6 +127,7 @@ async fn world(timing: Timing) -> World {
             settle: Duration::ZERO,
             keep_stopped: Duration::ZERO,
         }),
+        access_key: KEY.to_owned(),
         principal: "arn:aws:iam::000000000000:user/agent".to_owned(),
         region: REGION.to_owned(),
         origin: String::new(),
@@ -240,6 +255,11 @@ impl World {
 
     fn task(&self, task: &Task) -> Task {
         self.state.view().tasks.get(&task.key()).unwrap().value.clone()
+    }
+
+    fn key(&self) -> AccessKey {
+        let key = format!("{}{KEY}", AccessKey::PREFIX);
+        self.state.view().keys.get(&key).unwrap().value.clone()
     }
 
     fn session(&self) -> Option<String> {

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-pub use self::redb::Redb;
+pub use self::redb::{Damaged, Redb};
+pub(crate) use self::redb::{drop_cached, guard};
 
 /// What a call returns; the trait is used as an object.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;

@@ -23,7 +23,9 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
+pub use self::file::Damaged;
 use self::file::{File, Log};
+pub(crate) use self::file::{drop_cached, guard};
 use self::writer::{Reply, Request, Writer};
 use super::{Answer, Change, Changes, Error, LeaseId, Outcome, Range, Store, Transaction, Watch};
 

@@ -34,7 +34,17 @@ struct Serving(Child);
 impl Serving {
     /// Starts it and waits until it says that it serves.
     fn start(data: &Path) -> Self {
-        let mut command = command(data, &["serve", "--listen", "127.0.0.1:0"]);
+        Self::spawn(command(data, &["serve", "--listen", "127.0.0.1:0"]))
+    }
+
+    /// As [`Serving::start`], by a command that runs its arguments.
+    fn start_in(mut runner: Command, data: &Path) -> Self {
+        let command = command(data, &["serve", "--listen", "127.0.0.1:0"]);
+        runner.arg(command.get_program()).args(command.get_args());
+        Self::spawn(runner)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut serving = Self(command.stderr(Stdio::piped()).spawn().unwrap());
         let lines = BufReader::new(serving.0.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
@@ -69,6 +79,19 @@ impl Drop for Serving {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Two connections of each agent are more than the usual soft limit.
+#[test]
+fn a_server_may_have_as_many_descriptors_as_its_user() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -S -n 256; exec \"$@\"", "sh"]);
+    let serving = Serving::start_in(limited, &directory.path().join("data"));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", serving.0.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1], "{line}");
 }
 
 fn ids(data: &Path) -> Vec<String> {

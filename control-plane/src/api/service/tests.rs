@@ -52,6 +52,7 @@ async fn context() -> (tempfile::TempDir, Context) {
     let context = Context {
         state,
         config: Arc::new(config),
+        access_key: "AKIATEST".to_owned(),
         principal: "arn:aws:iam::000000000000:root".to_owned(),
         region: REGION.to_owned(),
         origin: "http://127.0.0.1".to_owned(),

@@ -42,6 +42,7 @@ impl Setup {
         let cx = Context {
             state,
             config: Arc::new(config),
+            access_key: "AKIATEST".to_owned(),
             principal: format!("arn:aws:iam::{ACCOUNT}:user/tests"),
             region: REGION.to_owned(),
             origin: "http://127.0.0.1".to_owned(),

@@ -122,6 +122,7 @@ impl Plane {
         let context = Context {
             state: Arc::clone(&self.state),
             config: Arc::clone(&self.config),
+            access_key: "AKIATEST".to_owned(),
             principal: "arn:aws:iam::000000000000:root".to_owned(),
             region: REGION.to_owned(),
             origin: "http://127.0.0.1".to_owned(),

@@ -37,6 +37,25 @@ async fn a_task_is_told_until_it_is_acknowledged_and_then_stopped() {
 }
 
 #[tokio::test]
+async fn sessions_end_with_the_key_that_opened_them() {
+    let world = world(QUIET).await;
+    let (mut acs, _) = world.connect().await;
+    let path = format!("/tcs/ws?cluster=default&containerInstance={}", instance_arn());
+    let mut tcs = world.connect_to(&path).await.unwrap();
+    tcs.expect("HeartbeatMessage").await;
+    // Of a task, whose end means nothing to sessions.
+    let minted = AccessKey { id: "ASIAX".to_owned(), ..world.key() };
+    change(&world.state, |edit, _| edit.put(&minted)).await;
+    change(&world.state, |edit, view| edit.delete(view.keys.get(&minted.key()).unwrap())).await;
+    acs.lives().await;
+    let key = world.key();
+    change(&world.state, |edit, view| edit.delete(view.keys.get(&key.key()).unwrap())).await;
+    acs.closed().await;
+    tcs.closed().await;
+    poll("disconnected", || world.session().is_none().then_some(())).await;
+}
+
+#[tokio::test]
 async fn what_is_to_stop_comes_first_and_payloads_are_bounded() {
     let world = world(QUIET).await;
     let now = Timestamp::now();

@@ -20,8 +20,10 @@ async fn with_role(timing: Timing) -> (World, Task) {
     (world, task)
 }
 
+/// Beside the agent's.
 fn keys(world: &World) -> Vec<AccessKey> {
-    world.state.view().keys.iter().map(|key| key.value.clone()).collect()
+    let view = world.state.view();
+    view.keys.iter().filter(|key| key.id != KEY).map(|key| key.value.clone()).collect()
 }
 
 async fn confirm(agent: &mut Agent, message_id: &Value, set: &Value) {

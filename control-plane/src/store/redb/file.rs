@@ -14,9 +14,12 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use ::redb::{
     Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable,
@@ -77,6 +80,17 @@ pub(super) enum Log {
     Compacted,
 }
 
+/// redb met what it never writes, and panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("the file is damaged; end the control plane and restore a copy of its data directory")]
+pub struct Damaged;
+
+/// Works on a file that may be damaged: the checksums of redb do not cover each read.
+pub(crate) fn guard<T>(work: impl FnOnce() -> T) -> Result<T, Damaged> {
+    // What a panic leaves of a transaction is dropped with it.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_panic| Damaged)
+}
+
 /// Why the file could not be opened.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
@@ -105,14 +119,23 @@ impl File {
     /// Closes the database, if it is open, and opens it. Waits for its readers.
     pub(super) fn reopen(&self) -> Result<(), Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        drop(database.take());
-        *database = Some(open(&self.path).map_err(|source| self.error("open", source))?);
+        let old = database.take();
+        let opened = guard(|| {
+            drop(old);
+            open(&self.path)
+        });
+        let opened = opened.unwrap_or_else(|damaged| Err(damaged.into()));
+        *database = Some(opened.map_err(|source| self.error("open", source))?);
         Ok(())
     }
 
     /// Closes the database. Waits for its readers.
     pub(super) fn close(&self) {
-        drop(self.database.write().unwrap_or_else(PoisonError::into_inner).take());
+        let open = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Err(damaged) = guard(|| drop(open)) {
+            let error = self.error("close", damaged.into());
+            tracing::error!(error = &error as &dyn std::error::Error, "the store was not closed");
+        }
     }
 
     /// Reads at one point in time. Blocks.
@@ -122,8 +145,10 @@ impl File {
     ) -> Result<T, Error> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or(Error::Closed)?;
-        let read = || read(&database.begin_read()?);
-        read().map_err(|source| self.error("read", source.into()))
+        match guard(|| read(&database.begin_read()?)) {
+            Ok(read) => read.map_err(|source| self.error("read", source.into())),
+            Err(damaged) => Err(self.error("read", damaged.into())),
+        }
     }
 
     /// Begins to write; `None` if the database is closed. One write at a time.
@@ -146,7 +171,6 @@ impl File {
 }
 
 fn open(path: &Path) -> Result<Database, Box<dyn std::error::Error + Send + Sync>> {
-    let is_new = !path.exists();
     let file = fs::File::options()
         .read(true)
         .write(true)
@@ -155,6 +179,7 @@ fn open(path: &Path) -> Result<Database, Box<dyn std::error::Error + Send + Sync
         .mode(0o600)
         .open(path)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    drop_cached(&file)?;
     let database =
         Builder::new().set_cache_size(CACHE).create_file(file).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => {
@@ -163,11 +188,16 @@ fn open(path: &Path) -> Result<Database, Box<dyn std::error::Error + Send + Sync
             DatabaseError::UpgradeRequired(format) => Box::new(Refused::Format(format)),
             error => Box::from(error),
         })?;
-    if is_new {
-        sync_directory(path)?;
-    }
+    // A process that was killed right after it made the file may not have got here.
+    sync_directory(path)?;
     check_schema(&database)?;
     Ok(database)
+}
+
+/// Has reads come from the disk. After a write-back that failed, the kernel takes the pages in its
+/// cache for clean, though they are not what is on the disk, and would never write them again.
+pub(crate) fn drop_cached(file: &fs::File) -> io::Result<()> {
+    Ok(posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
 }
 
 /// Makes the name of a new file durable.

@@ -95,6 +95,56 @@ fn the_schema_of_another_version_is_refused() {
     assert!(error.contains("it has the schema 2"), "{error}");
 }
 
+/// A disk or a copy that lost something: opening or reading fails with an error, and does not panic.
+#[tokio::test]
+async fn a_damaged_file_is_refused() {
+    let directory = InDirectory::new();
+    let path = directory.path();
+    let store = Redb::open(&path).unwrap();
+    for number in 0..50 {
+        store.transact(transaction(&format!("key/{number}"), 2000)).await.unwrap();
+    }
+    drop(store);
+    let whole = std::fs::read(&path).unwrap();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut draw = move |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % below as u64).unwrap()
+    };
+    let mut refused = 0;
+    for round in 0..120 {
+        let mut damaged = whole.clone();
+        match round % 4 {
+            0 => damaged.truncate(1 + draw(whole.len() - 1)),
+            1 => damaged.truncate((1 + draw(whole.len() / 4096 - 1)) * 4096),
+            2 => {
+                // Of the header.
+                let at = draw(512);
+                damaged[at] ^= 1 << draw(8);
+            }
+            _ => {
+                let at = draw(whole.len() - 4096);
+                damaged[at..at + 4096].fill(0);
+            }
+        }
+        std::fs::write(&path, &damaged).unwrap();
+        let found = match Redb::open(&path) {
+            Err(error) => Err(error),
+            Ok(store) => match store.range("").await {
+                Err(error) => Err(error),
+                Ok(_) => store.transact(transaction("more", 10)).await,
+            },
+        };
+        if let Err(error) = found {
+            assert!(matches!(error, Error::File { .. }), "round {round}: {error:?}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 40, "{refused}");
+}
+
 #[tokio::test]
 async fn the_log_is_bounded_in_bytes() {
     let directory = InDirectory::new();

@@ -203,7 +203,8 @@ impl Writer {
         if self.is_broken {
             self.reopen().map_err(failure)?;
         }
-        let written = self.write(requests, ended).map_err(failure)?;
+        let written = file::guard(|| self.write(requests, ended)).map_err(failure)?;
+        let written = written.map_err(failure)?;
         let now = Instant::now();
         for (id, ttl) in written.granted {
             self.leases.insert(id, ttl, now);
