@@ -250,6 +250,15 @@ pub struct Request<'a> {
     pub resources: Vec<Resource>,
 }
 
+/// A registration with what the service model leaves out, and Amazon's agent sends.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WithToken<'a> {
+    #[serde(flatten)]
+    body: &'a RegisterContainerInstanceRequest,
+    client_token: &'a str,
+}
+
 /// Registers, for as long as it takes.
 ///
 /// # Errors
@@ -276,6 +285,8 @@ pub async fn register(
         platform_devices: None,
         tags: Some(tags(config)).filter(|tags| !tags.is_empty()),
     };
+    // The same over the attempts: one whose answer was lost must not make a second instance.
+    let client_token = uuid::Uuid::new_v4().to_string();
     let mut failures = 0;
     // Amazon asks for proof; it is asked for until it is there.
     let mut proof_missing = config.backend_host.is_none() && !config.external;
@@ -293,8 +304,12 @@ pub async fn register(
                 }
             }
         }
-        let answer: Result<RegisterContainerInstanceResponse, CallError> =
-            control_plane.call("RegisterContainerInstance", &body).await;
+        let answer: Result<RegisterContainerInstanceResponse, CallError> = control_plane
+            .call(
+                "RegisterContainerInstance",
+                &WithToken { body: &body, client_token: &client_token },
+            )
+            .await;
         let error = match answer {
             Ok(answer) => {
                 let instance = answer.container_instance.ok_or(Terminal::Answer)?;

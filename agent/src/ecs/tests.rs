@@ -389,9 +389,12 @@ async fn a_refused_registration_ends_the_agent_and_a_missing_default_cluster_is_
     script
         .script("RegisterContainerInstance", vec![error("ClientException", "Cluster not found.")]);
     let _member = join(&store, config(&script, &[("ECS_CLUSTER", "")]));
-    assert_eq!(script.call("RegisterContainerInstance").await["cluster"], "default");
+    let first = script.call("RegisterContainerInstance").await;
+    assert_eq!(first["cluster"], "default");
     assert_eq!(script.call("CreateCluster").await, json!({"clusterName": "default"}));
-    script.call("RegisterContainerInstance").await;
+    // One whose answer is lost must not make a second instance.
+    assert!(first["clientToken"].as_str().is_some_and(|token| token.len() == 36));
+    assert_eq!(script.call("RegisterContainerInstance").await, first);
     script.call("DiscoverPollEndpoint").await;
 }
 
