@@ -68,7 +68,7 @@ impl LogService {
         let endpoint = given
             .map(Arc::from)
             .or_else(|| self.endpoint.clone())
-            .unwrap_or_else(|| format!("https://logs.{region}.amazonaws.com").into());
+            .unwrap_or_else(|| amazon(&region).into());
         let stream =
             option("awslogs-stream").unwrap_or_else(|| match option("awslogs-stream-prefix") {
                 Some(prefix) => format!("{prefix}/{}/{}", container.name, task.id),
@@ -88,6 +88,12 @@ impl LogService {
             role: role.map(|id| (self.roles.clone(), id)),
         })
     }
+}
+
+/// Amazon's endpoint in a region.
+fn amazon(region: &str) -> String {
+    let china = if region.starts_with("cn-") { ".cn" } else { "" };
+    format!("https://logs.{region}.amazonaws.com{china}")
 }
 
 /// Whether an endpoint of the ECS API is Amazon's.
@@ -213,8 +219,29 @@ fn named(error: &CallError, name: &str) -> bool {
 }
 
 #[cfg(test)]
+impl LogStream {
+    /// Of a service that a test answers for.
+    pub(in crate::logs) fn testing(client: Client, endpoint: &str) -> Self {
+        Self {
+            client,
+            endpoint: endpoint.into(),
+            group: "g".to_owned(),
+            stream: "s".to_owned(),
+            create_group: false,
+            role: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn endpoints_of_amazon() {
+        assert_eq!(amazon("eu-north-1"), "https://logs.eu-north-1.amazonaws.com");
+        assert_eq!(amazon("cn-north-1"), "https://logs.cn-north-1.amazonaws.com.cn");
+    }
 
     #[test]
     fn whose_endpoint_it_is() {
