@@ -137,8 +137,9 @@ async fn a_task_comes_runs_and_stops() {
         ack,
         json!({"messageId": "p1", "credentialsId": "c1", "expiration": "2030-01-01T00:00:00Z"})
     );
-    let held = member.credentials.get("c1").unwrap();
-    assert_eq!(held.role, RoleType::Application);
+    let id = member.snapshots.borrow().states.keys().next().unwrap().clone();
+    let held = member.credentials.of(&id, RoleType::Application).unwrap();
+    assert_eq!(held.credentials_id.as_deref(), Some("c1"));
 
     let report = script.call("SubmitTaskStateChange").await;
     assert_eq!(
@@ -177,7 +178,8 @@ async fn a_task_comes_runs_and_stops() {
         states.all(|t| t.ecs.as_ref().unwrap().sent.task == Some(Reported::Stopped))
     };
     member.snapshots.wait_for(told).await.unwrap();
-    assert!(member.credentials.get("c1").is_none(), "an ended task's containers have none");
+    let held = member.credentials.of(&id, RoleType::Application);
+    assert!(held.is_none(), "an ended task's containers have none");
 
     // The next connection of this process asks for no credentials.
     drop(session);

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use protocol::aws_json::ApiError;
+use protocol::ids::TaskId;
 use protocol::logs::{
     CreateLogGroupRequest, CreateLogStreamRequest, InputLogEvent, PutLogEventsRequest,
     PutLogEventsResponse, SIGNING_NAME, TARGET,
@@ -19,7 +20,7 @@ use serde_json::Value;
 use crate::backend::credentials::{Keys, Source};
 use crate::backend::{CallError, Client, Service, SetupError};
 use crate::config::Config;
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, RoleType};
 use crate::engine::Task;
 use crate::host::runtime_id;
 
@@ -78,14 +79,14 @@ impl LogService {
             .ecs
             .as_ref()
             .filter(|ecs| ecs.logs_by_execution_role.contains(&index))
-            .and_then(|ecs| ecs.execution_credentials.clone());
+            .filter(|ecs| ecs.execution_credentials.is_some());
         Some(LogStream {
             client: self.client.in_region(&region),
             endpoint,
             group: option("awslogs-group").unwrap_or_default(),
             stream,
             create_group: option("awslogs-create-group").is_some_and(|create| create == "true"),
-            role: role.map(|id| (self.roles.clone(), id)),
+            role: role.map(|_| (self.roles.clone(), task.id.clone())),
         })
     }
 }
@@ -111,8 +112,8 @@ pub struct LogStream {
     group: String,
     stream: String,
     create_group: bool,
-    /// The execution role's credentials, by their id.
-    role: Option<(Credentials, String)>,
+    /// The execution role's credentials, newest at each call.
+    role: Option<(Credentials, TaskId)>,
 }
 
 /// A batch was not taken.
@@ -204,9 +205,9 @@ impl LogStream {
             Service { signing_name: SIGNING_NAME, target: TARGET, endpoint: &self.endpoint };
         let client = match &self.role {
             None => self.client.clone(),
-            Some((roles, id)) => {
-                let entry = roles.get(id).ok_or(PutError::NoCredentials)?;
-                let keys = Keys::of_role(&entry.credentials).ok_or(PutError::NoCredentials)?;
+            Some((roles, task)) => {
+                let found = roles.of(task, RoleType::Execution).ok_or(PutError::NoCredentials)?;
+                let keys = Keys::of_role(&found).ok_or(PutError::NoCredentials)?;
                 self.client.with_keys(keys)
             }
         };
@@ -234,8 +235,34 @@ impl LogStream {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::backend::testing;
+
+    #[tokio::test]
+    async fn renewed_credentials_are_used_from_the_next_call_on() {
+        let server = testing::Server::start(Vec::new()).await;
+        let (roles, task) = (Credentials::default(), TaskId::from_random(7));
+        let stream = LogStream {
+            role: Some((roles.clone(), task.clone())),
+            ..LogStream::testing(testing::client(), &server.endpoint())
+        };
+        assert!(matches!(stream.put(&[]).await, Err(PutError::NoCredentials)));
+        for key in ["ASIAONE", "ASIATWO"] {
+            let set = protocol::acs::Credentials {
+                credentials_id: Some(key.to_lowercase()),
+                access_key_id: Some(key.to_owned()),
+                secret_access_key: Some("hush".to_owned()),
+                ..protocol::acs::Credentials::default()
+            };
+            roles.put(task.clone(), RoleType::Execution, set);
+            stream.put(&[]).await.unwrap();
+            let requests = server.requests();
+            let signed = requests.last().unwrap().header("authorization").unwrap();
+            assert!(signed.contains(key), "{signed}");
+        }
+    }
 
     #[test]
     fn endpoints_of_amazon() {
