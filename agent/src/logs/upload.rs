@@ -387,8 +387,8 @@ mod tests {
         assert!(batches(Vec::new()).is_empty());
     }
 
-    #[test]
-    fn a_long_line_is_one_event_also_after_a_restart() {
+    #[tokio::test]
+    async fn a_long_line_is_one_event_also_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let spool = directory.path().join("spool");
         let mut monitor = super::super::tests::Monitor::new(&spool);
