@@ -31,6 +31,7 @@ use crate::backend::{CallError, Client, metadata_service};
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::engine::{Reported, Sent, TaskEvent};
+use crate::failpoint;
 use crate::host::view::Snapshot;
 use crate::host::{Input, chain};
 use crate::identity::Identity;
@@ -297,11 +298,13 @@ async fn register(
         attributes: attributes::attributes(&facts),
         resources: attributes::resources(&config.ecs, cpus, memory_mib(), &own_ports)?,
     };
-    let identity = registration::register(control_plane, request).await?;
+    let identity = registration::register(control_plane, store, request).await?;
+    failpoint::hit("register.answered");
     let registered = Registered { identity: identity.clone(), host };
     if stored.as_ref() != Some(&registered) {
         with_store(store, move |store| registration::save(store, &registered)).await?;
     }
+    failpoint::hit("register.saved");
     Ok(identity)
 }
 

@@ -13,6 +13,9 @@ pub mod credentials;
 pub mod daemon;
 pub mod ecs;
 pub mod engine;
+// The runtime's file: `protocol`, which all of them share, is pure.
+#[path = "../../runtime/src/failpoint.rs"]
+mod failpoint;
 pub mod host;
 pub mod identity;
 pub mod image;

@@ -1,10 +1,10 @@
 //! This host's membership in a cluster: RegisterContainerInstance, and what of it is remembered.
 //!
 //! Owner: the one row [`ROW`] of the store's host table. It is written before the identity is used,
-//! so that a crash registers again with the same ARN and never as a second instance. Errors are
-//! sorted into three: tried again for ever ([`Reaction::Retry`]); a missing default cluster, which is
-//! made once; and [`Terminal`], upon which the agent ends with exit code 5 and is not started again
-//! (protocol reference §2, §5.5).
+//! and a token of the request ([`ATTEMPT`]) before that, so that a crash at any moment registers
+//! again as the same instance and never as a second one. Errors are sorted into three: tried again
+//! for ever ([`Reaction::Retry`]); a missing default cluster, which is made once; and [`Terminal`],
+//! upon which the agent ends with exit code 5 and is not started again (protocol reference §2, §5.5).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use protocol::ecs::{
     RegisterContainerInstanceResponse, Resource, Tag, VersionInfo,
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::attributes::{self, NoMemory};
 use crate::backend::backoff::{self, Schedule};
@@ -22,12 +23,15 @@ use crate::backend::discover::ControlPlane;
 use crate::backend::metadata_service::{self, IdentityDocument};
 use crate::backend::{CallError, SetupError};
 use crate::config::Ecs;
+use crate::failpoint;
 use crate::host::chain;
 use crate::identity::Identity;
 use crate::store::{self, Batch, Store, Table};
 
 /// Row of the host table with the registration.
 const ROW: &str = "registration";
+/// Row of the host table with the registration that was begun.
+const ATTEMPT: &str = "registration-attempt";
 /// The cluster of those who name none.
 const DEFAULT_CLUSTER: &str = "default";
 
@@ -82,6 +86,15 @@ pub struct Registered {
     pub identity: Identity,
     /// Which host it was ([`host_id`]).
     pub host: String,
+}
+
+/// A first registration that was begun, written before the call: killed before the answer is
+/// remembered, the agent asks for the same instance again.
+#[derive(Debug, Serialize, Deserialize)]
+struct Attempt {
+    token: String,
+    /// Digest of the request; another one needs another token.
+    request: String,
 }
 
 /// How this host joins.
@@ -225,6 +238,7 @@ pub fn load(store: &Store) -> Result<Option<Registered>, store::Error> {
 pub fn save(store: &Store, registered: &Registered) -> Result<(), store::Error> {
     let mut batch = Batch::default();
     batch.put(Table::Host, ROW, registered)?;
+    batch.remove(Table::Host, ATTEMPT);
     store.commit(batch)
 }
 
@@ -235,7 +249,27 @@ pub fn save(store: &Store, registered: &Registered) -> Result<(), store::Error> 
 pub fn forget(store: &Store) -> Result<(), store::Error> {
     let mut batch = Batch::default();
     batch.remove(Table::Host, ROW);
+    batch.remove(Table::Host, ATTEMPT);
     store.commit(batch)
+}
+
+/// The token of the attempt at this request, which is remembered. Blocks.
+fn attempt(store: &Store, request: String) -> Result<String, store::Error> {
+    let rows: store::Rows<Attempt> = store.load(Table::Host)?;
+    let begun = rows.into_iter().find(|(key, _)| key == ATTEMPT).map(|(_, row)| row).transpose()?;
+    if let Some(attempt) = begun.filter(|attempt| attempt.request == request) {
+        return Ok(attempt.token);
+    }
+    let attempt = Attempt { token: uuid::Uuid::new_v4().to_string(), request };
+    let mut batch = Batch::default();
+    batch.put(Table::Host, ATTEMPT, &attempt)?;
+    store.commit(batch)?;
+    Ok(attempt.token)
+}
+
+fn digest(request: &RegisterContainerInstanceRequest) -> String {
+    let request = RegisterContainerInstanceRequest { client_token: None, ..request.clone() };
+    hex::encode(Sha256::digest(serde_json::to_vec(&request).unwrap_or_default()))
 }
 
 /// One registration.
@@ -250,21 +284,13 @@ pub struct Request<'a> {
     pub resources: Vec<Resource>,
 }
 
-/// A registration with what the service model leaves out, and Amazon's agent sends.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct WithToken<'a> {
-    #[serde(flatten)]
-    body: &'a RegisterContainerInstanceRequest,
-    client_token: &'a str,
-}
-
 /// Registers, for as long as it takes.
 ///
 /// # Errors
 /// If trying again cannot help.
 pub async fn register(
     control_plane: &ControlPlane,
+    store: &Arc<Store>,
     request: Request<'_>,
 ) -> Result<Identity, Terminal> {
     let Request { ecs: config, region, join, stored_cluster, attributes, resources } = request;
@@ -284,9 +310,8 @@ pub async fn register(
         attributes: Some(attributes),
         platform_devices: None,
         tags: Some(tags(config)).filter(|tags| !tags.is_empty()),
+        client_token: None,
     };
-    // The same over the attempts: one whose answer was lost must not make a second instance.
-    let client_token = uuid::Uuid::new_v4().to_string();
     let mut failures = 0;
     // Amazon asks for proof; it is asked for until it is there.
     let mut proof_missing = config.backend_host.is_none() && !config.external;
@@ -304,12 +329,13 @@ pub async fn register(
                 }
             }
         }
-        let answer: Result<RegisterContainerInstanceResponse, CallError> = control_plane
-            .call(
-                "RegisterContainerInstance",
-                &WithToken { body: &body, client_token: &client_token },
-            )
-            .await;
+        if body.container_instance_arn.is_none() {
+            let request = digest(&body);
+            body.client_token = Some(with_store(store, |store| attempt(store, request)).await?);
+        }
+        failpoint::hit("register.before");
+        let answer: Result<RegisterContainerInstanceResponse, CallError> =
+            control_plane.call("RegisterContainerInstance", &body).await;
         let error = match answer {
             Ok(answer) => {
                 let instance = answer.container_instance.ok_or(Terminal::Answer)?;

@@ -29,6 +29,7 @@ use crate::backend::discover::ControlPlane;
 use crate::credentials::Credentials;
 use crate::engine::report::{self, Due, Report};
 use crate::engine::{Image, Reported, Task, TaskEvent};
+use crate::failpoint;
 use crate::host::view::Snapshot;
 use crate::host::{Input, chain, runtime_id};
 use crate::identity::Identity;
@@ -204,8 +205,10 @@ async fn send(
     failures: u32,
 ) -> Ended {
     let Some(request) = request(identity, task, report) else { return Ended::Failed };
+    failpoint::hit("report.before");
     let answer: Result<SubmitTaskStateChangeResponse, CallError> =
         control_plane.call("SubmitTaskStateChange", &request).await;
+    failpoint::hit("report.sent");
     match answer {
         Ok(_) => {}
         Err(error) if error.api().is_some_and(|e| e.name == "InvalidParameterException") => {
@@ -226,7 +229,9 @@ async fn send(
     if inbox.send(Input::Ask { task: task.id.clone(), event, reply }).await.is_err() {
         return Ended::Closed;
     }
-    match answer.await {
+    let stored = answer.await;
+    failpoint::hit("report.marked");
+    match stored {
         Ok(Ok(_)) => Ended::Marked,
         Ok(Err(error)) => {
             tracing::warn!(task = %task.id, error, "cannot remember what was reported");

@@ -12,6 +12,9 @@ pub mod api;
 pub mod auth;
 pub mod cli;
 pub mod config;
+// The runtime's file: `protocol`, which all of them share, is pure.
+#[path = "../../runtime/src/failpoint.rs"]
+mod failpoint;
 pub mod http;
 pub mod logs;
 pub mod model;

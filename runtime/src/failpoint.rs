@@ -1,9 +1,9 @@
 //! Places at which a crash test has the process kill itself.
 //!
-//! Compiled in by the feature `failpoints` only. `LIGHTER_FAILPOINT=name:n` sends SIGKILL to the
-//! process at the n-th time it comes by the point `name`. `LIGHTER_FAILPOINT_ONCE=path` names a
-//! file that is created first; while it exists nothing fires, so that the successor of a killed
-//! process lives.
+//! One file of runtime, agent and control plane, compiled in by the feature `failpoints` of each.
+//! `LIGHTER_FAILPOINT=name:n` sends SIGKILL to the process at the n-th time it comes by the point
+//! `name`. `LIGHTER_FAILPOINT_ONCE=path` names a file that is created first; while it exists nothing
+//! fires, so that the successor of a killed process lives.
 
 /// The process came by the point `name`.
 #[cfg(not(feature = "failpoints"))]

@@ -36,6 +36,19 @@ def test_groups():
     assert "/a/two" in [g["logGroupName"] for page in pages for g in page["logGroups"]]
 
 
+def test_tags():
+    logs.create_log_group(logGroupName="tagged", tags={"a": "1"})
+    arn = logs.describe_log_groups(logGroupNamePrefix="tagged")["logGroups"][0]["arn"].removesuffix(":*")
+    logs.tag_log_group(logGroupName="tagged", tags={"b": "2"})
+    assert logs.list_tags_log_group(logGroupName="tagged")["tags"] == {"a": "1", "b": "2"}
+    logs.untag_log_group(logGroupName="tagged", tags=["a"])
+    logs.tag_resource(resourceArn=arn, tags={"c": "3"})
+    logs.untag_resource(resourceArn=arn, tagKeys=["b"])
+    assert logs.list_tags_for_resource(resourceArn=arn)["tags"] == {"c": "3"}
+    raises("ResourceNotFoundException", logs.list_tags_log_group, logGroupName="nothing")
+    raises("ResourceNotFoundException", logs.tag_resource, resourceArn=arn + "-not", tags={"c": "3"})
+
+
 def test_streams_and_events():
     stream("g", "s/one")
     stream("g", "s/two")
@@ -90,4 +103,4 @@ def test_batches():
 
 
 if __name__ == "__main__":
-    run(globals())
+    run(globals(), logs=OPERATIONS["logs"])

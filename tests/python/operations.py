@@ -41,6 +41,16 @@ def test_clusters():
     )
     settings = ecs.describe_clusters(clusters=["blue"], include=["SETTINGS"])["clusters"][0]["settings"]
     assert {"name": "containerInsights", "value": "enabled"} in settings, settings
+    insights = {"name": "containerInsights", "value": "enhanced"}
+    updated = ecs.update_cluster(cluster="blue", settings=[insights])["cluster"]
+    assert updated["settings"] == [insights], updated
+    strategy = [{"capacityProvider": "FARGATE", "weight": 1, "base": 0}]
+    put = ecs.put_cluster_capacity_providers(
+        cluster="blue", capacityProviders=["FARGATE"], defaultCapacityProviderStrategy=strategy
+    )["cluster"]
+    assert put["capacityProviders"] == ["FARGATE"] and put["defaultCapacityProviderStrategy"] == strategy, put
+    raises("InvalidParameterException", ecs.put_cluster_capacity_providers, cluster="blue",
+           capacityProviders=["mine"], defaultCapacityProviderStrategy=[])
     assert ecs.delete_cluster(cluster="blue")["cluster"]["status"] == "INACTIVE"
     assert arn("cluster/blue") not in ecs.list_clusters()["clusterArns"]
     raises("ClusterNotFoundException", ecs.list_tasks, cluster="gone")
@@ -55,6 +65,17 @@ def test_pages():
     found = [arn for page in pages for arn in page["clusterArns"]]
     assert len([a for a in found if "/page-" in a]) == 5 and len(set(found)) == len(found), found
     raises("InvalidParameterException", ecs.list_clusters, nextToken="nonsense")
+    for number in range(3):
+        definition(f"page-{number}")
+    for operation, member, arguments in [
+        ("list_task_definitions", "taskDefinitionArns", {"familyPrefix": "page-1"}),
+        ("list_task_definition_families", "families", {"familyPrefix": "page-"}),
+        ("list_account_settings", "settings", {"effectiveSettings": True}),
+    ]:
+        whole = getattr(ecs, operation)(**arguments)[member]
+        pages = list(ecs.get_paginator(operation).paginate(**arguments, PaginationConfig={"PageSize": 1}))
+        assert [item for page in pages for item in page[member]] == whole, pages
+        assert all(len(page[member]) == 1 for page in pages), pages
 
 
 def test_task_definitions():
@@ -117,7 +138,16 @@ def test_tags():
     ecs.untag_resource(resourceArn=cluster, tagKeys=["a"])
     assert ecs.list_tags_for_resource(resourceArn=cluster)["tags"] == [{"key": "b", "value": "2"}]
     raises("InvalidParameterException", ecs.tag_resource, resourceArn=cluster, tags=[{"key": "aws:x", "value": "1"}])
-    assert ecs.list_account_settings(effectiveSettings=True)["settings"]
+
+
+def test_account_settings():
+    effective = ecs.list_account_settings(effectiveSettings=True)["settings"]
+    assert {s["name"]: s["value"] for s in effective}["taskLongArnFormat"] == "enabled", effective
+    long = {"name": "taskLongArnFormat", "value": "enabled"}
+    for put in (ecs.put_account_setting, ecs.put_account_setting_default):
+        assert put(**long)["setting"].items() >= long.items()
+        raises("InvalidParameterException", put, name="taskLongArnFormat", value="disabled")
+    assert ecs.list_account_settings(effectiveSettings=True)["settings"] == effective
 
 
 def test_container_instances_without_an_agent():
@@ -163,6 +193,8 @@ def test_container_instances_without_an_agent():
     ecs.update_container_instances_state(cluster="bare", containerInstances=[instance], status="ACTIVE")
     message = raises("ClusterContainsContainerInstancesException", ecs.delete_cluster, cluster="bare")
     assert message
+    raises("NoUpdateAvailableException", ecs.update_container_agent, cluster="bare", containerInstance=instance)
+    raises("InvalidParameterException", ecs.update_container_agent, cluster="bare", containerInstance="0" * 32)
     gone = ecs.deregister_container_instance(cluster="bare", containerInstance=instance)["containerInstance"]
     assert gone["status"] == "INACTIVE", gone
     assert ecs.list_container_instances(cluster="bare")["containerInstanceArns"] == []
@@ -180,6 +212,24 @@ def test_endpoints_for_agents():
     ecs.create_cluster(clusterName="default")
     found = ecs.discover_poll_endpoint(cluster="default")
     assert found["endpoint"].startswith("http") and found["telemetryEndpoint"].startswith("http"), found
+
+
+def test_reports_of_what_is_not_known():
+    """They are acknowledged, so that agents do not repeat them for ever."""
+    ecs.create_cluster(clusterName="reports")
+    task = arn("task/reports/" + "0" * 32)
+    for answer in [
+        ecs.submit_task_state_change(cluster="reports", task=task, status="STOPPED"),
+        ecs.submit_container_state_change(
+            cluster="reports", task=task, containerName="main", status="STOPPED", exitCode=0
+        ),
+        ecs.submit_attachment_state_changes(
+            cluster="reports", attachments=[{"attachmentArn": arn("attachment/x"), "status": "ATTACHED"}]
+        ),
+    ]:
+        assert answer["acknowledgment"] == "ACK", answer
+    raises("InvalidParameterException", ecs.submit_task_state_change, cluster="reports", task="no task", status="STOPPED")
+    assert ecs.list_tasks(cluster="reports", desiredStatus="STOPPED")["taskArns"] == []
 
 
 def test_operations_that_are_not_there():
@@ -207,4 +257,4 @@ def test_run_task_without_instances():
 
 
 if __name__ == "__main__":
-    run(globals())
+    run(globals(), sts=["GetCallerIdentity"], ecs=OPERATIONS["operations"])

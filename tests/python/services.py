@@ -114,6 +114,37 @@ def test_the_circuit_breaker_rolls_back():
     remove("breaker")
 
 
+def test_a_protected_task():
+    register("guarded")
+    ecs.create_service(serviceName="guarded", taskDefinition="guarded", desiredCount=2)
+    wait(ecs, "services_stable", services=["guarded"])
+    kept = tasks("guarded")[0]["taskArn"]
+    put = ecs.update_task_protection(cluster="default", tasks=[kept], protectionEnabled=True, expiresInMinutes=10)
+    assert put["failures"] == [] and put["protectedTasks"][0]["expirationDate"], put
+    shown = ecs.get_task_protection(cluster="default", tasks=[kept])["protectedTasks"]
+    assert shown == put["protectedTasks"] and shown[0]["protectionEnabled"] is True, shown
+    ecs.update_service(service="guarded", desiredCount=1)
+    eventually("the other one goes", lambda: [t["taskArn"] for t in tasks("guarded")] == [kept])
+    ecs.update_task_protection(cluster="default", tasks=[kept], protectionEnabled=False)
+    assert ecs.get_task_protection(cluster="default", tasks=[kept])["protectedTasks"][0]["protectionEnabled"] is False
+    lone = ecs.run_task(taskDefinition="guarded")["tasks"][0]["taskArn"]
+    found = ecs.update_task_protection(cluster="default", tasks=[lone], protectionEnabled=True)
+    assert found["protectedTasks"] == [] and found["failures"][0]["reason"] == "TASK_NOT_VALID", found
+    ecs.stop_task(task=lone)
+    remove("guarded")
+
+
+def test_pages_of_services():
+    register("page")
+    for number in range(3):
+        ecs.create_service(serviceName=f"page-{number}", taskDefinition="page", desiredCount=0)
+    pages = list(ecs.get_paginator("list_services").paginate(PaginationConfig={"PageSize": 1}))
+    found = [arn.rsplit("/")[-1] for page in pages for arn in page["serviceArns"]]
+    assert [name for name in found if name.startswith("page-")] == ["page-0", "page-1", "page-2"], found
+    for number in range(3):
+        remove(f"page-{number}")
+
+
 def test_no_room():
     register("room", [container(memory=10_000_000)])
     ecs.create_service(serviceName="room", taskDefinition="room", desiredCount=1)
@@ -130,4 +161,4 @@ def test_unknown_services():
 
 
 if __name__ == "__main__":
-    run(globals())
+    run(globals(), ecs=OPERATIONS["services"])

@@ -61,7 +61,10 @@ def test_life_of_a_task():
 
 
 def test_an_essential_container_exits():
-    register("exits", [container(script="exit 7"), container("side", essential=False)])
+    register("exits", [
+        container(script="exit 7", dependsOn=[{"containerName": "side", "condition": "START"}]),
+        container("side", essential=False),
+    ])
     arn = ecs.run_task(taskDefinition="exits")["tasks"][0]["taskArn"]
     wait(ecs, "tasks_stopped", tasks=[arn])
     task = describe(arn)
@@ -182,6 +185,35 @@ def test_client_tokens():
     ecs.stop_task(task=one)
 
 
+def test_late_reports():
+    """What an agent says twice or too late is acknowledged and changes nothing."""
+    register("late")
+    arn = ecs.run_task(taskDefinition="late")["tasks"][0]["taskArn"]
+    wait(ecs, "tasks_running", tasks=[arn])
+    before = describe(arn)
+    reports = [{"containerName": "main", "status": "PENDING"}]
+    assert ecs.submit_task_state_change(task=arn, status="PENDING", containers=reports)["acknowledgment"] == "ACK"
+    late = ecs.submit_container_state_change(task=arn, containerName="main", status="PENDING")
+    assert late["acknowledgment"] == "ACK"
+    assert describe(arn) | {"version": 0} == before | {"version": 0}, (describe(arn), before)
+    ecs.stop_task(task=arn)
+    wait(ecs, "tasks_stopped", tasks=[arn])
+    stopped = describe(arn)
+    ecs.submit_task_state_change(task=arn, status="RUNNING", containers=[{"containerName": "main", "status": "RUNNING"}])
+    assert describe(arn) == stopped, (describe(arn), stopped)
+
+
+def test_pages_of_tasks():
+    register("pages")
+    arns = [t["taskArn"] for t in ecs.run_task(taskDefinition="pages", count=3)["tasks"]]
+    pages = list(ecs.get_paginator("list_tasks").paginate(family="pages", PaginationConfig={"PageSize": 1}))
+    assert [len(p["taskArns"]) for p in pages] == [1, 1, 1], pages
+    assert {a for p in pages for a in p["taskArns"]} == set(arns), pages
+    for arn in arns:
+        ecs.stop_task(task=arn)
+    wait(ecs, "tasks_stopped", tasks=arns)
+
+
 def test_unknown_tasks():
     found = ecs.describe_tasks(tasks=["0" * 32])
     assert found["tasks"] == [] and found["failures"][0]["reason"] == "MISSING", found
@@ -196,4 +228,4 @@ def test_a_role_that_is_not_there():
 
 
 if __name__ == "__main__":
-    run(globals())
+    run(globals(), ecs=OPERATIONS["tasks"])

@@ -47,6 +47,31 @@ pub struct Agent {
     process: Option<Child>,
 }
 
+/// A place in a daemon's code at which it kills itself.
+#[derive(Debug, Clone)]
+pub struct FailPoint {
+    pub name: String,
+    /// At the how-manieth time that it comes by; from 1.
+    pub hit: u32,
+}
+
+impl FailPoint {
+    /// Whether the daemons have fail points.
+    pub fn are_there() -> bool {
+        std::env::var_os("LIGHTER_FAILPOINTS").is_some()
+    }
+
+    /// The program with the feature `failpoints` in the directory `LIGHTER_FAILPOINTS` (set by
+    /// `make test`), or the one that the other tests use, which lives on.
+    fn command(&self, program: &str) -> Command {
+        let directory = std::env::var_os("LIGHTER_FAILPOINTS").map(PathBuf::from);
+        let path = directory.map_or_else(|| crate::binary(program), |path| path.join(program));
+        let mut command = Command::new(path);
+        command.env("LIGHTER_FAILPOINT", format!("{}:{}", self.name, self.hit));
+        command
+    }
+}
+
 impl Cluster {
     /// A control plane, without an agent.
     pub fn new() -> Self {
@@ -110,19 +135,38 @@ impl Cluster {
 
     /// Starts the control plane and waits until it serves.
     pub fn start_control_plane(&mut self) {
-        assert!(self.control_plane.is_none(), "it runs");
-        let log = append(&self.host.path("control-plane.log"));
-        let child = self
-            .control_plane(&["serve", "--listen", "0.0.0.0:4780", "--settle", "1s"])
-            .args(&self.serve)
-            .stdout(log.try_clone().expect("a descriptor"))
-            .stderr(log)
-            .spawn();
-        self.control_plane = Some(child.expect("lighter-control-plane starts"));
+        self.spawn_control_plane(None);
         self.eventually("the control plane serves", || {
             self.host.sh("curl -fsS http://127.0.0.1:4780/healthz >/dev/null && echo serves")
                 == "serves"
         });
+    }
+
+    /// Starts the control plane so that it kills itself at a [fail point](FailPoint).
+    pub fn arm_control_plane(&mut self, at: &FailPoint) {
+        self.spawn_control_plane(Some(at));
+    }
+
+    fn spawn_control_plane(&mut self, at: Option<&FailPoint>) {
+        assert!(self.control_plane.is_none(), "it runs");
+        let log = append(&self.host.path("control-plane.log"));
+        let name = "lighter-control-plane";
+        let mut command =
+            at.map_or_else(|| Command::new(crate::binary(name)), |at| at.command(name));
+        command
+            .args(["serve", "--listen", "0.0.0.0:4780", "--settle", "1s"])
+            .args(&self.serve)
+            .arg("--data")
+            .arg(self.data())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor"))
+            .stderr(log);
+        self.control_plane = Some(command.spawn().expect("lighter-control-plane starts"));
+    }
+
+    /// Whether the control plane has died since it was started; if so, it can be started again.
+    pub fn control_plane_died(&mut self) -> bool {
+        died(&mut self.control_plane)
     }
 
     /// SIGKILLs the control plane.
@@ -186,6 +230,18 @@ impl Cluster {
         network: Option<PathBuf>,
         environment: &[(&str, &str)],
     ) -> usize {
+        let index = self.configure_agent(root, network, environment);
+        self.start_agent(index);
+        self.wait_connected(self.agents.len());
+        index
+    }
+
+    fn configure_agent(
+        &mut self,
+        root: PathBuf,
+        network: Option<PathBuf>,
+        environment: &[(&str, &str)],
+    ) -> usize {
         let config = root.join("etc/ecs");
         std::fs::create_dir_all(&config).expect("a directory");
         let mut text = format!(
@@ -200,10 +256,7 @@ impl Cluster {
         // Of a variable that is given twice the last one counts.
         std::fs::write(config.join("ecs.config"), text).expect("write ecs.config");
         self.agents.push(Agent { root, network, process: None });
-        let index = self.agents.len() - 1;
-        self.start_agent(index);
-        self.wait_connected(self.agents.len());
-        index
+        self.agents.len() - 1
     }
 
     /// An agent by its index.
@@ -211,15 +264,36 @@ impl Cluster {
         &self.agents[index]
     }
 
+    /// Adds an agent in the test's network with a root of its own, which is not started: its index.
+    pub fn prepare_agent(&mut self, name: &str, environment: &[(&str, &str)]) -> usize {
+        self.configure_agent(self.host.path(name), None, environment)
+    }
+
     /// Starts a stopped agent.
     pub fn start_agent(&mut self, index: usize) {
+        self.spawn_agent(index, None);
+    }
+
+    /// Starts a stopped agent so that it kills itself at a [fail point](FailPoint).
+    pub fn arm_agent(&mut self, index: usize, at: &FailPoint) {
+        self.spawn_agent(index, Some(at));
+    }
+
+    /// Whether the agent has died since it was started; if so, it can be started again.
+    pub fn agent_died(&mut self, index: usize) -> bool {
+        died(&mut self.agents[index].process)
+    }
+
+    fn spawn_agent(&mut self, index: usize, at: Option<&FailPoint>) {
         let log = append(&self.host.path(&format!("agent{index}.log")));
         let agent = &mut self.agents[index];
         assert!(agent.process.is_none(), "it runs");
         let lighter = crate::binary("lighter");
-        let mut command = match &agent.network {
-            None => Command::new(&lighter),
-            Some(network) => {
+        let mut command = match (&agent.network, at) {
+            (None, None) => Command::new(&lighter),
+            (None, Some(at)) => at.command("lighter"),
+            (Some(network), _) => {
+                assert!(at.is_none(), "only an agent in the test's network can be armed");
                 let mut command = Command::new("nsenter");
                 command.arg(format!("--net={}", network.display())).arg(&lighter);
                 command
@@ -375,6 +449,16 @@ impl Default for Cluster {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Whether a process has ended, which is then taken out.
+fn died(process: &mut Option<Child>) -> bool {
+    let Some(child) = process else { return false };
+    let ended = child.try_wait().expect("it is a child").is_some();
+    if ended {
+        *process = None;
+    }
+    ended
 }
 
 fn append(path: &Path) -> File {

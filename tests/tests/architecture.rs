@@ -193,7 +193,9 @@ fn modules_depend_downwards_only() {
                 for used in line.split("crate::").skip(1) {
                     let used: String =
                         used.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-                    if !used.is_empty() && used != own && !allowed.contains(&used.as_str()) {
+                    // Below all, and nothing in what is shipped.
+                    let everyones = used.is_empty() || used == own || used == "failpoint";
+                    if !everyones && !allowed.contains(&used.as_str()) {
                         found.push(format!("{}:{number}: {module} uses {used}", path.display()));
                     }
                 }

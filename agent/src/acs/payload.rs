@@ -19,6 +19,7 @@ use super::manifest::Manifests;
 use super::{Context, Error, ack};
 use crate::credentials::RoleType;
 use crate::engine::{Desired, EcsTask, NewTask, StopCode, Task, TaskEvent};
+use crate::failpoint;
 use crate::host::{Input, admit, chain};
 
 /// The Amazon agent's word, spelt as control planes know it.
@@ -46,6 +47,7 @@ pub(super) async fn handle(
         tracing::warn!("a payload without id, cluster or instance; dropped");
         return Vec::new();
     }
+    failpoint::hit("payload.before");
     let mut tasks: Vec<Read> = message.tasks.iter().map(read).collect();
     tasks.sort_by_key(|task| match task {
         Read::Whole(task) => task.desired_status.as_deref() != Some("STOPPED"),
@@ -80,6 +82,7 @@ pub(super) async fn handle(
     if let Some(number) = message.seq_num {
         manifests.passed(number);
     }
+    failpoint::hit("payload.stored");
     if handled { answers } else { Vec::new() }
 }
 

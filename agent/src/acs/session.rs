@@ -13,6 +13,7 @@ use crate::backend::backoff::Schedule;
 use crate::backend::discover::ControlPlane;
 use crate::backend::session::{Attempts, End, Limits, Link};
 use crate::backend::socket::{self, Address, Socket};
+use crate::failpoint;
 use crate::host::chain;
 use crate::registration::version_info;
 
@@ -81,6 +82,7 @@ async fn serve(mut link: Link, context: &Context, manifests: &mut Manifests) -> 
                     if let Err(end) = write(&mut link, answer).await {
                         return end;
                     }
+                    failpoint::hit("session.answered");
                 }
                 if let Some((kind, message)) = outcome.exception {
                     return End::Exception { kind, message };

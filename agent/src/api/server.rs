@@ -258,6 +258,7 @@ async fn agent(State(api): State<Api>) -> Json<AgentInfo> {
             .membership
             .identity()
             .map(|identity| identity.container_instance_arn.clone()),
+        ships_logs: api.hands.ships_logs(),
     })
 }
 

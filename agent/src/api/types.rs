@@ -33,6 +33,9 @@ pub struct AgentInfo {
     /// ARN of the container instance, once it is registered.
     #[serde(default)]
     pub container_instance: Option<String>,
+    /// The log driver `awslogs` ships what tasks write, also of those that name no endpoint.
+    #[serde(default)]
+    pub ships_logs: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -197,8 +197,13 @@ fn next(schedule: Schedule, end: &End, lasted: Duration, failures: u32, random: 
     if end.is_inactive() || matches!(end, End::NoEndpoint) {
         return Next { pause: LONG, failures: 0 };
     }
-    if matches!(end, End::Normal) && lasted >= FLEETING {
-        return Next { pause: Duration::ZERO, failures: 0 };
+    if matches!(end, End::Normal) {
+        // A control plane that was restarted a few times in a row is not a reason to stay away.
+        return if lasted >= FLEETING {
+            Next { pause: Duration::ZERO, failures: 0 }
+        } else {
+            Next { pause: schedule.pause(1, random), failures: 1 }
+        };
     }
     let failures = if lasted >= GOOD { 1 } else { failures.saturating_add(1) };
     Next { pause: schedule.pause(failures, random), failures }
@@ -282,6 +287,7 @@ mod tests {
         for (end, lasted, failures, expected) in [
             (End::Normal, seconds(5), 7, (Duration::ZERO, 0)),
             (End::Normal, Duration::ZERO, 0, (Duration::from_millis(250), 1)),
+            (End::Normal, Duration::ZERO, 7, (Duration::from_millis(250), 1)),
             (silent(), Duration::ZERO, 1, (Duration::from_millis(375), 2)),
             (silent(), seconds(59), 1, (Duration::from_millis(375), 2)),
             (silent(), seconds(60), 9, (Duration::from_millis(250), 1)),

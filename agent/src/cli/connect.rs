@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::agent::SERVED;
 use super::{Error, Failure, configuration};
 use crate::api::client::{Client, ClientError};
+use crate::api::types::AgentInfo;
 use crate::daemon::{self, Agent, Mode};
 use crate::layout::Layout;
 
@@ -26,6 +27,8 @@ const FAREWELL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) client: Client,
+    /// What the agent says of itself.
+    pub(super) agent: AgentInfo,
     pub(super) layout: Layout,
     embedded: Option<Agent>,
 }
@@ -35,15 +38,15 @@ impl Connection {
     pub(super) async fn open(layout: Layout) -> Result<Self, Failure> {
         let give_up = Instant::now() + PATIENCE;
         loop {
-            if let Some(client) = find(&layout).await? {
-                return Ok(Self { client, layout, embedded: None });
+            if let Some((client, agent)) = find(&layout).await? {
+                return Ok(Self { client, agent, layout, embedded: None });
             }
             let config = configuration(&layout)?;
             match daemon::serve(layout.clone(), &config, Mode::Embedded).await {
                 Ok(agent) => {
                     let embedded = Some(agent);
-                    let (client, _) = Client::connect(&layout.api_socket()).await?;
-                    return Ok(Self { client, layout, embedded });
+                    let (client, agent) = Client::connect(&layout.api_socket()).await?;
+                    return Ok(Self { client, agent, layout, embedded });
                 }
                 // It is about to serve, or has just ended.
                 Err(daemon::Error::Served { .. }) if Instant::now() < give_up => {
@@ -82,9 +85,9 @@ impl Connection {
 }
 
 /// The root's agent, if one answers.
-async fn find(layout: &Layout) -> Result<Option<Client>, Failure> {
+async fn find(layout: &Layout) -> Result<Option<(Client, AgentInfo)>, Failure> {
     match Client::connect(&layout.api_socket()).await {
-        Ok((client, _)) => Ok(Some(client)),
+        Ok(found) => Ok(Some(found)),
         Err(ClientError::NotRunning { .. }) => Ok(None),
         Err(ClientError::Directory { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Ok(None)

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use protocol::taskdef::TaskDefinition;
+use protocol::taskdef::{ContainerDefinition, LogDriver, TaskDefinition};
 
 use super::connect::Connection;
 use super::printer::{Printer, Style, wants_colour};
@@ -72,6 +72,7 @@ async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
     }
     let signals = Signals::open()?;
     let connection = Connection::open(layout.clone()).await?;
+    tell_of_local_logs(&task.definition, &connection);
     let view = match connection.client.run(&task).await {
         Ok(view) => view,
         Err(error) => {
@@ -124,10 +125,25 @@ fn without_effect(definition: &TaskDefinition) -> Vec<String> {
     warnings
 }
 
+/// Where the agent knows no logs service, what the driver `awslogs` was to ship stays here.
+fn tell_of_local_logs(definition: &TaskDefinition, connection: &Connection) {
+    let stays = |container: &ContainerDefinition| {
+        let log = &container.log;
+        log.driver == LogDriver::AwsLogs && !log.options.contains_key("awslogs-endpoint")
+    };
+    if !connection.agent.ships_logs && definition.containers.iter().any(stays) {
+        output::tell(
+            "lighter: logs of the driver awslogs stay on this host, which is in no cluster and has \
+             neither an endpoint nor keys configured: `lighter logs` shows them",
+        );
+    }
+}
+
 /// Hands the task to an agent that outlives this process, and returns once it runs, as `docker run
 /// --detach` does: what keeps it from starting is this command's failure.
 async fn detach(task: &RunTask, layout: Layout, quiet: bool) -> Result<u8, Failure> {
     let connection = Connection::open_lasting(layout).await?;
+    tell_of_local_logs(&task.definition, &connection);
     let client = connection.client.clone();
     let mut view = client.run(task).await?;
     let mut progress = Progress::new(quiet);

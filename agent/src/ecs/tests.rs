@@ -7,9 +7,12 @@ mod telemetry;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::SinkExt;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::*;
+use crate::backend::socket::LARGEST_FRAME;
 use crate::credentials::RoleType;
 use script::{CLUSTER, ControlPlane as Script, INSTANCE, KEY, SECRET, Session, host};
 
@@ -398,6 +401,57 @@ async fn a_refused_registration_ends_the_agent_and_a_missing_default_cluster_is_
     assert!(first["clientToken"].as_str().is_some_and(|token| token.len() == 36));
     assert_eq!(script.call("RegisterContainerInstance").await, first);
     script.call("DiscoverPollEndpoint").await;
+}
+
+#[tokio::test]
+async fn frames_that_cannot_be_read_are_dropped_and_too_large_ones_end_the_session() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let mut script = Script::start().await;
+    let (member, mut session) = joined(&mut script, &store).await;
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let nested = format!(r#"{{"type":"PayloadMessage","message":{{"tasks":{deep}}}}}"#);
+    for frame in [
+        "",
+        " ",
+        "nonsense",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        "7",
+        r#"{"type":5}"#,
+        r#"{"type":null,"message":{}}"#,
+        r#"{"type":"Nobody'sMessage","message":{"messageId":"n"}}"#,
+        r#"{"type":"\u0000\u001b[31m","message":{}}"#,
+        r#"{"type":"AckRequest","message":{"messageId":"mine"}}"#,
+        r#"{"type":"HeartbeatMessage","message":["h",true]}"#,
+        r#"{"type":"HeartbeatMessage","message":[]}"#,
+        r#"{"type":"HeartbeatMessage","message":{"messageId":7}}"#,
+        r#"{"type":"HeartbeatMessage","type":"HeartbeatMessage","message":{}}"#,
+        r#"{"type":"PayloadMessage","message":null}"#,
+        r#"{"type":"PayloadMessage","message":{"messageId":"p","tasks":{}}}"#,
+        r#"{"type":"TaskManifestMessage","message":{"messageId":"m","timeline":"1"}}"#,
+        r#"{"type":"TaskStopVerificationAck","message":{"messageId":"x","stopTasks":7}}"#,
+        r#"{"type":"PayloadMessage","message":{"messageId":"\ud800"}}"#,
+        &deep,
+        &nested,
+        &format!(r#"{{"type":"{}"}}"#, "x".repeat(100_000)),
+    ] {
+        session.send_text(frame).await;
+    }
+    session.socket.send(Message::binary(vec![0, 159, 146, 150])).await.unwrap();
+    session.socket.send(Message::Ping(Vec::new().into())).await.unwrap();
+    // The next answer is the one to this: to none of the others was one, and the session lives.
+    session.send("HeartbeatMessage", json!({"messageId": "h", "healthy": true})).await;
+    let beat = session.receive().await;
+    assert_eq!(beat, ("HeartbeatAckRequest".to_owned(), json!({"messageId": "h"})));
+    assert!(member.snapshots.borrow().states.is_empty());
+    // It may close before all is sent.
+    drop(session.socket.send(Message::text("x".repeat(LARGEST_FRAME + 1))).await);
+    let mut again = script.session().await;
+    again.send("PayloadMessage", payload("p", &[task(TASK, "RUNNING")])).await;
+    assert_ack(&mut again, "p").await;
 }
 
 #[tokio::test]

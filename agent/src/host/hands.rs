@@ -110,6 +110,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Hands {
+    /// Whether `awslogs` ships logs of tasks that do not say where to.
+    pub fn ships_logs(&self) -> bool {
+        self.log_service.ships()
+    }
+
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { layout, images, auth, network, tmds, log_service, efs, inbox } = parts;

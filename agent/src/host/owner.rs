@@ -19,6 +19,7 @@ use super::view::{self, Snapshot};
 use super::{Input, chain};
 use crate::api::types::{PullEvent, TaskView};
 use crate::engine::{self, Effect, Event, Host, Image};
+use crate::failpoint;
 use crate::store::{Batch, Store, Table};
 
 /// Between attempts to commit.
@@ -117,6 +118,7 @@ impl Owner {
                 self.publish(&touched);
             }
             self.answer(waiting);
+            failpoint::hit("turn.answered");
             if ended {
                 break;
             }
@@ -182,6 +184,7 @@ impl Owner {
                 None => batch.remove(Table::Tasks, id.as_str()),
             }
         }
+        failpoint::hit("commit.before");
         let store = Arc::clone(&self.store);
         let committed = tokio::task::spawn_blocking(move || store.commit(batch)).await;
         let result = match committed {
@@ -194,6 +197,7 @@ impl Owner {
             tracing::error!(error, "cannot store state; nothing is started until it can be");
         }
         self.commit_failed = result.is_err();
+        failpoint::hit("commit.after");
         result
     }
 

@@ -6,7 +6,6 @@
 //! is treated the same way. A log that cannot be written is tried again for ever and holds up
 //! nothing but itself (and, at the spool's limit, what the container's log mode says).
 
-use crate::error::chain;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +17,8 @@ use super::cursor::{self, Cursor, CursorError};
 use super::drivers::json_file::{Options, WriteError, Writer};
 use super::spool::{Found, Position, Reader, SpoolError};
 use super::watch::Watcher;
+use crate::error::chain;
+use crate::failpoint;
 
 /// Least time between two batches of a container that writes little by little: its bytes wait this
 /// long for each other, so that the costs per batch are bounded.
@@ -294,6 +295,7 @@ impl Ship {
             }
         }
         self.writer.flush()?;
+        failpoint::hit("ship.log");
         Ok(())
     }
 
@@ -316,6 +318,7 @@ impl Ship {
         self.cursor.position = self.reader.position();
         self.cursor.log = Some(self.writer.mark());
         self.cursor.store(&self.cursor_path, durable)?;
+        failpoint::hit("ship.cursor");
         Ok(())
     }
 }

@@ -24,6 +24,7 @@ use super::spool::{Found, Reader, SpoolError};
 use super::watch::{Watch, Watcher};
 use crate::backend::backoff;
 use crate::error::chain;
+use crate::failpoint;
 
 /// How long lines wait for others before they are sent.
 const GATHER: Duration = Duration::from_millis(500);
@@ -96,6 +97,9 @@ struct Uploading {
     sent: bool,
     /// Segments before the position can go once the cursor is stored.
     advanced: bool,
+    /// The stored cursor says that all is sent; the agent was killed before the deletion, or long
+    /// after it.
+    was_finished: bool,
 }
 
 impl Uploading {
@@ -110,6 +114,7 @@ impl Uploading {
             name: config.name.clone(),
             path: config.cursor.clone(),
             reader: Reader::new(&config.spool, cursor.position),
+            was_finished: cursor.finished,
             cursor,
             events: Vec::new(),
             bytes: 0,
@@ -154,7 +159,10 @@ impl Uploading {
     async fn send(&mut self, stream: &LogStream) -> Result<(), String> {
         while let Some(batch) = self.unsent.front() {
             let container = &self.name;
-            match stream.put(batch).await {
+            failpoint::hit("upload.before");
+            let put = stream.put(batch).await;
+            failpoint::hit("upload.put");
+            match put {
                 Ok(0) => {}
                 Ok(refused) => {
                     let stream = stream.name();
@@ -200,7 +208,10 @@ impl Uploading {
     /// Everything that was read is sent: says so, and lets go of what is used up.
     fn store(&mut self) -> Result<(), ReadError> {
         let durable = self.advanced || self.cursor.finished;
-        self.cursor.store(&self.path, durable)?;
+        if !self.was_finished {
+            self.cursor.store(&self.path, durable)?;
+            failpoint::hit("upload.cursor");
+        }
         self.sent = false;
         if durable {
             self.reader.remove_used(self.cursor.finished)?;

@@ -86,9 +86,13 @@ pub fn unknown_operation(operation: &str) -> ApiError {
 
 /// Reads a request; an empty body is an empty object.
 pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let refused = |message: String| ApiError::client("SerializationException", message);
     let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body)
-        .map_err(|error| ApiError::client("SerializationException", error.to_string()))
+    // Otherwise an array would be taken for the members in their order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(refused("a request is a JSON object".to_owned()));
+    }
+    serde_json::from_slice(body).map_err(|error| refused(error.to_string()))
 }
 
 /// Reads the request, calls, and writes the answer.

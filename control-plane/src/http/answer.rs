@@ -24,8 +24,20 @@ pub(super) fn ok(content_type: &'static str, body: Vec<u8>) -> Response {
     response
 }
 
+/// Longest message of an error, in characters: many quote the request, which may be large.
+const LONGEST_MESSAGE: usize = 4096;
+
 /// An error.
 pub(super) fn error(dialect: Dialect, error: &ApiError, request_id: &str) -> Response {
+    let shortened;
+    let error = match error.message.char_indices().nth(LONGEST_MESSAGE) {
+        None => error,
+        Some((end, _)) => {
+            let message = error.message.get(..end).unwrap_or_default();
+            shortened = ApiError { message: format!("{message}…"), ..error.clone() };
+            &shortened
+        }
+    };
     let mut response = match dialect {
         Dialect::Json => ok(aws_json::CONTENT_TYPE, error.body()),
         Dialect::Xml => {

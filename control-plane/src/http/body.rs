@@ -14,8 +14,10 @@ use super::LONGEST_BODY;
 
 /// Bytes that a permit stands for.
 pub(super) const PERMIT: usize = 1024;
-/// How long a body may take, the wait for a place included.
+/// How long a body may take, the waits for places included.
 const TIME: Duration = Duration::from_secs(30);
+/// How long a part of it may wait for a place. Bodies that wait for each other end with this.
+const PLACE_TIME: Duration = Duration::from_secs(5);
 /// What is read of a body that is not wanted, so that the peer, which may read no answer before it
 /// has sent all, gets one.
 const UNWANTED: usize = 16 << 20;
@@ -25,7 +27,7 @@ const UNWANTED_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) bytes: Bytes,
-    _share: OwnedSemaphorePermit,
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 /// Reads a body.
@@ -42,21 +44,14 @@ pub(super) async fn read(body: Incoming, bodies: &Arc<Semaphore>) -> Result<Held
         }
         None => LONGEST_BODY,
     };
-    let permits = u32::try_from(length.div_ceil(PERMIT)).unwrap_or(u32::MAX);
-    let share = timeout(TIME, Arc::clone(bodies).acquire_many_owned(permits)).await;
-    let Ok(Ok(share)) = share else {
-        return Err(refused(
-            503,
-            "ServiceUnavailable",
-            "too many requests are being read; try again",
-        ));
-    };
-    match timeout(TIME, collect(body, length)).await {
-        Ok(Ok(bytes)) => Ok(Held { bytes, _share: share }),
+    match timeout(TIME, collect(body, length, bodies)).await {
+        Ok(Ok(held)) => Ok(held),
         Ok(Err(Unread::TooLong(rest))) => {
-            drop(share);
             discard(rest).await;
             Err(too_long())
+        }
+        Ok(Err(Unread::NoPlace)) => {
+            Err(refused(503, "ServiceUnavailable", "too many requests are being read; try again"))
         }
         Ok(Err(Unread::CutOff(error))) => {
             Err(refused(400, "IncompleteBody", &format!("the body was cut off: {error}")))
@@ -69,22 +64,37 @@ enum Unread {
     /// With what is left of it.
     TooLong(Incoming),
     CutOff(hyper::Error),
+    /// Too much of others is held.
+    NoPlace,
 }
 
-async fn collect(mut body: Incoming, most: usize) -> Result<Bytes, Unread> {
+/// A body takes its share as it comes, not as it is announced: who sends nothing holds nothing.
+async fn collect(mut body: Incoming, most: usize, bodies: &Arc<Semaphore>) -> Result<Held, Unread> {
     let mut collected = BytesMut::new();
+    let mut share: Option<OwnedSemaphorePermit> = None;
     while let Some(frame) = body.frame().await {
         // Trailers are nothing that a signature covers.
         let Ok(data) = frame.map_err(Unread::CutOff)?.into_data() else { continue };
-        if collected.len() + data.len() > most {
+        let length = collected.len() + data.len();
+        if length > most {
+            drop(share);
             return Err(Unread::TooLong(body));
         }
+        let has = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = u32::try_from(length.div_ceil(PERMIT).saturating_sub(has)).unwrap_or(u32::MAX);
+        match timeout(PLACE_TIME, Arc::clone(bodies).acquire_many_owned(more)).await {
+            Ok(Ok(more)) => match &mut share {
+                Some(share) => share.merge(more),
+                None => share = Some(more),
+            },
+            Ok(Err(_)) | Err(_) => return Err(Unread::NoPlace),
+        }
         if collected.is_empty() && body.is_end_stream() {
-            return Ok(data);
+            return Ok(Held { bytes: data, _share: share });
         }
         collected.extend_from_slice(&data);
     }
-    Ok(collected.freeze())
+    Ok(Held { bytes: collected.freeze(), _share: share })
 }
 
 /// Reads what the peer still sends, within bounds.

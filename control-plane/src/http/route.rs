@@ -24,7 +24,7 @@ use super::answer::{self, Dialect};
 use super::{Front, body};
 use crate::api::{self, Context};
 use crate::auth::{self, Caller, Refused};
-use crate::{sessions, sts};
+use crate::{failpoint, sessions, sts};
 
 /// Where a request goes.
 #[derive(Debug)]
@@ -220,12 +220,14 @@ impl Front {
         let (caller, body) = self.signed(service.name(), parts, body, Refused::json).await?;
         caller.authorize(service.name(), operation).map_err(|refused| refused.json())?;
         let context = self.context(&caller, parts)?;
+        failpoint::hit("call.before");
         let answer = match service {
             Service::Ecs => api::ecs(&context, operation, &body.bytes).await,
             Service::Logs => {
                 crate::logs::handle(&context, &self.logs, operation, &body.bytes).await
             }
         };
+        failpoint::hit("call.after");
         Ok(answer::ok(aws_json::CONTENT_TYPE, answer?))
     }
 

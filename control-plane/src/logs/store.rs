@@ -19,6 +19,8 @@ use std::sync::Arc;
 use redb::{Database, ReadableDatabase as _, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
+use crate::failpoint;
+
 type Key = (u64, u64, u64);
 
 const GROUPS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("groups");
@@ -398,7 +400,9 @@ impl Logs {
                 streams.insert(stream_key, json(&stream)?.as_slice()).map_err(access)?;
                 groups.insert(group_key, json(&group)?.as_slice()).map_err(access)?;
             }
+            failpoint::hit("events.before");
             write.commit().map_err(access)?;
+            failpoint::hit("events.stored");
             Ok(Ok(()))
         })
         .await

@@ -22,6 +22,7 @@ use super::apply::{self, Settings, Turn};
 use super::draws::Draws;
 use super::sweep;
 use crate::config::Config;
+use crate::failpoint;
 use crate::model::{
     Connection, Definition, Entity, Instance, InstanceStatus, Role, Scheduling, Service,
     ServiceStatus, Task,
@@ -156,7 +157,9 @@ impl Drive {
             let (state, settings) = (&self.state, &self.settings);
             let turns = stream::iter(part)
                 .map(|item| async move {
+                    failpoint::hit("plan.before");
                     let turn = turn(state, settings, &item).await;
+                    failpoint::hit("plan.applied");
                     (item, turn)
                 })
                 .buffer_unordered(AT_ONCE)

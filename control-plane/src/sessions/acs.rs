@@ -22,7 +22,7 @@ use super::credentials::{self, Kind, Missing};
 use super::deliver::{self, InFlight};
 use super::link::{self, Link};
 use crate::model::{Desired, Entity, InstanceStatus, StopCode, Task, TaskStatus};
-use crate::state;
+use crate::{failpoint, state};
 
 /// Why a session failed.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +124,9 @@ impl Session {
             return Ok(End::Inactive);
         }
         tracing::info!(instance = %self.peer.key, "an agent has connected");
+        failpoint::hit("session.claimed");
         self.send_manifest().await?;
+        failpoint::hit("session.manifest");
         loop {
             if let Some(end) = self.standing().await? {
                 return Ok(end);
@@ -301,7 +303,9 @@ impl Session {
                 seq_num: i64::try_from(revision).ok(),
                 timeline: i64::try_from(revision).ok(),
             };
+            failpoint::hit("payload.before");
             self.link.send(&ServerMessage::PayloadMessage(payload)).await?;
+            failpoint::hit("payload.sent");
         }
         Ok(built.left)
     }
@@ -405,7 +409,9 @@ impl Session {
             AgentMessage::AckRequest(ack) => {
                 let id = ack.message_id.unwrap_or_default();
                 if let Some(tasks) = self.in_flight.acknowledge(&id) {
+                    failpoint::hit("ack.before");
                     deliver::delivered(&self.peer, &tasks).await?;
+                    failpoint::hit("ack.stored");
                 }
             }
             AgentMessage::NackRequest(nack) => tracing::warn!(

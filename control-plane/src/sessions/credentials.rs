@@ -14,6 +14,7 @@ use protocol::acs;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::failpoint;
 use crate::model::{AccessKey, Entity, Role, Task};
 use crate::state::{self, State, Stored, View};
 
@@ -180,7 +181,8 @@ pub(super) async fn ensure(
         return Ok(Vec::new());
     }
     let fresh: Vec<_> = std::iter::repeat_with(Fresh::draw).take(tasks.len() * 2).collect();
-    state
+    failpoint::hit("credentials.before");
+    let minted = state
         .transact(|view, edit| {
             let mut fresh = fresh.iter();
             let mut missing = Vec::new();
@@ -222,7 +224,9 @@ pub(super) async fn ensure(
             }
             Ok(missing)
         })
-        .await
+        .await;
+    failpoint::hit("credentials.stored");
+    minted
 }
 
 fn is_due(view: &View, task: &Task, kind: Kind, now: Timestamp) -> bool {

@@ -45,10 +45,16 @@ impl<'a> Frame<'a> {
     /// Reads the message as `T`; an absent one as an empty object.
     ///
     /// # Errors
-    /// If a member has the wrong type.
+    /// If it is no object or a member has the wrong type.
     pub fn message<T: DeserializeOwned>(&self) -> Result<T, FrameError> {
-        serde_json::from_str(self.message.map_or("{}", RawValue::get))
-            .map_err(|source| FrameError::Message { kind: self.kind.to_string(), source })
+        let text = self.message.map_or("{}", RawValue::get);
+        // An array would be taken for the members in their order.
+        let read = if text.starts_with('{') {
+            serde_json::from_str(text)
+        } else {
+            Err(serde::de::Error::custom("it is no object"))
+        };
+        read.map_err(|source| FrameError::Message { kind: self.kind.to_string(), source })
     }
 }
 

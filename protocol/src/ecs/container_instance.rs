@@ -21,6 +21,8 @@ pub struct RegisterContainerInstanceRequest {
     pub attributes: Option<Vec<Attribute>>,
     pub platform_devices: Option<Value>,
     pub tags: Option<Vec<Tag>>,
+    /// The same over retries of one registration; agents send it, the service model leaves it out.
+    pub client_token: Option<String>,
 }
 
 /// RegisterContainerInstance: response.

@@ -2,7 +2,7 @@
 
 use tests::cluster::Cluster;
 
-/// Clusters, definitions, instances and tasks there are: what bad input must not change.
+/// Clusters and definitions there are: what bad input must not change.
 fn state(cluster: &Cluster) -> serde_json::Value {
     cluster.boto3(
         "e = client('ecs')\n\
@@ -74,6 +74,14 @@ client('ecs').delete_cluster(cluster='fine')
 "#
     ));
     assert_eq!(state(&cluster), before);
+}
+
+#[test]
+fn bytes_that_are_no_requests() {
+    let cluster = Cluster::new();
+    cluster.check("bad_input.py");
+    let log = cluster.log();
+    assert!(!log.contains("panic"), "{log}");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! SIGKILL of agent or control plane at any moment: no acknowledged call is lost, no task runs twice,
 //! every state is reported in the end, running containers are untouched.
 
+mod points;
+
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Read as _};
 
 use serde_json::json;
 use tests::cluster::Cluster;
@@ -136,11 +139,16 @@ fn acknowledged_calls_are_not_lost() {
         let mut command = cluster.client("python3");
         command.env("PYTHONPATH", tests::workspace().join("tests/python"));
         command.args(["-c", &format!("from cluster import *\n{script}")]);
-        let child = command.stdout(std::process::Stdio::piped()).spawn().expect("python3 starts");
-        std::thread::sleep(std::time::Duration::from_millis(900 + 40 * round));
+        let mut child =
+            command.stdout(std::process::Stdio::piped()).spawn().expect("python3 starts");
+        let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut text = String::new();
+        output.read_line(&mut text).expect("text");
+        assert_eq!(text, "go\n");
+        std::thread::sleep(std::time::Duration::from_millis(200 + 40 * round));
         cluster.kill_control_plane();
-        let output = child.wait_with_output().expect("it ends");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.read_to_string(&mut text).expect("text");
+        child.wait().expect("it ends");
         acknowledged
             .extend(text.lines().filter_map(|line| line.strip_prefix("made ")).map(str::to_owned));
         cluster.start_control_plane();

@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod cli;
+mod cli_operations;
 mod crash;
+mod deregister;
 mod hosts;
 mod operations;
 mod roles;

@@ -25,3 +25,9 @@ fn logs() {
     let cluster = Cluster::new();
     cluster.check("logs.py");
 }
+
+#[test]
+fn the_operations_that_answer() {
+    let cluster = Cluster::new();
+    cluster.check("answering.py");
+}

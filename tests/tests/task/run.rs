@@ -264,3 +264,43 @@ fn images_are_pulled_listed_and_removed() {
     assert_eq!(output.status.code(), Some(125));
     assert!(stderr(&output).contains("team/tool:2.0"), "{}", stderr(&output));
 }
+
+#[test]
+fn what_needs_a_control_plane_is_said_once_and_the_task_runs() {
+    let host = TestHost::new();
+    let mut main = container(
+        "main",
+        "echo uri=$AWS_CONTAINER_CREDENTIALS_RELATIVE_URI; \
+         wget -q -O - http://169.254.170.2/v2/credentials/none || echo refused",
+    );
+    main["logConfiguration"] = json!({
+        "logDriver": "awslogs", "options": {"awslogs-group": "/g", "awslogs-region": "eu-x-1"},
+    });
+    let definition = json!({
+        "family": "roles", "networkMode": "awsvpc", "taskRoleArn": "arn:aws:iam::000000000000:role/web",
+        "containerDefinitions": [main],
+    });
+    let path = host.definition("roles.json", &definition);
+    let run = |more: &[(&str, &str)]| {
+        let mut command = host.command(&["run", &path]);
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"] {
+            command.env_remove(name);
+        }
+        command.envs(more.iter().copied()).output().expect("lighter starts")
+    };
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let (said, written) = (stderr(&output), stdout(&output));
+    assert_eq!(said.matches("logs of the driver awslogs stay on this host").count(), 1, "{said}");
+    assert_eq!(said.matches("task role arn:aws:iam::000000000000:role/web").count(), 1, "{said}");
+    // No address of credentials, and none without one.
+    assert!(written.contains("uri=\n") || written.trim_end().contains("uri="), "{written}");
+    assert!(written.contains("refused"), "{written}");
+    let ps = host.ok(&["ps", "-a", "-q", "--no-trunc"]);
+    let task = ps.lines().next().expect("a task");
+    assert!(host.ok(&["logs", task]).contains("refused"), "they are read here");
+    // Somewhere to go: the warning would be wrong.
+    let output = run(&[("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS", "http://127.0.0.1:1")]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("awslogs"), "{}", stderr(&output));
+}

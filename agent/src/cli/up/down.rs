@@ -45,7 +45,8 @@ pub(super) async fn bring_down(layout: &Layout, _lock: &Lock) -> Result<u8, Fail
     connection.close().await?;
     let stopped = stopped?;
     if stopped > 0 {
-        output::tell(&format!("lighter: {stopped} tasks have stopped"));
+        let what = if stopped == 1 { "task has" } else { "tasks have" };
+        output::tell(&format!("lighter: {stopped} {what} stopped"));
     }
     end_agent(layout).await?;
     Ok(0)

@@ -1,6 +1,8 @@
 //! `lighter up`
 
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -98,6 +100,10 @@ async fn bring_up(
     settings: &mut Settings,
     children: &mut Vec<Child>,
 ) -> Result<(), Failure> {
+    // Before anything is made for what cannot be.
+    if let Some(info) = agent(layout).await? {
+        check_membership(&info, settings)?;
+    }
     let endpoint = settings.endpoint();
     if control_plane::find(layout)?.is_none() {
         children.push(control_plane::start(layout, settings.listen, &endpoint).await?);
@@ -117,10 +123,41 @@ async fn bring_up(
             return Err(Failure::said("the control plane does not know the key that it has made"));
         }
     }
-    if Settings::load(layout)?.as_ref() != Some(settings) {
+    // The key is kept at once, the rest when it has proved right.
+    let stored = Settings::load(layout)?;
+    let keyed = Settings {
+        access_key_id: settings.access_key_id.clone(),
+        secret_access_key: settings.secret_access_key.clone(),
+        ..stored.clone().unwrap_or_else(|| settings.clone())
+    };
+    if stored.as_ref() != Some(&keyed) {
+        keyed.save(layout)?;
+    }
+    join(layout, settings, children).await?;
+    if keyed != *settings {
         settings.save(layout)?;
     }
-    join(layout, settings, children).await
+    Ok(())
+}
+
+/// Refuses an agent that is in another cluster than the one to join.
+fn check_membership(info: &AgentInfo, settings: &Settings) -> Result<(), Failure> {
+    let Some(cluster) = &info.cluster else { return Ok(()) };
+    let other = |what: &str, is: &str, wanted: &str| {
+        Err(Failure::said(format!(
+            "the agent of this root (process {}) is in the {what} {is}, not in {wanted}: `lighter \
+             deregister` and `lighter down`, then it can join another",
+            info.pid
+        )))
+    };
+    if *cluster != settings.cluster {
+        return other("cluster", cluster, &settings.cluster);
+    }
+    let region = info.container_instance.as_deref().and_then(|arn| arn.split(':').nth(3));
+    match region {
+        Some(region) if region != settings.region => other("region", region, &settings.region),
+        _ => Ok(()),
+    }
 }
 
 /// Makes an agent serve that is in the cluster.
@@ -134,19 +171,14 @@ async fn join(
     loop {
         match agent(layout).await? {
             Some(info) if info.cluster.as_deref() == Some(&settings.cluster) => {
+                check_membership(&info, settings)?;
                 if let Some(instance) = &info.container_instance
                     && control_plane::is_connected(settings, instance).await.unwrap_or(false)
                 {
                     return Ok(());
                 }
             }
-            Some(AgentInfo { cluster: Some(other), pid, .. }) => {
-                return Err(Failure::said(format!(
-                    "the agent of this root (process {pid}) is in the cluster {other}, not in {}: \
-                     stop it first",
-                    settings.cluster
-                )));
-            }
+            Some(info @ AgentInfo { cluster: Some(_), .. }) => check_membership(&info, settings)?,
             Some(AgentInfo { embedded: true, pid, .. }) => {
                 return Err(Failure::said(format!(
                     "a command (process {pid}) runs tasks of this root itself: wait for its end"
@@ -158,8 +190,9 @@ async fn join(
             None if started => {
                 if children.last_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None))) {
                     return Err(Failure::said(format!(
-                        "the agent ended at once: see {}",
-                        log(layout).display()
+                        "the agent ended at once, see {}: {}",
+                        log(layout).display(),
+                        last_line(&log(layout))
                     )));
                 }
             }
@@ -207,6 +240,22 @@ pub(super) async fn end_agent(layout: &Layout) -> Result<(), Failure> {
         )));
     }
     Ok(())
+}
+
+/// The last line of a log, as far as it is in the last 4 KiB; empty if there is none.
+fn last_line(log: &Path) -> String {
+    const END: u64 = 4096;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
+        let mut text = Vec::new();
+        file.take(END).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    // Where the log is has been said; that it cannot be read here adds nothing.
+    let text = read().unwrap_or_default();
+    String::from_utf8_lossy(&text).trim_end().lines().next_back().unwrap_or_default().to_owned()
 }
 
 fn log(layout: &Layout) -> std::path::PathBuf {

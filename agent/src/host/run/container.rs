@@ -16,6 +16,7 @@ use super::resources::namespace;
 use super::{blocking, efs, private_directory};
 use crate::cgroup;
 use crate::engine::{self, Task};
+use crate::failpoint;
 use crate::host::bundle::{self, Input, Mount};
 use crate::host::hands::Hands;
 use crate::host::{chain, runtime_id};
@@ -88,9 +89,11 @@ pub(super) async fn create(
             .map_err(|failed| Failure::from(format!("the agent failed internally: {failed}")))??;
         (mounted, call)
     };
+    failpoint::hit("create.prepared");
     hands.ship(task, index, false)?;
     let link = hands.link(task).await?;
     let facts = facts(link.call(Call::Create(call)).await?, "create")?;
+    failpoint::hit("create.monitor");
     mounted.check(hands, task).await?;
     if let (Some(lease), Some(pid)) = (lease(task, index, definition), facts.pid) {
         let hands = Arc::clone(hands);

@@ -15,6 +15,7 @@ use protocol::taskdef::NetworkMode;
 
 use super::hands::Hands;
 use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
+use crate::failpoint;
 
 pub(super) use release::{end_processes, leases, remove_files};
 pub(super) use resources::namespace;
@@ -25,7 +26,9 @@ pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -
     let of_task = |event| Some(Event::Task { task: effect.task.clone(), event });
     let of_container =
         |container, event| Some(Event::Container { task: effect.task.clone(), container, event });
-    match effect.action {
+    let (before, after) = points(&effect.action);
+    failpoint::hit(before);
+    let event = match effect.action {
         Action::ResolveImage { container } => {
             let event = match image::resolve(&hands, &task, container).await {
                 Ok(image) => {
@@ -77,6 +80,21 @@ pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -
             release::remove(&hands, &task).await;
             of_task(TaskEvent::Removed)
         }
+    };
+    failpoint::hit(after);
+    event
+}
+
+/// Fail points before and after an effect.
+fn points(action: &Action) -> (&'static str, &'static str) {
+    match action {
+        Action::ResolveImage { .. } | Action::CancelPull { .. } => ("pull.before", "pull.after"),
+        Action::CreateResources => ("resources.before", "resources.after"),
+        Action::CreateContainer { .. } => ("create.before", "create.after"),
+        Action::StartContainer { .. } => ("start.before", "start.after"),
+        Action::Signal { .. } => ("signal.before", "signal.after"),
+        Action::Release => ("release.before", "release.after"),
+        Action::Remove => ("remove.before", "remove.after"),
     }
 }
 

@@ -14,6 +14,7 @@ use super::blocking;
 use super::container::lease;
 use crate::cgroup;
 use crate::engine::Task;
+use crate::failpoint;
 use crate::host::chain;
 use crate::host::hands::Hands;
 use crate::layout::Layout;
@@ -33,6 +34,7 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mil
 pub(super) async fn release(hands: &Arc<Hands>, task: &Arc<Task>) {
     // Its sockets would keep the network namespaces.
     hands.tmds.close(task).await;
+    failpoint::hit("release.metadata");
     let mut pause = RETRY.0;
     let mut patient = true;
     while let Err(error) = attempt(hands, task, patient).await {
@@ -64,6 +66,7 @@ async fn attempt(hands: &Arc<Hands>, task: &Arc<Task>, patient: bool) -> Result<
             gone(&record).await?;
         }
     }
+    failpoint::hit("release.monitor");
     hands.drop_link(&task.id).await;
     let (hands, task) = (Arc::clone(hands), Arc::clone(task));
     blocking(move || {
@@ -134,11 +137,13 @@ fn give_back(hands: &Hands, task: &Task) -> Result<(), String> {
             failures.push(chain(&error));
         }
     }
+    failpoint::hit("release.network");
     let layout = hands.layout();
     let parent = layout.cgroup_parent();
     if let Err(errors) = cgroup::remove(&cgroup::task_path(&parent, &task.id)) {
         failures.extend(errors.iter().map(|error| chain(error)));
     }
+    failpoint::hit("release.cgroup");
     let directory = layout.task(&task.id);
     let mut trees = vec![crate::volume::task::directory(&directory)];
     for container in &task.definition.containers {

@@ -11,6 +11,7 @@ use protocol::taskdef::NetworkMode;
 use super::{blocking, efs, private_directory};
 use crate::cgroup;
 use crate::engine::Task;
+use crate::failpoint;
 use crate::host::chain;
 use crate::host::hands::Hands;
 use crate::monitor::link::Link;
@@ -39,10 +40,13 @@ pub(super) async fn create(hands: &Arc<Hands>, task: &Arc<Task>) -> Result<(), S
         let limits =
             cgroup::Limits { cpu: prepared.definition.cpu, memory: prepared.definition.memory };
         let path = cgroup::task_path(&layout.cgroup_parent(), &prepared.id);
+        failpoint::hit("resources.directories");
         cgroup::create(&path, limits).map_err(|error| chain(&error))
     })
     .await?;
+    failpoint::hit("resources.cgroup");
     let link = hands.link(task).await.map_err(|error| chain(&error))?;
+    failpoint::hit("resources.monitor");
     let namespace = Arc::new(task_namespace(&link).await?);
     if let (NetworkMode::Awsvpc, Some(address)) = (task.definition.network_mode, task.address) {
         let lease = TaskLease { task: task.id.clone(), address };
@@ -52,6 +56,7 @@ pub(super) async fn create(hands: &Arc<Hands>, task: &Arc<Task>) -> Result<(), S
         })
         .await?;
     }
+    failpoint::hit("resources.network");
     efs::mount(hands, task).await?;
     hands.tmds.open_for_task(task, namespace).await;
     Ok(())

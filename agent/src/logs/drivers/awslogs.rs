@@ -31,8 +31,9 @@ pub struct LogService {
     /// `None`: Amazon's, of the region.
     endpoint: Option<Arc<str>>,
     roles: Credentials,
-    /// The host is in a cluster; otherwise logs go nowhere unless a task says where.
-    joined: bool,
+    /// The host is in a cluster, or the configuration has an endpoint or keys; otherwise logs go
+    /// nowhere unless a task says where.
+    ships: bool,
 }
 
 impl LogService {
@@ -53,16 +54,22 @@ impl LogService {
             .map(|endpoint| endpoint.trim_end_matches('/').to_owned())
             .or(own)
             .map(Arc::from);
-        Ok(Self { client, endpoint, roles, joined: ecs.joins() })
+        let ships = ecs.joins() || endpoint.is_some() || ecs.credentials.is_some();
+        Ok(Self { client, endpoint, roles, ships })
     }
 
-    /// The stream of a container whose driver is `awslogs`. `None`: this host is in no cluster, and
-    /// the task does not say where its logs go; they stay on the host.
+    /// Whether logs are shipped of tasks that do not say where to.
+    pub fn ships(&self) -> bool {
+        self.ships
+    }
+
+    /// The stream of a container whose driver is `awslogs`. `None`: neither this host's
+    /// configuration nor the task says where its logs go; they stay on the host.
     pub fn stream(&self, task: &Task, index: usize, log: &LogConfiguration) -> Option<LogStream> {
         let option = |name: &str| log.options.get(name).cloned();
         let container = task.container_definition(index)?;
         let given = option("awslogs-endpoint").map(|at| at.trim_end_matches('/').to_owned());
-        if given.is_none() && !self.joined {
+        if given.is_none() && !self.ships {
             return None;
         }
         let region = option("awslogs-region").unwrap_or_else(|| self.client.region().to_owned());

@@ -17,16 +17,6 @@ use crate::api::{Context, Refusal, errors, lookup};
 use crate::model::{Entity, Guard, Instance, InstanceStatus, Resources, Token};
 use crate::state::{Edit, Stored, View};
 
-/// The request with what the service model leaves out.
-#[derive(Debug, Deserialize)]
-pub(super) struct Registration {
-    #[serde(flatten)]
-    request: ecs::RegisterContainerInstanceRequest,
-    /// The same over retries of one registration.
-    #[serde(rename = "clientToken")]
-    client_token: Option<String>,
-}
-
 const OPERATION: &str = "RegisterContainerInstance";
 /// Agents send about 60.
 const MOST_ATTRIBUTES: usize = 500;
@@ -46,9 +36,9 @@ struct Host {
 
 pub(super) async fn register(
     cx: &Context,
-    registration: Registration,
+    mut request: ecs::RegisterContainerInstanceRequest,
 ) -> Result<ecs::RegisterContainerInstanceResponse, ApiError> {
-    let Registration { request, client_token } = registration;
+    let client_token = request.client_token.take();
     let host = Host::read(cx, &request)?;
     let new_id = uuid::Uuid::new_v4().simple().to_string();
     let token = token(cx, &request, client_token)?;

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use super::file::{self, KEYS, KeyRow, LEASED, LEASES, LOG, LogRow, META, Marks, lease_of, meta};
 use super::lease::Leases;
 use super::{Limits, Shared};
+use crate::failpoint;
 use crate::store::{Change, Changes, Error, KeyValue, LeaseId, Operation, Outcome, Transaction};
 
 /// The most that one turn takes, so that the first of it does not wait for ever.
@@ -214,6 +215,7 @@ impl Writer {
         if !written.changes.is_empty() {
             self.shared.publish(written.changes);
             self.committed.send_replace(self.marks.revision);
+            failpoint::hit("commit.published");
         }
         Ok(())
     }
@@ -241,7 +243,9 @@ impl Writer {
         let is_changed = turn.is_changed;
         let written = turn.finish(self.limits)?;
         if is_changed {
+            failpoint::hit("commit.before");
             transaction.commit()?;
+            failpoint::hit("commit.after");
         } else {
             transaction.abort()?;
         }
