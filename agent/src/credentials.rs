@@ -1,6 +1,9 @@
 //! Credentials of tasks' roles. They live in memory only: after a restart the control plane is asked
 //! to send them again.
 //!
+//! Of each task and role the newest set counts: whoever knew the one before is given its successor, so
+//! that neither a container nor a log's delivery is left with keys that expire.
+//!
 //! Owner: [`Credentials`]. The ACS session puts, the metadata endpoint and the log drivers read, and
 //! the reporter drops a task's: those of its containers when it has stopped, all when its record goes.
 
@@ -11,7 +14,7 @@ use protocol::acs;
 use protocol::ids::TaskId;
 
 /// For whom a set is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RoleType {
     /// The task's containers.
     Application,
@@ -19,41 +22,36 @@ pub enum RoleType {
     Execution,
 }
 
-/// One set of credentials.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    pub task: TaskId,
-    pub role: RoleType,
-    pub credentials: acs::Credentials,
-}
-
-/// All sets by their id. Clones share them.
+/// The newest sets. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Credentials(Arc<Mutex<BTreeMap<String, Arc<Entry>>>>);
+pub struct Credentials(Arc<Mutex<Sets>>);
+
+type Sets = BTreeMap<(TaskId, RoleType), Arc<acs::Credentials>>;
 
 impl Credentials {
-    /// Stores a set under its id; a set without id is not stored.
+    /// Stores a set in place of the one before; a set without id is not stored.
     pub fn put(&self, task: TaskId, role: RoleType, credentials: acs::Credentials) {
-        let Some(id) = credentials.credentials_id.clone() else { return };
-        self.lock().insert(id, Arc::new(Entry { task, role, credentials }));
+        if credentials.credentials_id.is_some() {
+            self.lock().insert((task, role), Arc::new(credentials));
+        }
     }
 
-    /// The set with this id.
-    pub fn get(&self, id: &str) -> Option<Arc<Entry>> {
-        self.lock().get(id).cloned()
+    /// A task's newest set.
+    pub fn of(&self, task: &TaskId, role: RoleType) -> Option<Arc<acs::Credentials>> {
+        self.lock().get(&(task.clone(), role)).cloned()
     }
 
     /// Drops what a task's containers had: they have ended. What its logs are shipped with stays.
     pub fn revoke(&self, task: &TaskId) {
-        self.lock().retain(|_, entry| entry.task != *task || entry.role == RoleType::Execution);
+        self.lock().remove(&(task.clone(), RoleType::Application));
     }
 
     /// Drops all sets of a task.
     pub fn forget(&self, task: &TaskId) {
-        self.lock().retain(|_, entry| entry.task != *task);
+        self.lock().retain(|(of, _), _| of != task);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Sets> {
         // Each critical section is one map operation: what a panic left is whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

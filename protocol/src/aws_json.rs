@@ -50,7 +50,7 @@ struct Read {
     kind: Option<String>,
     #[serde(alias = "Message")]
     message: Option<String>,
-    #[serde(rename = "resourceIds", default)]
+    #[serde(rename = "resourceIds", default, deserialize_with = "crate::null_as_default")]
     resource_ids: Vec<String>,
 }
 
@@ -117,6 +117,8 @@ mod tests {
         assert_eq!(ApiError::read(400, None, &error.body()), error);
         let conflict = ApiError { resource_ids: vec!["a".to_owned()], ..error };
         assert_eq!(ApiError::read(400, None, &conflict.body()), conflict);
+        let null = br#"{"__type":"ClientException","message":"no","resourceIds":null}"#;
+        assert_eq!(ApiError::read(400, None, null), ApiError::client("ClientException", "no"));
         let prefixed = br#"{"__type":"com.amazonaws.ecs#ClientException","Message":"no"}"#;
         assert_eq!(ApiError::read(400, None, prefixed), ApiError::client("ClientException", "no"));
         let bare = ApiError::read(502, Some("ThrottlingException:http://x"), b"gateway");

@@ -30,3 +30,13 @@ pub mod tcs;
 pub mod time;
 #[cfg(feature = "ecs")]
 pub mod tmds;
+
+/// Reads `null` as what is absent: the same on these wires.
+#[cfg(feature = "ecs")]
+pub(crate) fn null_as_default<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + serde::Deserialize<'de>,
+{
+    Ok(<Option<T> as serde::Deserialize>::deserialize(from)?.unwrap_or_default())
+}

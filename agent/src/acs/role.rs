@@ -28,9 +28,16 @@ pub(super) async fn handle(context: &Context, message: RoleCredentials) -> Vec<A
         return Vec::new();
     };
     let known = context.find(&arn);
+    let acknowledged = |credentials_id, expiration| {
+        vec![AgentMessage::IamRoleCredentialsAckRequest(RoleCredentialsAck {
+            message_id: Some(message_id),
+            credentials_id,
+            expiration,
+        })]
+    };
     if known.as_ref().is_some_and(|task| task.times.stopped.is_some()) {
-        // It has ended and keeps none.
-        return Vec::new();
+        // It has ended and keeps none. Whoever sent them before that was known waits for an answer.
+        return acknowledged(credentials.credentials_id, credentials.expiration);
     }
     let id = known.as_ref().map(|task| task.id.clone()).or_else(|| super::payload::task_id(&arn));
     let Some(id) = id else { return Vec::new() };
@@ -53,9 +60,5 @@ pub(super) async fn handle(context: &Context, message: RoleCredentials) -> Vec<A
         tracing::warn!(task = arn, error = chain(&error), "cannot store the id of credentials");
         return Vec::new();
     }
-    vec![AgentMessage::IamRoleCredentialsAckRequest(RoleCredentialsAck {
-        message_id: Some(message_id),
-        credentials_id,
-        expiration,
-    })]
+    acknowledged(credentials_id, expiration)
 }

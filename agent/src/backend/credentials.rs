@@ -23,6 +23,8 @@ use crate::config::StaticCredentials;
 const MARGIN: Duration = Duration::from_secs(300);
 /// How long credentials without an end are kept.
 const LASTING: Duration = Duration::from_secs(60);
+/// After a look that found none, while the last ones hold: callers do not wait for another.
+const PAUSE: Duration = Duration::from_secs(30);
 /// Of looking for credentials.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -181,8 +183,10 @@ impl Chain {
             Ok(Ok(credentials)) => credentials,
             failed => {
                 // Better the last ones than none, while they last.
-                return match found.as_ref() {
+                return match found.as_mut() {
                     Some(last) if last.ends_at.is_none_or(|end| now < end) => {
+                        let next = SystemTime::now().checked_add(PAUSE).unwrap_or(now);
+                        last.replace_at = last.ends_at.map_or(next, |end| next.min(end));
                         Ok(Arc::clone(&last.keys))
                     }
                     _ => Err(match failed {

@@ -2,7 +2,8 @@
 //! signed with Signature Version 4 (protocol reference §4.1).
 //!
 //! [`Client`] makes one attempt per call and classifies its failure; who calls owns the retries.
-//! The roots are the host's and those of `LIGHTER_CA_BUNDLE`; proxies come from the environment.
+//! The roots are the host's and those of `LIGHTER_CA_BUNDLE`; proxies come from the environment, but
+//! no proxy leads to an address of this host. A service whose clock differs is followed ([`skew`]).
 //! With [`Client::with_keys`] the same connections serve calls with a role's credentials.
 //!
 //! Refuses answers over [`LARGEST_ANSWER`] and redirects.
@@ -12,7 +13,10 @@ pub mod credentials;
 pub mod discover;
 pub mod metadata_service;
 pub mod session;
+mod skew;
 pub mod socket;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +28,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::credentials::{Keys, Source};
+use self::skew::Skew;
 
 /// What the agent calls itself.
 pub const USER_AGENT: &str =
@@ -65,6 +70,10 @@ pub enum CallError {
     #[error("the answer to {operation} is larger than {LARGEST_ANSWER} bytes")]
     TooLarge { operation: String },
 }
+
+/// Variables that name a proxy.
+const PROXIES: [&str; 6] =
+    ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
 
 /// Errors by which services ask for patience.
 const THROTTLING: [&str; 6] = [
@@ -114,8 +123,11 @@ pub struct Service<'a> {
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
+    /// The same without proxies, for addresses of this host.
+    direct: reqwest::Client,
     source: Source,
     region: Arc<str>,
+    skew: Skew,
 }
 
 impl Client {
@@ -124,17 +136,30 @@ impl Client {
     /// # Errors
     /// If the bundle cannot be read, or TLS not be set up.
     pub fn new(ca_bundle: Option<&Path>, source: Source, region: &str) -> Result<Self, SetupError> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(ca_bundle)?)
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .user_agent(USER_AGENT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_keepalive(Duration::from_secs(60))
-            .build()
-            .map_err(SetupError::Http)?;
-        Ok(Self { http, source, region: region.into() })
+        let tls = tls(ca_bundle)?;
+        let builder = || {
+            reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .http1_only()
+                .redirect(reqwest::redirect::Policy::none())
+                .referer(false)
+                .user_agent(USER_AGENT)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_keepalive(Duration::from_secs(60))
+        };
+        let http = builder().build().map_err(SetupError::Http)?;
+        let proxied = PROXIES.iter().any(|name| std::env::var_os(name).is_some());
+        let direct = if proxied {
+            builder().no_proxy().build().map_err(SetupError::Http)?
+        } else {
+            http.clone()
+        };
+        Ok(Self { http, direct, source, region: region.into(), skew: Skew::default() })
+    }
+
+    /// What leads to an endpoint.
+    fn http(&self, endpoint: &str) -> &reqwest::Client {
+        if is_of_this_host(endpoint) { &self.direct } else { &self.http }
     }
 
     /// The same client with other credentials, those of a role.
@@ -143,10 +168,10 @@ impl Client {
         Self { source: Source::Fixed(Arc::new(keys)), ..self.clone() }
     }
 
-    /// The same client for another region.
+    /// The same client for a service of another region, which may have another clock.
     #[must_use]
     pub fn in_region(&self, region: &str) -> Self {
-        Self { region: region.into(), ..self.clone() }
+        Self { region: region.into(), skew: Skew::default(), ..self.clone() }
     }
 
     /// The region of its signatures.
@@ -162,7 +187,7 @@ impl Client {
     ) -> Result<Vec<(&'static str, String)>, credentials::Error> {
         let keys = self.source.keys().await?;
         let scope = sigv4::Scope { region: &self.region, service };
-        Ok(sigv4::sign(&keys.signing(), &scope, request, jiff::Timestamp::now()))
+        Ok(sigv4::sign(&keys.signing(), &scope, request, self.skew.now()))
     }
 
     /// Calls an operation, once.
@@ -196,7 +221,8 @@ impl Client {
             .sign(service.signing_name, &request)
             .await
             .map_err(|source| CallError::Credentials { operation: named(), source })?;
-        let mut request = self.http.post(format!("{}/", service.endpoint)).timeout(CALL_TIMEOUT);
+        let http = self.http(service.endpoint);
+        let mut request = http.post(format!("{}/", service.endpoint)).timeout(CALL_TIMEOUT);
         // The client writes the host itself, from the same address.
         for (name, value) in signed_headers.iter().skip(1) {
             request = request.header(*name, *value);
@@ -212,6 +238,7 @@ impl Client {
         let mut response = request.body(body).send().await.map_err(failed)?;
         let status = response.status();
         let kind = response.headers().get(aws_json::ERROR_HEADER).cloned();
+        let date = response.headers().get(http::header::DATE).cloned();
         let mut answer = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if answer.len() + chunk.len() > LARGEST_ANSWER {
@@ -227,6 +254,7 @@ impl Client {
             {
                 self.source.invalidate().await;
             }
+            self.skew.learn(&source.name, date.as_ref().and_then(|date| date.to_str().ok()));
             return Err(CallError::Api { operation: named(), source });
         }
         let answer: &[u8] = if answer.is_empty() { b"{}" } else { &answer };
@@ -245,6 +273,16 @@ fn authority(endpoint: &str) -> &str {
         _ => ":80",
     };
     authority.strip_suffix(implied).unwrap_or(authority)
+}
+
+/// Whether an endpoint is an address of this host, which means another host to a proxy.
+fn is_of_this_host(endpoint: &str) -> bool {
+    let authority = authority(endpoint);
+    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => authority.split(':').next().unwrap_or(authority),
+    };
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// TLS with the host's roots and those of the bundle.
@@ -290,6 +328,52 @@ mod tests {
         ] {
             assert_eq!(authority(endpoint), host);
         }
+    }
+
+    #[test]
+    fn no_proxy_leads_to_this_host() {
+        for (endpoint, own) in [
+            ("http://127.0.0.1:4780", true),
+            ("http://[::1]:4780", true),
+            ("http://localhost/", true),
+            ("http://[2001:db8::1]:80", false),
+            ("https://ecs.eu-x-1.amazonaws.com", false),
+            ("http://127.0.0.1.example.org", false),
+        ] {
+            assert_eq!(is_of_this_host(endpoint), own, "{endpoint}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_whose_clock_differs_is_followed() {
+        let ahead = jiff::SignedDuration::from_hours(2);
+        let then = jiff::Timestamp::now().checked_add(ahead).unwrap();
+        let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&then);
+        let refusal = r#"{"__type":"InvalidSignatureException","message":"Signature expired"}"#;
+        let server = testing::Server::start(vec![
+            testing::Answer { status: 403, date: Some(date.unwrap()), body: refusal.to_owned() },
+            testing::Answer::ok("{}"),
+        ])
+        .await;
+        let client = testing::client();
+        let endpoint = server.endpoint();
+        let service = Service { signing_name: "ecs", target: "T", endpoint: &endpoint };
+        let refused: Result<serde_json::Value, _> = client.call(service, "A", &()).await;
+        assert!(refused.is_err());
+        let _: serde_json::Value = client.call(service, "A", &()).await.unwrap();
+        let signed: Vec<jiff::Timestamp> = server
+            .requests()
+            .iter()
+            .map(|request| {
+                let date = request.header("x-amz-date").unwrap();
+                jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", date)
+                    .and_then(|at| at.to_zoned(jiff::tz::TimeZone::UTC))
+                    .unwrap()
+                    .timestamp()
+            })
+            .collect();
+        let passed = signed[1].duration_since(signed[0]).as_secs();
+        assert!((7190..7260).contains(&passed), "{passed}");
     }
 
     #[test]

@@ -105,7 +105,7 @@ async fn upgrade(client: &Client, address: &Address) -> Result<Socket, Error> {
     let added = address.sign(client, b"").await.map_err(Error::Credentials)?;
     let key = generate_key();
     let mut request = client
-        .http
+        .http(endpoint)
         .get(format!("{endpoint}/ws?{query}"))
         .header(CONNECTION, HeaderValue::from_static("Upgrade"))
         .header(UPGRADE, HeaderValue::from_static("websocket"))

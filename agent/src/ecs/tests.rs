@@ -140,8 +140,9 @@ async fn a_task_comes_runs_and_stops() {
         ack,
         json!({"messageId": "p1", "credentialsId": "c1", "expiration": "2030-01-01T00:00:00Z"})
     );
-    let held = member.credentials.get("c1").unwrap();
-    assert_eq!(held.role, RoleType::Application);
+    let id = member.snapshots.borrow().states.keys().next().unwrap().clone();
+    let held = member.credentials.of(&id, RoleType::Application).unwrap();
+    assert_eq!(held.credentials_id.as_deref(), Some("c1"));
 
     let report = script.call("SubmitTaskStateChange").await;
     assert_eq!(
@@ -180,7 +181,8 @@ async fn a_task_comes_runs_and_stops() {
         states.all(|t| t.ecs.as_ref().unwrap().sent.task == Some(Reported::Stopped))
     };
     member.snapshots.wait_for(told).await.unwrap();
-    assert!(member.credentials.get("c1").is_none(), "an ended task's containers have none");
+    let held = member.credentials.of(&id, RoleType::Application);
+    assert!(held.is_none(), "an ended task's containers have none");
 
     // The next connection of this process asks for no credentials.
     drop(session);
@@ -392,9 +394,12 @@ async fn a_refused_registration_ends_the_agent_and_a_missing_default_cluster_is_
     script
         .script("RegisterContainerInstance", vec![error("ClientException", "Cluster not found.")]);
     let _member = join(&store, config(&script, &[("ECS_CLUSTER", "")]));
-    assert_eq!(script.call("RegisterContainerInstance").await["cluster"], "default");
+    let first = script.call("RegisterContainerInstance").await;
+    assert_eq!(first["cluster"], "default");
     assert_eq!(script.call("CreateCluster").await, json!({"clusterName": "default"}));
-    script.call("RegisterContainerInstance").await;
+    // One whose answer is lost must not make a second instance.
+    assert!(first["clientToken"].as_str().is_some_and(|token| token.len() == 36));
+    assert_eq!(script.call("RegisterContainerInstance").await, first);
     script.call("DiscoverPollEndpoint").await;
 }
 

@@ -86,6 +86,9 @@ pub struct EcsTask {
     pub container_arns: Vec<Option<String>>,
     /// Id of the task role's credentials, which are held in memory only (`crate::credentials`).
     pub task_credentials: Option<String>,
+    /// Ids of before, which containers were created with and go on to ask by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub former_task_credentials: Vec<String>,
     /// Id of the execution role's.
     pub execution_credentials: Option<String>,
     /// Containers whose log driver uses the execution role, by index.
@@ -94,6 +97,33 @@ pub struct EcsTask {
     pub stop_requested: bool,
     /// What it was told.
     pub sent: Sent,
+}
+
+impl EcsTask {
+    /// Takes over ids of newer credentials. `created`: how many containers there have been.
+    pub(super) fn renew(
+        &mut self,
+        task: Option<String>,
+        execution: Option<String>,
+        created: usize,
+    ) {
+        self.execution_credentials = execution.or(self.execution_credentials.take());
+        let Some(new) = task.filter(|new| self.task_credentials.as_ref() != Some(new)) else {
+            return;
+        };
+        // No more ids were told than containers created, or created again after a crash.
+        if let Some(old) = self.task_credentials.replace(new)
+            && self.former_task_credentials.len() < 2 * created
+        {
+            self.former_task_credentials.push(old);
+        }
+    }
+
+    /// Whether a container may have been told this id of the task role's credentials.
+    pub fn has_told(&self, id: &str) -> bool {
+        let former = self.former_task_credentials.iter();
+        self.task_credentials.iter().chain(former).any(|told| told == id)
+    }
 }
 
 /// What a control plane was told of a task. Only moves forward.

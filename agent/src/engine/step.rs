@@ -215,9 +215,9 @@ fn apply_task(task: &mut Task, event: TaskEvent, now: Timestamp) {
             }
         }
         TaskEvent::Credentials { task: application, execution } => {
+            let created = task.containers.iter().filter(|c| c.life != Life::Waiting).count();
             if let Some(ecs) = &mut task.ecs {
-                ecs.task_credentials = application.or(ecs.task_credentials.take());
-                ecs.execution_credentials = execution.or(ecs.execution_credentials.take());
+                ecs.renew(application, execution, created);
             }
         }
         TaskEvent::Remove => {

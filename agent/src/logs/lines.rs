@@ -1,13 +1,13 @@
 //! Framing: bytes of one stream in, lines out. Pure.
 //!
-//! Promises: how the bytes are cut into chunks never changes the lines; a line longer than
-//! [`LIMIT`] comes out in parts, of which only the last carries the newline, and a part never ends
+//! Promises: how the bytes are cut into chunks never changes the lines; a line longer than the
+//! framer's limit comes out in parts, of which only the last carries the newline, and a part never ends
 //! within a UTF-8 character; the state between two calls is serialisable, so that a reader that
 //! was killed goes on in the middle of a line.
 
 use serde::{Deserialize, Serialize};
 
-/// The longest part of a line, in bytes (Docker's buffer).
+/// The longest part of a line, in bytes, unless another is asked for (Docker's buffer).
 pub const LIMIT: usize = 16 * 1024;
 
 /// A line, or part of one.
@@ -23,8 +23,11 @@ pub struct Line<'a> {
 }
 
 /// The state of one stream.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Framer {
+    /// The longest part.
+    #[serde(default = "usual_limit", skip_serializing_if = "is_usual_limit")]
+    limit: usize,
     /// The begun line.
     #[serde(with = "base64_bytes")]
     pending: Vec<u8>,
@@ -37,7 +40,26 @@ pub struct Framer {
     latest: u64,
 }
 
+fn usual_limit() -> usize {
+    LIMIT
+}
+
+fn is_usual_limit(limit: &usize) -> bool {
+    *limit == LIMIT
+}
+
+impl Default for Framer {
+    fn default() -> Self {
+        Self::with_limit(LIMIT)
+    }
+}
+
 impl Framer {
+    /// Parts of at most `limit` bytes.
+    pub fn with_limit(limit: usize) -> Self {
+        Self { limit, pending: Vec::new(), given: 0, part_since: None, latest: 0 }
+    }
+
     /// Takes bytes from the front of `input`, which came at `time`, up to the end of the next
     /// line. `None` once all are taken: what is left over waits for its newline.
     pub fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8], time: u64) -> Option<Line<'s>> {
@@ -47,13 +69,13 @@ impl Framer {
         }
         self.latest = time;
         let all = *input;
-        let window = &all[..all.len().min(LIMIT - self.pending.len())];
+        let window = &all[..all.len().min(self.limit.saturating_sub(self.pending.len()))];
         if let Some(end) = memchr::memchr(b'\n', window) {
             *input = &all[end + 1..];
             let time = self.part_since.take().unwrap_or(time);
             return Some(Line { bytes: self.give(&window[..end]), newline: true, time });
         }
-        if self.pending.len() + window.len() < LIMIT {
+        if self.pending.len() + window.len() < self.limit {
             *input = &[];
             self.pending.extend_from_slice(window);
             return None;

@@ -19,7 +19,7 @@ use super::{Query, Shipper, ShipperConfig, Source, Watcher, crash, stream};
 use crate::api::types::LogLine;
 
 /// Writes a spool as the monitor does.
-struct Monitor {
+pub(super) struct Monitor {
     spool: PathBuf,
     segment: u32,
     length: u64,
@@ -27,7 +27,7 @@ struct Monitor {
 }
 
 impl Monitor {
-    fn new(spool: &Path) -> Self {
+    pub(super) fn new(spool: &Path) -> Self {
         std::fs::create_dir_all(spool).unwrap();
         let mut monitor = Self { spool: spool.to_owned(), segment: 0, length: 0, gap: false };
         monitor.open();
@@ -46,7 +46,7 @@ impl Monitor {
         append(&spool_index(&self.spool, self.segment), &entry.to_bytes());
     }
 
-    fn write(&mut self, stream: Stream, time: u64, bytes: &[u8]) {
+    pub(super) fn write(&mut self, stream: Stream, time: u64, bytes: &[u8]) {
         self.entry(stream, time);
         append(&spool_data(&self.spool, self.segment), bytes);
         self.length += bytes.len() as u64;

@@ -7,6 +7,7 @@
 //! in between sends that batch again; CloudWatch Logs has no way to know it. A service that does not
 //! answer is tried again for ever and holds up nothing but this.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,10 +18,11 @@ use tokio::time::Instant;
 
 use super::cursor::{Cursor, CursorError};
 use super::drivers::awslogs::LogStream;
-use super::lines::Line;
+use super::lines::{Framer, Line};
 use super::shipper::ShipperHandle;
 use super::spool::{Found, Reader, SpoolError};
 use super::watch::{Watch, Watcher};
+use crate::backend::backoff;
 use crate::error::chain;
 use crate::failpoint;
 
@@ -28,10 +30,14 @@ use crate::failpoint;
 const GATHER: Duration = Duration::from_millis(500);
 /// Between failed attempts, first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// What a pause may be longer, as a part of it.
+const JITTER: f64 = 0.2;
 /// Most events and bytes of a batch, and what each event costs beside its text (PutLogEvents).
 const EVENTS: usize = 10_000;
 const BYTES: usize = 1 << 20;
 const OVERHEAD: usize = 26;
+/// Bytes of the longest event; a longer line becomes several, as with Docker.
+const LONGEST: usize = (256 << 10) - OVERHEAD;
 /// Longest span of a batch, in milliseconds: a day, less than it.
 const SPAN: i64 = 23 * 60 * 60 * 1000;
 /// Bytes of text that are read before a batch is sent: what U+FFFD can make of them still fits.
@@ -85,6 +91,10 @@ struct Uploading {
     cursor: Cursor,
     events: Vec<InputLogEvent>,
     bytes: usize,
+    /// What is left of a reading of which a part was sent.
+    unsent: VecDeque<Vec<InputLogEvent>>,
+    /// Something was sent since the cursor was stored.
+    sent: bool,
     /// Segments before the position can go once the cursor is stored.
     advanced: bool,
     /// The stored cursor says that all is sent; the agent was killed before the deletion, or long
@@ -94,7 +104,12 @@ struct Uploading {
 
 impl Uploading {
     fn open(config: &UploaderConfig) -> Result<Self, ReadError> {
-        let cursor = Cursor::load(&config.cursor)?.unwrap_or_default();
+        let begin = || Cursor {
+            stdout: Framer::with_limit(LONGEST),
+            stderr: Framer::with_limit(LONGEST),
+            ..Cursor::default()
+        };
+        let cursor = Cursor::load(&config.cursor)?.unwrap_or_else(begin);
         Ok(Self {
             name: config.name.clone(),
             path: config.cursor.clone(),
@@ -103,12 +118,18 @@ impl Uploading {
             cursor,
             events: Vec::new(),
             bytes: 0,
+            unsent: VecDeque::new(),
+            sent: false,
             advanced: false,
         })
     }
 
-    /// Reads until the batch is full or there is nothing more. `last`: nothing will come after it.
+    /// Reads until the batch is full or there is nothing more, unless some of the last reading is
+    /// still to be sent. `last`: nothing will come after it.
     fn fill(&mut self, last: bool) -> Result<(), ReadError> {
+        if !self.unsent.is_empty() {
+            return Ok(());
+        }
         while self.bytes < ENOUGH && self.events.len() < EVENTS / 2 && !self.cursor.finished {
             match self.reader.read()? {
                 Found::Bytes => self.frame(),
@@ -128,6 +149,38 @@ impl Uploading {
                 }
             }
             self.cursor.position = self.reader.position();
+        }
+        self.unsent = batches(std::mem::take(&mut self.events)).into();
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// Sends what was read, or fails; what was taken before a failure is not sent again.
+    async fn send(&mut self, stream: &LogStream) -> Result<(), String> {
+        while let Some(batch) = self.unsent.front() {
+            let container = &self.name;
+            failpoint::hit("upload.before");
+            let put = stream.put(batch).await;
+            failpoint::hit("upload.put");
+            match put {
+                Ok(0) => {}
+                Ok(refused) => {
+                    let stream = stream.name();
+                    tracing::warn!(
+                        container,
+                        stream,
+                        refused,
+                        "lines are too old or too new for the stream"
+                    );
+                }
+                Err(error) if error.is_final() => {
+                    let (stream, error) = (stream.name(), chain(&error));
+                    tracing::error!(container, stream, error, "lines are refused, and left out");
+                }
+                Err(error) => return Err(chain(&error)),
+            }
+            self.unsent.pop_front();
+            self.sent = true;
         }
         Ok(())
     }
@@ -154,13 +207,12 @@ impl Uploading {
 
     /// Everything that was read is sent: says so, and lets go of what is used up.
     fn store(&mut self) -> Result<(), ReadError> {
-        self.events.clear();
-        self.bytes = 0;
         let durable = self.advanced || self.cursor.finished;
         if !self.was_finished {
             self.cursor.store(&self.path, durable)?;
             failpoint::hit("upload.cursor");
         }
+        self.sent = false;
         if durable {
             self.reader.remove_used(self.cursor.finished)?;
             self.advanced = false;
@@ -174,10 +226,17 @@ fn push(events: &mut Vec<InputLogEvent>, bytes: &mut usize, line: Line<'_>) {
     if line.bytes.is_empty() {
         return;
     }
-    let message = String::from_utf8_lossy(line.bytes).into_owned();
-    *bytes += message.len() + OVERHEAD;
-    let timestamp = i64::try_from(line.time / 1_000_000).unwrap_or(i64::MAX);
-    events.push(InputLogEvent { timestamp: Some(timestamp), message: Some(message) });
+    let text = String::from_utf8_lossy(line.bytes);
+    let mut rest = &*text;
+    while !rest.is_empty() {
+        // What is no UTF-8 has grown.
+        let (message, next) = rest.split_at(rest.floor_char_boundary(LONGEST));
+        rest = next;
+        *bytes += message.len() + OVERHEAD;
+        let timestamp = i64::try_from(line.time / 1_000_000).unwrap_or(i64::MAX);
+        let message = Some(message.to_owned());
+        events.push(InputLogEvent { timestamp: Some(timestamp), message });
+    }
 }
 
 /// Cuts what was read into batches that the service takes, each in time order.
@@ -232,12 +291,15 @@ async fn upload(
         let failed = match read {
             Ok(mut uploading) => {
                 let finished = uploading.cursor.finished;
-                let nothing = uploading.events.is_empty() && !uploading.advanced && !finished;
+                let nothing = uploading.unsent.is_empty()
+                    && !uploading.sent
+                    && !uploading.advanced
+                    && !finished;
                 let sent = if nothing {
                     Ok(())
                 } else {
                     tokio::select! {
-                        sent = send(&config, std::mem::take(&mut uploading.events)) => sent,
+                        sent = uploading.send(&config.destination) => sent,
                         () = gone(stopped.clone()) => return false,
                     }
                 };
@@ -258,10 +320,17 @@ async fn upload(
                             gather(&mut stopped).await;
                             continue;
                         }
-                        Err(error) => Some(chain(&error)),
+                        Err(error) => {
+                            at_work = Some(uploading);
+                            Some(chain(&error))
+                        }
                     },
-                    // What was read is read again from the stored cursor.
-                    Err(error) => Some(error),
+                    Err(error) => {
+                        // Without a part that was sent all is read again from the stored cursor, so
+                        // that many containers do not fill the memory while the service is away.
+                        at_work = Some(uploading).filter(|uploading| uploading.sent);
+                        Some(error)
+                    }
                 }
             }
             Err(error) => Some(chain(&error)),
@@ -274,8 +343,10 @@ async fn upload(
             Some(error) => {
                 let (container, stream) = (&config.name, config.destination.name());
                 tracing::warn!(container, stream, error, "output waits to be uploaded");
+                // Not all containers at once when the service is back.
+                let pause = retry.mul_f64(1.0 + JITTER * backoff::random());
                 tokio::select! {
-                    () = tokio::time::sleep(retry) => {}
+                    () = tokio::time::sleep(pause) => {}
                     () = gone(stopped.clone()) => return false,
                 }
                 retry = (retry * 2).min(RETRY.1);
@@ -297,32 +368,11 @@ async fn gone(mut stopped: watch::Receiver<bool>) {
     while stopped.changed().await.is_ok() {}
 }
 
-/// Sends all, or fails; batches that were taken before a failure come a second time.
-async fn send(config: &UploaderConfig, events: Vec<InputLogEvent>) -> Result<(), String> {
-    let (container, stream) = (&config.name, &config.destination);
-    for batch in batches(events) {
-        failpoint::hit("upload.before");
-        let put = stream.put(&batch).await;
-        failpoint::hit("upload.put");
-        match put {
-            Ok(0) => {}
-            Ok(refused) => {
-                let stream = stream.name();
-                tracing::warn!(container, stream, refused, "lines are too old for the stream");
-            }
-            Err(error) if error.is_final() => {
-                let (stream, error) = (stream.name(), chain(&error));
-                tracing::error!(container, stream, error, "lines are refused, and left out");
-            }
-            Err(error) => return Err(chain(&error)),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::backend::testing::{Answer, Server, client};
 
     fn event(at: i64, length: usize) -> InputLogEvent {
         InputLogEvent { timestamp: Some(at), message: Some("x".repeat(length)) }
@@ -348,6 +398,69 @@ mod tests {
         assert!(batches(Vec::new()).is_empty());
     }
 
+    #[tokio::test]
+    async fn a_long_line_is_one_event_also_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = directory.path().join("spool");
+        let mut monitor = super::super::tests::Monitor::new(&spool);
+        let line = "x".repeat(100_000);
+        monitor.write(Stream::Stdout, 1, format!("first\n{}", &line[..50_000]).as_bytes());
+        let config = UploaderConfig {
+            name: "t/c".to_owned(),
+            spool,
+            cursor: directory.path().join("awslogs.cursor"),
+            destination: LogStream::testing(client(), "http://127.0.0.1:1"),
+            stopped: true,
+            watcher: Watcher::start(),
+        };
+        let texts = |uploading: &Uploading| -> Vec<String> {
+            uploading.unsent.iter().flatten().filter_map(|event| event.message.clone()).collect()
+        };
+        let mut uploading = Uploading::open(&config).unwrap();
+        uploading.fill(false).unwrap();
+        assert_eq!(texts(&uploading), ["first"]);
+        uploading.store().unwrap();
+        monitor.write(Stream::Stdout, 2, format!("{}\n", &line[50_000..]).as_bytes());
+        let mut uploading = Uploading::open(&config).unwrap();
+        uploading.fill(true).unwrap();
+        assert_eq!(texts(&uploading), [line]);
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_before_a_failure_is_not_sent_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = directory.path().join("spool");
+        let mut monitor = super::super::tests::Monitor::new(&spool);
+        // More than one batch of events.
+        let lines: Vec<String> = (0..12_000).map(|n| format!("{n}\n")).collect();
+        monitor.write(Stream::Stdout, 1, lines.concat().as_bytes());
+        let server = Server::start(vec![
+            Answer::ok("{}"),
+            Answer::refusal("ThrottlingException"),
+            Answer::refusal("ThrottlingException"),
+        ])
+        .await;
+        let watcher = Watcher::start();
+        let mut uploader = Uploader::spawn(UploaderConfig {
+            name: "t/c".to_owned(),
+            spool: spool.clone(),
+            cursor: directory.path().join("awslogs.cursor"),
+            destination: LogStream::testing(client(), &server.endpoint()),
+            stopped: true,
+            watcher,
+        });
+        tokio::time::timeout(Duration::from_secs(20), uploader.finished()).await.unwrap();
+        let requests = server.requests();
+        let texts = |at: usize| -> Vec<String> {
+            let events = requests[at].body["logEvents"].as_array().unwrap();
+            events.iter().map(|event| format!("{}\n", event["message"].as_str().unwrap())).collect()
+        };
+        assert_eq!(requests.len(), 4);
+        assert_eq!((texts(1), texts(2)), (texts(3), texts(3)));
+        assert_eq!([texts(0), texts(3)].concat(), lines);
+        assert!(spool.read_dir().unwrap().next().is_none(), "the spool is used up");
+    }
+
     #[test]
     fn empty_lines_are_no_events() {
         let (mut events, mut bytes) = (Vec::new(), 0);
@@ -356,5 +469,11 @@ mod tests {
         push(&mut events, &mut bytes, invalid);
         let text = events.first().and_then(|event| event.message.clone());
         assert_eq!((events.len(), text.as_deref()), (1, Some("a\u{fffd}")));
+        events.clear();
+        push(&mut events, &mut bytes, Line { bytes: &[0xff; LONGEST], newline: true, time: 1 });
+        let lengths: Vec<_> =
+            events.iter().filter_map(|event| event.message.as_ref()).map(String::len).collect();
+        assert!(lengths.iter().all(|length| *length <= LONGEST), "{lengths:?}");
+        assert_eq!(lengths.iter().sum::<usize>(), 3 * LONGEST);
     }
 }

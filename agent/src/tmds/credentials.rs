@@ -1,7 +1,8 @@
 //! Credentials of a task's role for its containers (protocol reference §11.3). Pure.
 //!
 //! Only the application role's, and only to the task they are of. An id of another task or of an
-//! execution role is answered like one that never was.
+//! execution role is answered like one that never was. A container knows only the id that it was
+//! created with: by it, it gets the newest set.
 
 use protocol::tmds::{Credentials as Document, CredentialsError};
 
@@ -50,16 +51,11 @@ pub fn answer<'a>(
     let Some(id) = id.filter(|id| !id.is_empty()) else {
         return refused("NoIdInRequest", 400, "No Credential ID in the request");
     };
-    let known = |task: &&Task| {
-        task.ecs.as_ref().and_then(|ecs| ecs.task_credentials.as_deref()) == Some(id)
-    };
+    let known = |task: &&Task| task.ecs.as_ref().is_some_and(|ecs| ecs.has_told(id));
     let Some(task) = tasks.into_iter().find(known) else {
         return refused("InvalidIdInRequest", 400, "Credentials not found");
     };
-    let entry =
-        held.get(id).filter(|entry| entry.task == task.id && entry.role == RoleType::Application);
-    let document = entry.and_then(|entry| {
-        let credentials = &entry.credentials;
+    let document = held.of(&task.id, RoleType::Application).and_then(|credentials| {
         Some(Document {
             role_arn: credentials.role_arn.clone().unwrap_or_default(),
             access_key_id: credentials.access_key_id.clone().filter(|key| !key.is_empty())?,
@@ -120,6 +116,17 @@ mod tests {
         ] {
             assert_eq!(code(id), expected, "{id:?}");
         }
+        // Newer ones have come under another id.
+        let newer = acs::Credentials { access_key_id: Some("NEWER".to_owned()), ..set("renewed") };
+        let ecs = own.ecs.as_mut().unwrap();
+        ecs.former_task_credentials = vec!["role".to_owned()];
+        ecs.task_credentials = Some("renewed".to_owned());
+        held.put(own.id.clone(), RoleType::Application, newer);
+        let code = |id: Option<&str>| match answer(&held, [&own], id, 2) {
+            Answer::Credentials(document) => document.access_key_id,
+            Answer::Refused(refusal) => format!("{} {}", refusal.http_error_code, refusal.code),
+        };
+        assert_eq!([code(Some("role")), code(Some("renewed"))], ["NEWER", "NEWER"]);
         // As after a restart, until the control plane has sent them again.
         held.forget(&own.id);
         assert_eq!(code(Some("role")), "503 CredentialsUninitialized");

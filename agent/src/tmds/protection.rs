@@ -63,15 +63,15 @@ async fn attempt(
             "this task was run on its host alone: no control plane can protect it",
         );
     };
-    let Some(id) = &ecs.task_credentials else {
+    if ecs.task_credentials.is_none() {
         return refused(
             403,
             "AccessDeniedException",
             "the task has no task role: give its definition a taskRoleArn that may call ecs:GetTaskProtection and ecs:UpdateTaskProtection",
         );
     };
-    let entry = held.get(id).filter(|entry| entry.role == RoleType::Application);
-    let Some(keys) = entry.and_then(|entry| Keys::of_role(&entry.credentials)) else {
+    let found = held.of(&task.id, RoleType::Application);
+    let Some(keys) = found.and_then(|credentials| Keys::of_role(&credentials)) else {
         return refused(
             403,
             "AccessDeniedException",

@@ -192,6 +192,7 @@ pub struct Payload {
     pub cluster_arn: Option<String>,
     pub container_instance_arn: Option<String>,
     /// Read one by one ([`Task`]), so that one that cannot be read costs none of the others.
+    #[serde(deserialize_with = "crate::null_as_default")]
     pub tasks: Vec<RawTask>,
     /// Milliseconds since the epoch.
     pub generated_at: Option<i64>,
@@ -246,6 +247,7 @@ pub struct TaskManifest {
     pub message_id: Option<String>,
     pub cluster_arn: Option<String>,
     pub container_instance_arn: Option<String>,
+    #[serde(deserialize_with = "crate::null_as_default")]
     pub tasks: Vec<TaskIdentifier>,
     pub generated_at: Option<i64>,
     /// Counts up; an older manifest than the newest message is stale.
@@ -270,6 +272,7 @@ pub struct TaskIdentifier {
 pub struct TaskStopVerification {
     /// The manifest's.
     pub message_id: Option<String>,
+    #[serde(deserialize_with = "crate::null_as_default")]
     pub stop_candidates: Vec<TaskIdentifier>,
 }
 
@@ -280,6 +283,7 @@ pub struct TaskStopVerification {
 pub struct TaskStopVerificationAck {
     pub message_id: Option<String>,
     pub generated_at: Option<i64>,
+    #[serde(deserialize_with = "crate::null_as_default")]
     pub stop_tasks: Vec<TaskIdentifier>,
 }
 
@@ -325,4 +329,23 @@ pub struct Ack {
     pub container_instance: Option<String>,
     pub message_id: Option<String>,
     pub reason: Option<String>,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_as_absent() {
+        for text in [
+            r#"{"type":"PayloadMessage","message":{"messageId":"m","tasks":null,"seqNum":null}}"#,
+            r#"{"type":"TaskManifestMessage","message":{"messageId":"m","tasks":null}}"#,
+            r#"{"type":"TaskStopVerificationAck","message":{"messageId":"m","stopTasks":null}}"#,
+        ] {
+            let absent = text.replace(r#","tasks":null"#, "").replace(r#","stopTasks":null"#, "");
+            let message = ServerMessage::parse(text).unwrap();
+            assert_eq!(message, ServerMessage::parse(&absent).unwrap(), "{text}");
+        }
+    }
 }

@@ -188,7 +188,9 @@ pub struct ContainerInstance {
     pub ec2_instance_id: Option<String>,
     pub version: Option<i64>,
     pub version_info: Option<VersionInfo>,
+    #[serde(deserialize_with = "crate::null_as_default")]
     pub remaining_resources: Vec<Resource>,
+    #[serde(deserialize_with = "crate::null_as_default")]
     pub registered_resources: Vec<Resource>,
     pub status: Option<String>,
     pub status_reason: Option<String>,
@@ -196,9 +198,12 @@ pub struct ContainerInstance {
     pub running_tasks_count: Option<i32>,
     pub pending_tasks_count: Option<i32>,
     pub agent_update_status: Option<String>,
+    #[serde(deserialize_with = "crate::null_as_default")]
     pub attributes: Vec<Attribute>,
     pub registered_at: Option<EpochSeconds>,
+    #[serde(deserialize_with = "crate::null_as_default")]
     pub attachments: Vec<Attachment>,
+    #[serde(deserialize_with = "crate::null_as_default")]
     pub tags: Vec<Tag>,
     pub health_status: Option<Value>,
 }

@@ -18,7 +18,12 @@ pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts a program that the terminal's signals do not reach, with its output added to a log.
 pub(super) fn start(command: &mut Command, log: &Path) -> io::Result<Child> {
-    let output = OpenOptions::new().create(true).append(true).mode(0o600).open(log)?;
+    let output = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(log)?;
     command
         .current_dir("/")
         .stdin(Stdio::null())

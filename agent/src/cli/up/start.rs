@@ -61,9 +61,7 @@ pub(in crate::cli) async fn run(arguments: Args, layout: Layout) -> Result<u8, F
         ready = bring_up(&layout, &mut settings, &mut children) => ready?,
         signal = signals.next() => return Ok(128 + signal),
     }
-    for (name, value) in settings.environment() {
-        output::print(&format!("export {name}={value}\n"))?;
-    }
+    output::print(&settings.shell(std::env::var_os("AWS_SESSION_TOKEN").is_some()))?;
     output::tell(&format!(
         "lighter: cluster {} is up at {}; versions of the aws CLI before 2.13 need --endpoint-url",
         settings.cluster,
@@ -80,6 +78,11 @@ pub(in crate::cli) async fn run(arguments: Args, layout: Layout) -> Result<u8, F
         }
         // Ended ones must not stay as zombies.
         children.retain_mut(|child: &mut Child| matches!(child.try_wait(), Ok(None)));
+        // Cheap, as it is done each second: only what is missing is worth calls.
+        let serves = matches!(control_plane::find(&layout), Ok(Some(_)));
+        if serves && matches!(agent(&layout).await, Ok(Some(_))) {
+            continue;
+        }
         if let Err(failure) = bring_up(&layout, &mut settings, &mut children).await {
             output::tell(&format!("lighter: {}", chain(&failure.error)));
         }
@@ -272,6 +275,10 @@ fn start_agent(layout: &Layout, settings: &Settings) -> Result<Child, Failure> {
     command.env("ECS_BACKEND_HOST", settings.endpoint());
     for (name, value) in settings.environment() {
         command.env(name, value);
+    }
+    // Of the caller's own account: with our key they would be refused, or lead logs elsewhere.
+    for name in ["AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS"] {
+        command.env_remove(name);
     }
     process::start(&mut command, &log(layout))
         .map_err(|source| Error::Background { program, source }.into())

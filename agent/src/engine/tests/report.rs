@@ -201,3 +201,23 @@ fn newer_credentials_replace_the_ids() {
     assert_eq!(ecs.task_credentials.as_deref(), Some("1"));
     assert_eq!(ecs.execution_credentials.as_deref(), Some("3"));
 }
+
+#[test]
+fn ids_that_containers_were_told_stay_known_and_no_others() {
+    let mut ecs = EcsTask { task_credentials: Some("unused".to_owned()), ..EcsTask::default() };
+    let renew = |ecs: &mut EcsTask, id: &str, created| {
+        ecs.renew(Some(id.to_owned()), None, created);
+    };
+    renew(&mut ecs, "first", 0);
+    assert!(!ecs.has_told("unused"), "no container was told it");
+    for n in 0..1000 {
+        renew(&mut ecs, &format!("{n}"), 1);
+        renew(&mut ecs, &format!("{n}"), 1);
+    }
+    assert!(ecs.has_told("first") && ecs.has_told("999"));
+    assert!(ecs.former_task_credentials.len() <= 2, "bounded by the containers");
+    renew(&mut ecs, "next", 2);
+    assert!(ecs.has_told("999"), "the second container was told it");
+    let stored = serde_json::to_value(&ecs).unwrap();
+    assert_eq!(serde_json::from_value::<EcsTask>(stored).unwrap(), ecs);
+}

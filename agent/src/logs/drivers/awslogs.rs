@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use protocol::aws_json::ApiError;
+use protocol::ids::TaskId;
 use protocol::logs::{
     CreateLogGroupRequest, CreateLogStreamRequest, InputLogEvent, PutLogEventsRequest,
     PutLogEventsResponse, SIGNING_NAME, TARGET,
@@ -19,7 +20,7 @@ use serde_json::Value;
 use crate::backend::credentials::{Keys, Source};
 use crate::backend::{CallError, Client, Service, SetupError};
 use crate::config::Config;
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, RoleType};
 use crate::engine::Task;
 use crate::host::runtime_id;
 
@@ -75,7 +76,7 @@ impl LogService {
         let endpoint = given
             .map(Arc::from)
             .or_else(|| self.endpoint.clone())
-            .unwrap_or_else(|| format!("https://logs.{region}.amazonaws.com").into());
+            .unwrap_or_else(|| amazon(&region).into());
         let stream =
             option("awslogs-stream").unwrap_or_else(|| match option("awslogs-stream-prefix") {
                 Some(prefix) => format!("{prefix}/{}/{}", container.name, task.id),
@@ -85,16 +86,22 @@ impl LogService {
             .ecs
             .as_ref()
             .filter(|ecs| ecs.logs_by_execution_role.contains(&index))
-            .and_then(|ecs| ecs.execution_credentials.clone());
+            .filter(|ecs| ecs.execution_credentials.is_some());
         Some(LogStream {
             client: self.client.in_region(&region),
             endpoint,
             group: option("awslogs-group").unwrap_or_default(),
             stream,
             create_group: option("awslogs-create-group").is_some_and(|create| create == "true"),
-            role: role.map(|id| (self.roles.clone(), id)),
+            role: role.map(|_| (self.roles.clone(), task.id.clone())),
         })
     }
+}
+
+/// Amazon's endpoint in a region.
+fn amazon(region: &str) -> String {
+    let china = if region.starts_with("cn-") { ".cn" } else { "" };
+    format!("https://logs.{region}.amazonaws.com{china}")
 }
 
 /// Whether an endpoint of the ECS API is Amazon's.
@@ -112,8 +119,8 @@ pub struct LogStream {
     group: String,
     stream: String,
     create_group: bool,
-    /// The execution role's credentials, by their id.
-    role: Option<(Credentials, String)>,
+    /// The execution role's credentials, newest at each call.
+    role: Option<(Credentials, TaskId)>,
 }
 
 /// A batch was not taken.
@@ -205,9 +212,9 @@ impl LogStream {
             Service { signing_name: SIGNING_NAME, target: TARGET, endpoint: &self.endpoint };
         let client = match &self.role {
             None => self.client.clone(),
-            Some((roles, id)) => {
-                let entry = roles.get(id).ok_or(PutError::NoCredentials)?;
-                let keys = Keys::of_role(&entry.credentials).ok_or(PutError::NoCredentials)?;
+            Some((roles, task)) => {
+                let found = roles.of(task, RoleType::Execution).ok_or(PutError::NoCredentials)?;
+                let keys = Keys::of_role(&found).ok_or(PutError::NoCredentials)?;
                 self.client.with_keys(keys)
             }
         };
@@ -220,8 +227,55 @@ fn named(error: &CallError, name: &str) -> bool {
 }
 
 #[cfg(test)]
+impl LogStream {
+    /// Of a service that a test answers for.
+    pub(in crate::logs) fn testing(client: Client, endpoint: &str) -> Self {
+        Self {
+            client,
+            endpoint: endpoint.into(),
+            group: "g".to_owned(),
+            stream: "s".to_owned(),
+            create_group: false,
+            role: None,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::backend::testing;
+
+    #[tokio::test]
+    async fn renewed_credentials_are_used_from_the_next_call_on() {
+        let server = testing::Server::start(Vec::new()).await;
+        let (roles, task) = (Credentials::default(), TaskId::from_random(7));
+        let stream = LogStream {
+            role: Some((roles.clone(), task.clone())),
+            ..LogStream::testing(testing::client(), &server.endpoint())
+        };
+        assert!(matches!(stream.put(&[]).await, Err(PutError::NoCredentials)));
+        for key in ["ASIAONE", "ASIATWO"] {
+            let set = protocol::acs::Credentials {
+                credentials_id: Some(key.to_lowercase()),
+                access_key_id: Some(key.to_owned()),
+                secret_access_key: Some("hush".to_owned()),
+                ..protocol::acs::Credentials::default()
+            };
+            roles.put(task.clone(), RoleType::Execution, set);
+            stream.put(&[]).await.unwrap();
+            let requests = server.requests();
+            let signed = requests.last().unwrap().header("authorization").unwrap();
+            assert!(signed.contains(key), "{signed}");
+        }
+    }
+
+    #[test]
+    fn endpoints_of_amazon() {
+        assert_eq!(amazon("eu-north-1"), "https://logs.eu-north-1.amazonaws.com");
+        assert_eq!(amazon("cn-north-1"), "https://logs.cn-north-1.amazonaws.com.cn");
+    }
 
     #[test]
     fn whose_endpoint_it_is() {
