@@ -84,6 +84,17 @@ def test_a_task_that_cannot_start():
     assert task["containers"][0]["reason"].startswith("CannotPullContainerError"), task
 
 
+def test_a_log_group_that_is_not_there():
+    options = {"awslogs-group": "/nowhere", "awslogs-region": REGION, "awslogs-stream-prefix": "x"}
+    register("no-group", [container(logConfiguration={"logDriver": "awslogs", "options": options})])
+    arn = ecs.run_task(taskDefinition="no-group")["tasks"][0]["taskArn"]
+    wait(ecs, "tasks_stopped", tasks=[arn])
+    task = describe(arn)
+    assert task["stopCode"] == "TaskFailedToStart", task
+    assert task["stoppedReason"].startswith("ResourceInitializationError: failed to validate logger args"), task
+    assert "ResourceNotFoundException: The specified log group does not exist." in task["stoppedReason"], task
+
+
 def test_overrides():
     register("over", [container(script="exit 1", environment=[{"name": "A", "value": "1"}, {"name": "B", "value": "2"}])])
     arn = ecs.run_task(

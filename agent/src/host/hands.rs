@@ -20,7 +20,7 @@ use crate::cgroup;
 use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
 use crate::image;
 use crate::layout::Layout;
-use crate::logs::drivers::awslogs::LogService;
+use crate::logs::drivers::awslogs::{LogService, LogStream};
 use crate::logs::drivers::json_file::Options;
 use crate::logs::{
     Shipper, ShipperConfig, ShipperHandle, Source, Uploader, UploaderConfig, Watcher,
@@ -282,6 +282,15 @@ impl Hands {
         self.held(task).link.lock().await.take();
     }
 
+    /// Where a container's output goes besides this host.
+    pub(super) fn log_stream(&self, task: &Task, index: usize) -> Option<LogStream> {
+        let log = &task.container_definition(index)?.log;
+        match log.driver {
+            LogDriver::JsonFile => None,
+            LogDriver::AwsLogs => self.log_service.stream(task, index, log),
+        }
+    }
+
     /// Starts the container's shipper if it has none.
     pub(super) fn ship(&self, task: &Task, index: usize, stopped: bool) -> Result<(), String> {
         let Some(definition) = task.container_definition(index) else { return Ok(()) };
@@ -304,10 +313,7 @@ impl Hands {
         }
         let name = format!("{}/{}", task.id, definition.name);
         let spool = self.layout.task(&task.id).join(&definition.name).join("spool");
-        let destination = match definition.log.driver {
-            LogDriver::JsonFile => None,
-            LogDriver::AwsLogs => self.log_service.stream(task, index, &definition.log),
-        };
+        let destination = self.log_stream(task, index);
         let keep_spool = destination.is_some();
         let uploader = destination.map(|destination| {
             Uploader::spawn(UploaderConfig {

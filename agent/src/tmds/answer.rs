@@ -30,7 +30,11 @@ const BODY: usize = 4096;
 pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener, scope: Scope) {
     let all = Arc::clone(&shared.connections);
     let bucket = Arc::new(Mutex::new(Bucket::new(shared.limits, Instant::now())));
-    server::serve(listener, all, move |peer, request| {
+    let at_once = match scope {
+        Scope::Task(_) => server::OF_A_TASK,
+        Scope::Host => server::OF_THE_HOST,
+    };
+    server::serve(listener, at_once, all, move |peer, request| {
         let (shared, scope, bucket) = (Arc::clone(&shared), scope.clone(), Arc::clone(&bucket));
         async move {
             if lock(&bucket).admit(Instant::now()) {

@@ -22,7 +22,7 @@ const SHORT: usize = 12;
 /// Serves until the future is dropped.
 pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     let all = Arc::clone(&shared.connections);
-    server::serve(listener, all, move |_peer, request| {
+    server::serve(listener, server::OF_THE_HOST, all, move |_peer, request| {
         let shared = Arc::clone(&shared);
         async move { answer(&shared, request.uri()).await }
     })

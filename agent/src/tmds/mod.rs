@@ -14,8 +14,8 @@
 //! warning, never a task's failure.
 //!
 //! Hostile requests: [`server`] bounds connections per listener and in all, the time and size of
-//! each, and requests per listener ([`throttle`]), not over all listeners as Amazon's agent does: a task
-//! can starve only itself.
+//! each, and requests per listener ([`throttle`]), not over all listeners as Amazon's agent does, so
+//! that a container starves only itself, or in network mode `host` those that share the mode.
 //!
 //! Pure: [`documents`], [`credentials`], [`environment`], [`route`], [`throttle`].
 

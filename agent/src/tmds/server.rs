@@ -17,9 +17,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Open connections of all listeners together.
-pub(super) const CONNECTIONS: usize = 512;
-/// Of one listener. More wait in the kernel's queue.
-const PER_LISTENER: usize = 32;
+pub(super) const CONNECTIONS: usize = 1024;
+/// Of one container's or task's listener, a small share of all. More wait in the kernel's queue.
+pub(super) const OF_A_TASK: usize = 8;
+/// Of a listener of the host's namespace.
+pub(super) const OF_THE_HOST: usize = 32;
 /// How long a request's head may take.
 const HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may last: 5 s to read the request, 5 s to answer, 5 s to take the answer.
@@ -31,12 +33,16 @@ const HEADERS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the future is dropped, and then no connection is left. `handle` answers one request.
-pub(super) async fn serve<H, F>(listener: TcpListener, all: Arc<Semaphore>, handle: H)
-where
+pub(super) async fn serve<H, F>(
+    listener: TcpListener,
+    at_once: usize,
+    all: Arc<Semaphore>,
+    handle: H,
+) where
     H: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let own = Arc::new(Semaphore::new(PER_LISTENER));
+    let own = Arc::new(Semaphore::new(at_once));
     let mut connections = JoinSet::new();
     loop {
         // Never closed.

@@ -8,9 +8,11 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::monitor::{Call, ContainerFacts, Create, Fact, FailureKind, Overlay, SpoolFull};
 use protocol::taskdef::{ContainerDefinition, NetworkMode};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::resources::namespace;
 use super::{blocking, efs, private_directory};
@@ -21,6 +23,7 @@ use crate::host::bundle::{self, Input, Mount};
 use crate::host::hands::Hands;
 use crate::host::{chain, runtime_id};
 use crate::image::Image;
+use crate::logs::drivers::awslogs::LogStream;
 use crate::monitor::Error;
 use crate::network::dns::{self, Attachment, HostResolver};
 use crate::network::{ContainerLease, PublishedPort, endpoint};
@@ -31,6 +34,9 @@ use crate::volume;
 const SPOOL_LIMIT: u64 = 64 << 20;
 /// The same with `mode=non-blocking`, where more is dropped (the default of ECS).
 const BUFFER_LIMIT: u64 = 10_000_000;
+
+/// How long a creation waits for the log stream.
+const STREAM_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a container could not be created or started.
 #[derive(Debug)]
@@ -90,6 +96,8 @@ pub(super) async fn create(
         (mounted, call)
     };
     failpoint::hit("create.prepared");
+    let stream = hands.log_stream(task, index);
+    let stream = AbortOnDropHandle::new(tokio::spawn(make_stream(stream)));
     hands.ship(task, index, false)?;
     let link = hands.link(task).await?;
     let facts = facts(link.call(Call::Create(call)).await?, "create")?;
@@ -109,7 +117,26 @@ pub(super) async fn create(
     if let Some(pid) = facts.pid {
         hands.tmds.open_for_container(task, index, pid).await;
     }
+    stream.await.map_err(|failed| format!("the agent failed internally: {failed}"))??;
     Ok(facts)
+}
+
+/// Makes the container's log stream, as Docker's driver does before a start. Only a refusal fails:
+/// while the service is away, output waits for it.
+async fn make_stream(stream: Option<LogStream>) -> Result<(), Failure> {
+    let Some(stream) = stream else { return Ok(()) };
+    match tokio::time::timeout(STREAM_PATIENCE, stream.create()).await {
+        Ok(Err(error)) if error.is_refusal() => Err(Failure {
+            text: format!(
+                "failed to validate logger args: create the log stream {}: {}",
+                stream.name(),
+                chain(&error)
+            ),
+            word: Some("ResourceInitializationError"),
+            exit_code: None,
+        }),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 pub(super) async fn start(

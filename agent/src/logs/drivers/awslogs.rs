@@ -138,6 +138,14 @@ impl PutError {
         matches!(self, Self::Call(error)
             if error.api().is_some_and(|api| api.name == "InvalidParameterException"))
     }
+
+    /// The service will not have the stream: its group is not there, say, or not for us.
+    pub fn is_refusal(&self) -> bool {
+        const REFUSALS: [&str; 3] =
+            ["ResourceNotFoundException", "AccessDeniedException", "InvalidParameterException"];
+        matches!(self, Self::Call(error)
+            if error.api().is_some_and(|api| REFUSALS.contains(&api.name.as_str())))
+    }
 }
 
 impl LogStream {
@@ -174,7 +182,11 @@ impl LogStream {
         Ok(front + events.len().saturating_sub(back))
     }
 
-    async fn create(&self) -> Result<(), PutError> {
+    /// Makes the stream if it is not there, and the group if the task says so.
+    ///
+    /// # Errors
+    /// If they could not be made.
+    pub async fn create(&self) -> Result<(), PutError> {
         let stream = CreateLogStreamRequest {
             log_group_name: Some(self.group.clone()),
             log_stream_name: Some(self.stream.clone()),
