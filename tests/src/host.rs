@@ -238,8 +238,6 @@ impl Default for TestHost {
 
 impl Drop for TestHost {
     fn drop(&mut self) {
-        let suffix =
-            format!("{:08x}", protocol::monitor::crc32(self.root().as_os_str().as_encoded_bytes()));
         // The namespace's init takes everything in it along, and is gone itself when all of that is:
         // also the zombies that are this process's to reap, and no other child is left to it.
         let _ = self.init.kill();
@@ -251,11 +249,17 @@ impl Drop for TestHost {
                 Err(_) => break,
             }
         }
-        // A test that failed may have left cgroups; nothing lives in them any more.
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            remove_cgroup(&hierarchy.path().join(format!("lighter-{suffix}")));
+        // A test that failed, or whose agents were killed, may have left cgroups of any root in its
+        // directory; nothing lives in them any more.
+        for root in fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
+            let root = root.path();
+            let suffix = protocol::monitor::crc32(root.as_os_str().as_encoded_bytes());
+            let name = format!("lighter-{suffix:08x}");
+            for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+                remove_cgroup(&hierarchy.path().join(&name));
+            }
+            remove_cgroup(&Path::new("/sys/fs/cgroup").join(&name));
         }
-        remove_cgroup(&Path::new("/sys/fs/cgroup").join(format!("lighter-{suffix}")));
     }
 }
 
