@@ -62,6 +62,14 @@ pub enum Error {
     StillAlive { id: String, seconds: u64 },
     #[error("wait for the end of container {id}")]
     Wait { id: String, source: Errno },
+    #[error("container not running: {id} is {}", status.name())]
+    NotRunning { id: String, status: Status },
+    #[error("container not paused: {id} is {}", status.name())]
+    NotPaused { id: String, status: Status },
+    #[error("resources")]
+    Resources(#[source] spec::Error),
+    #[error("resources are not those of the specification's linux.resources")]
+    ResourcesForm(#[source] serde_json::Error),
     #[error("start container {id}: run hooks")]
     Hooks { id: String, source: Box<hooks::Error> },
 }
@@ -71,7 +79,10 @@ impl Error {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::NotFound { .. } => FailureKind::NotFound,
-            Self::WrongStatus { .. } => FailureKind::WrongState,
+            Self::WrongStatus { .. } | Self::NotRunning { .. } | Self::NotPaused { .. } => {
+                FailureKind::WrongState
+            }
+            Self::Resources(_) | Self::ResourcesForm(_) => FailureKind::Invalid,
             Self::Id(_) | Self::Parse { .. } | Self::Spec { .. } | Self::Process(_) => {
                 FailureKind::Invalid
             }
@@ -94,6 +105,7 @@ impl Status {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         }
     }
@@ -107,8 +119,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// A container that exists.
 #[derive(Debug)]
 pub struct Container {
-    directory: PathBuf,
-    record: Record,
+    pub(super) directory: PathBuf,
+    pub(super) record: Record,
 }
 
 /// Undoes a creation that fails, unless told otherwise.
@@ -194,6 +206,7 @@ impl Container {
             hooks: plan.hooks.clone(),
             seccomp: plan.seccomp.clone(),
             personality: plan.personality,
+            resources: None,
         };
         let state_path = directory.join("state.json");
         record.store(&directory).map_err(file("write", &state_path))?;
@@ -285,7 +298,7 @@ impl Container {
     }
 
     /// Status at this moment.
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         if self.record.status == Status::Creating {
             // Whoever creates it holds the lock; if nobody does, that process was killed.
             let busy = File::open(&self.directory)
@@ -294,6 +307,9 @@ impl Container {
         }
         if self.live_init().is_none() {
             return Status::Stopped;
+        }
+        if self.is_paused() {
+            return Status::Paused;
         }
         if self.directory.join(FIFO).exists() { Status::Created } else { Status::Running }
     }
@@ -322,7 +338,9 @@ impl Container {
         let status = self.status();
         let pid = match status {
             Status::Stopped | Status::Creating => 0,
-            Status::Created | Status::Running => self.record.init.map_or(0, |init| init.pid),
+            Status::Created | Status::Running | Status::Paused => {
+                self.record.init.map_or(0, |init| init.pid)
+            }
         };
         Ok(document(&self.record, status, pid))
     }
@@ -402,6 +420,7 @@ impl Container {
         let init = self.init_pidfd().ok_or_else(stopped)?;
         match process::pidfd_send_signal(init.as_fd(), signal) {
             Err(Errno::ESRCH) => Err(stopped()),
+            Ok(()) if signal == libc::SIGKILL => self.let_die(),
             other => other.map_err(|source| Error::Signal { id: id(), signal, source }),
         }
     }
@@ -427,6 +446,7 @@ impl Container {
                         return Err(Error::Signal { id: id(), signal: libc::SIGKILL, source });
                     }
                 }
+                self.let_die()?;
                 self.wait(&init)?;
             }
         }
@@ -535,7 +555,7 @@ impl Container {
     }
 
     /// Locks the container and reads its record again: another command may have changed it.
-    fn lock(&mut self) -> Result<Lock, Error> {
+    pub(super) fn lock(&mut self) -> Result<Lock, Error> {
         let lock = self.lock_only()?;
         self.record = read(&self.directory, &self.record.id)?;
         Ok(lock)
@@ -569,7 +589,7 @@ fn document(record: &Record, status: Status, pid: i32) -> State {
 /// A held lock. Released explicitly: a clone of this process has the same lock, and closing our
 /// descriptor would leave it there.
 #[derive(Debug)]
-struct Lock(File);
+pub(super) struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
@@ -619,6 +639,7 @@ fn read(directory: &Path, id: &str) -> Result<Record, Error> {
         hooks: spec::Hooks::default(),
         seccomp: None,
         personality: None,
+        resources: None,
     })
 }
 
