@@ -342,6 +342,59 @@ fn nested_groups_are_removed_and_their_processes_listed() {
 }
 
 #[test]
+fn a_group_that_stays_busy_is_an_error_that_names_its_processes() {
+    let group = Group::new(&unique(), &Resources::default());
+    let child = group.sleeper();
+    let pid = i32::try_from(child.id()).unwrap();
+    let before = Instant::now();
+    let error = group.0.destroy_until(before + Duration::from_millis(100)).unwrap_err();
+    // One deadline for all hierarchies together.
+    assert!(before.elapsed() < Duration::from_millis(600), "{:?}", before.elapsed());
+    assert!(error.to_string().contains(&pid.to_string()), "{error}");
+    let reaper = std::thread::spawn(move || {
+        let mut child = child;
+        child.wait().unwrap();
+    });
+    group.0.kill_and_destroy().unwrap();
+    reaper.join().unwrap();
+    assert!(group.paths().iter().all(|path| !path.exists()));
+}
+
+#[test]
+fn an_update_is_undone_where_the_kernel_refuses_a_part() {
+    let group = Group::new(&unique(), &Resources { pids: Some(9), ..Resources::default() });
+    if group.0.limits_on_v2() {
+        return;
+    }
+    let read = |controller: &str, file: &str| {
+        group.0.dir_of(controller).unwrap().read(file).unwrap().trim().to_owned()
+    };
+    let files = [
+        ("cpu", "cpu.shares"),
+        ("cpu", "cpu.cfs_quota_us"),
+        ("cpu", "cpu.cfs_period_us"),
+        ("memory", "memory.limit_in_bytes"),
+        ("memory", "memory.memsw.limit_in_bytes"),
+        ("pids", "pids.max"),
+    ];
+    let before = files.map(|(controller, file)| read(controller, file));
+    // All but the last is fine: there is no device with these numbers.
+    let changes = Resources {
+        cpu: Cpu { shares: Some(99), quota: Some(5000), period: Some(50_000), ..Cpu::default() },
+        memory: Memory { limit: Some(32 << 20), swap: Some(48 << 20), ..Memory::default() },
+        pids: Some(5),
+        block_io: BlockIo {
+            read_bps: vec![Throttle { major: 4000, minor: 77, rate: 5 }],
+            ..BlockIo::default()
+        },
+        ..Resources::default()
+    };
+    let error = group.0.update(&changes).unwrap_err();
+    assert!(matches!(error, Error::Write { ref value, .. } if value == "4000:77 5"), "{error}");
+    assert_eq!(files.map(|(controller, file)| read(controller, file)), before);
+}
+
+#[test]
 fn paths_are_checked() {
     for (path, plain) in [("/a/b", "a/b"), ("a//b/./", "a/b"), ("x", "x")] {
         assert_eq!(normalize(path).unwrap(), plain);

@@ -177,6 +177,21 @@ impl Dir {
         Ok(pids)
     }
 
+    /// Writes a control file of every group below this one, as far as that goes; parents first.
+    pub(crate) fn set_below(&self, file: &str, value: &str) -> Result<(), Error> {
+        let mut pending = children(self.fd(), &self.path)?;
+        while let Some((fd, path)) = pending.pop() {
+            let written =
+                rustix::fs::openat(&fd, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                    .and_then(|fd| rustix::io::write(&fd, value.as_bytes()));
+            if let Err(errno) = written {
+                log::debug!("write {value} to {file} in {}: {errno}", path.display());
+            }
+            pending.extend(children(fd.as_fd(), &path)?);
+        }
+        Ok(())
+    }
+
     fn collect_direct(
         &self,
         fd: BorrowedFd<'_>,
@@ -206,7 +221,7 @@ impl Dir {
         remove(&self.mount, &self.path, deadline).map_err(|error| match error {
             Error::Remove { path, source } if source.raw_os_error() == Some(libc::EBUSY) => {
                 let pids = self.pids_below().unwrap_or_default();
-                Error::Stuck { path, seconds: REMOVE_DEADLINE.as_secs(), pids }
+                Error::Stuck { path, pids }
             }
             other => other,
         })

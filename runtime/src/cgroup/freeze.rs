@@ -80,6 +80,14 @@ impl Cgroup {
         }
     }
 
+    /// Lets the processes of groups below run that were frozen by themselves: the v1 freezer keeps SIGKILL from them.
+    pub fn thaw_below(&self) {
+        let Some(dir) = self.freezer() else { return };
+        if let Err(error) = dir.set_below("freezer.state", "THAWED") {
+            log::warn!("thaw below {}: {error}", dir.path.display());
+        }
+    }
+
     /// Whether the group is frozen.
     pub fn is_frozen(&self) -> Result<bool, Error> {
         match self.freezer() {

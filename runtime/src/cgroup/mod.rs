@@ -205,14 +205,11 @@ pub enum Error {
     },
     /// `rmdir`, until the deadline.
     #[error(
-        "remove cgroup {path}: busy for {seconds} s, processes {pids:?} do not end; \
-         delete again when they have"
+        "remove cgroup {path}: processes {pids:?} in it do not end; delete again when they have"
     )]
     Stuck {
         /// Directory.
         path: PathBuf,
-        /// How long was tried.
-        seconds: u64,
         /// Who is in it.
         pids: Vec<i32>,
     },
@@ -238,6 +235,8 @@ fn list(errors: &[Error]) -> String {
 
 /// How long a group may stay busy after its last process was killed.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it may before it is killed again.
+const ROUND: Duration = Duration::from_millis(500);
 
 /// Where a container's group is; stored in its state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -407,17 +406,35 @@ impl Cgroup {
         self.listing()?.pids_below()
     }
 
-    /// Removes the group in every hierarchy, leaf first. Kills nothing: with live processes it fails after a deadline,
-    /// one for all of them.
+    /// Removes the group in every hierarchy, leaf first. Kills nothing: with live processes it fails after a deadline.
     /// A directory that is gone is fine; one that cannot be removed does not spare the others.
     pub fn destroy(&self) -> Result<(), Error> {
-        let deadline = Instant::now() + REMOVE_DEADLINE;
+        self.destroy_until(Instant::now() + REMOVE_DEADLINE)
+    }
+
+    fn destroy_until(&self, deadline: Instant) -> Result<(), Error> {
         let mut failed: Vec<Error> =
             self.dirs().filter_map(|dir| dir.remove(deadline).err()).collect();
         match failed.len() {
             0 => Ok(()),
             1 => failed.pop().map_or(Ok(()), Err),
             _ => Err(Error::RemoveMany(failed)),
+        }
+    }
+
+    /// Kills every process of the group and removes it; again while it is busy, up to a deadline: a process may have
+    /// joined after the others were killed, and one in a frozen group below cannot die before that is thawed.
+    pub fn kill_and_destroy(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + REMOVE_DEADLINE;
+        loop {
+            self.kill_all(libc::SIGKILL)?;
+            let round = deadline.min(Instant::now() + ROUND);
+            match self.destroy_until(round) {
+                Err(Error::Stuck { .. } | Error::RemoveMany(_)) if Instant::now() < deadline => {
+                    self.thaw_below();
+                }
+                other => return other,
+            }
         }
     }
 

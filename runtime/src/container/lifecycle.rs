@@ -113,6 +113,8 @@ impl Status {
 
 /// The FIFO whose reader is an init that waits for `start`.
 const FIFO: &str = "exec.fifo";
+/// How long a killed container usually takes to end at most.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// How long a killed container may take to end.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -136,7 +138,7 @@ impl Drop for Undo<'_> {
             return;
         }
         if let Some(cgroup) = &self.cgroup
-            && let Err(error) = cgroup.kill_all(libc::SIGKILL).and_then(|()| cgroup.destroy())
+            && let Err(error) = cgroup.kill_and_destroy()
         {
             log::warn!("after a failed creation: {error}");
         }
@@ -454,8 +456,7 @@ impl Container {
             let failed = |source| Error::Cgroup { id: id(), source: Box::new(source) };
             let cgroup = Cgroup::open(record).map_err(failed)?;
             // Without a pid namespace of its own the init's death leaves the others alive.
-            cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
-            cgroup.destroy().map_err(failed)?;
+            cgroup.kill_and_destroy().map_err(failed)?;
         }
         if !self.record.hooks.poststop.is_empty() {
             let state = self.document_bytes(Status::Stopped);
@@ -474,14 +475,24 @@ impl Container {
     }
 
     fn wait(&self, init: &OwnedFd) -> Result<(), Error> {
-        let timeout = PollTimeout::try_from(DEADLINE).unwrap_or(PollTimeout::MAX);
+        if self.ends_within(init, PATIENCE)? {
+            return Ok(());
+        }
+        // The init of a pid namespace waits for all its processes; one may be held in a group that was
+        // frozen by itself.
+        self.cgroup()?.thaw_below();
+        if self.ends_within(init, DEADLINE)? {
+            return Ok(());
+        }
+        Err(Error::StillAlive { id: self.record.id.clone(), seconds: DEADLINE.as_secs() })
+    }
+
+    fn ends_within(&self, init: &OwnedFd, time: Duration) -> Result<bool, Error> {
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
         loop {
             match poll(&mut [PollFd::new(init.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(0) => {
-                    let id = self.record.id.clone();
-                    return Err(Error::StillAlive { id, seconds: DEADLINE.as_secs() });
-                }
-                Ok(_) => return Ok(()),
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
                 Err(Errno::EINTR) => {}
                 Err(source) => return Err(Error::Wait { id: self.record.id.clone(), source }),
             }

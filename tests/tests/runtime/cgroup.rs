@@ -117,6 +117,27 @@ fn a_paused_container_is_killed_and_deleted() {
     assert_eq!(bundle.left(), [""; 0]);
 }
 
+/// A container in the container, paused by itself: the v1 freezer holds its processes against SIGKILL.
+#[test]
+fn a_frozen_group_below_does_not_keep_the_container() {
+    if !is_ours() || !on_v1() {
+        return; // runc 1.1 waits for it in vain
+    }
+    let bundle = started("sleep 100 & echo $! > /child; exec sleep 100");
+    let freezer = file(&bundle, "freezer", "inner").unwrap();
+    let listed = file(&bundle, "freezer", "cgroup.procs").unwrap();
+    std::fs::create_dir(&freezer).unwrap();
+    let init = bundle.state()["pid"].to_string();
+    let child = within(Duration::from_secs(5), || {
+        let text = std::fs::read_to_string(&listed).unwrap();
+        text.lines().find(|pid| *pid != init).map(str::to_owned)
+    });
+    std::fs::write(freezer.join("cgroup.procs"), child.unwrap()).unwrap();
+    std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
+    bundle.must(&["delete", "--force", &bundle.id]);
+    assert_eq!(bundle.left(), [""; 0]);
+}
+
 #[test]
 fn other_signals_wait_for_the_resumption() {
     let bundle = started("trap 'exit 3' TERM; while :; do sleep 0.02; done");
