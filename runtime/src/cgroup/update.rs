@@ -24,10 +24,30 @@ impl Cgroup {
         self.check(&writes)?;
         let before = self.before(&writes);
         let changed = self.apply(writes).and_then(|()| self.set_devices(&resources.devices, true));
-        if changed.is_err() {
+        changed.map_err(|error| {
+            let error = self.explain(error);
             self.restore(before);
+            error
+        })
+    }
+
+    /// Says by how much a memory limit is too low, in runc's words, where the kernel only says "busy".
+    fn explain(&self, error: Error) -> Error {
+        let Error::Write { path, value, source } = &error else { return error };
+        let limit = path.file_name().is_some_and(|file| file == "memory.limit_in_bytes");
+        if !limit || source.raw_os_error() != Some(libc::EBUSY) {
+            return error;
         }
-        changed
+        let number = |file| self.dir_of("memory").and_then(|dir| present(dir, file).ok());
+        let (Some(usage), Some(peak)) =
+            (number("memory.usage_in_bytes"), number("memory.max_usage_in_bytes"))
+        else {
+            return error;
+        };
+        let reason = format!(
+            "unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak})"
+        );
+        invalid("memory.limit", reason)
     }
 
     fn writes_v2(&self, resources: &Resources) -> Result<Vec<Write>, Error> {
@@ -167,6 +187,27 @@ fn restoring(file: &str, text: &str, value: &str) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::cgroup::{Record, RecordedDir};
+
+    #[test]
+    fn a_record_tells_whether_it_is_frozen() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join("a/b");
+        std::fs::create_dir_all(&group).unwrap();
+        let dir = |controllers: &str| RecordedDir {
+            mount: root.path().to_owned(),
+            controllers: controllers.to_owned(),
+        };
+        let unified = Record { path: "a/b".into(), v1: Vec::new(), v2: Some(dir("")) };
+        let v1 = Record { path: "a/b".into(), v1: vec![dir("cpu"), dir("x,freezer")], v2: None };
+        for (record, file) in [(&unified, "cgroup.freeze"), (&v1, "freezer.self_freezing")] {
+            assert!(!record.is_frozen().unwrap(), "without its file");
+            for (text, frozen) in [("1\n", true), ("0\n", false)] {
+                std::fs::write(group.join(file), text).unwrap();
+                assert_eq!(record.is_frozen().unwrap(), frozen, "{file} {text}");
+            }
+        }
+    }
 
     #[test]
     fn files_are_put_back_as_they_were() {

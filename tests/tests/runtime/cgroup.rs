@@ -332,6 +332,26 @@ fn a_lowered_memory_limit_kills_who_exceeds_it() {
     assert_ne!(kills, "0");
 }
 
+/// The kernel cannot push the pages out that the program holds, and swap is not allowed.
+#[test]
+fn a_memory_limit_below_what_is_held_is_refused_in_runcs_words() {
+    if !on_v1() {
+        return; // v2 takes it and kills
+    }
+    let size = 64 << 20;
+    let bundle = started_with(
+        "x=$(busybox head -c 20m /dev/zero | busybox tr '\\0' a); echo ${#x} > /held; sleep 100; echo ${#x}",
+        json!({"memory": {"limit": size, "swap": size}}),
+    );
+    let held = bundle.root().join("held");
+    let read = || std::fs::read_to_string(&held).ok().filter(|text| text.ends_with('\n'));
+    assert_eq!(within(Duration::from_secs(15), read).as_deref(), Some("20971520\n"));
+    let said = refused(&bundle, &["update", "--pids-limit", "9", "--memory", "1m", &bundle.id]);
+    assert!(said.contains("unable to set memory limit to 1048576 (current usage: "), "{said}");
+    assert_eq!(limit(&bundle, "memory.limit_in_bytes", ""), size.to_string());
+    assert_eq!(limit(&bundle, "pids.max", ""), "max");
+}
+
 #[test]
 fn a_limit_on_processes_is_felt() {
     let mut bundle = Bundle::new("for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; echo all");
