@@ -360,6 +360,48 @@ fn a_group_that_stays_busy_is_an_error_that_names_its_processes() {
     assert!(group.paths().iter().all(|path| !path.exists()));
 }
 
+/// The v2 hierarchy of a hybrid host has no controllers, but all of the core.
+#[test]
+fn groups_on_v2_alone_are_frozen_killed_and_removed() {
+    let path = unique();
+    let mut record = Cgroup::plan(&path).unwrap();
+    if record.v2.is_none() {
+        return;
+    }
+    record.v1.clear();
+    let group = Group(Cgroup::create_planned(record.clone(), &Resources::default()).unwrap());
+    assert!(group.0.limits_on_v2());
+    let mut child = group.sleeper();
+    assert!(!record.is_frozen().unwrap());
+    group.0.freeze().unwrap();
+    assert!(record.is_frozen().unwrap() && group.0.is_frozen().unwrap());
+    group.0.thaw().unwrap();
+    assert!(!record.is_frozen().unwrap());
+    let dir = group.paths().remove(0);
+    if !std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap().contains("pids") {
+        let limit = Resources { pids: Some(5), ..Resources::default() };
+        assert!(matches!(group.0.update(&limit), Err(Error::NoController { .. })));
+    }
+    let threads = |value: &str| Resources {
+        unified: vec![("cgroup.max.depth".into(), value.into())],
+        ..Resources::default()
+    };
+    group.0.update(&threads("3")).unwrap();
+    let depth = || std::fs::read_to_string(dir.join("cgroup.max.depth")).unwrap();
+    assert_eq!(depth(), "3\n");
+    let mut bad = threads("4");
+    bad.unified.push(("cgroup.max.descendants".into(), "many".into()));
+    assert!(matches!(group.0.update(&bad), Err(Error::Write { .. })));
+    assert_eq!(depth(), "3\n");
+    bad.unified = vec![("cgroup.of.none".into(), "1".into())];
+    assert!(matches!(group.0.update(&bad), Err(Error::NoFile { .. })));
+    group.0.freeze().unwrap();
+    let reaper = std::thread::spawn(move || child.wait().unwrap());
+    group.0.kill_and_destroy().unwrap();
+    reaper.join().unwrap();
+    assert!(!dir.exists());
+}
+
 #[test]
 fn an_update_is_undone_where_the_kernel_refuses_a_part() {
     let group = Group::new(&unique(), &Resources { pids: Some(9), ..Resources::default() });

@@ -64,6 +64,8 @@ pub enum Error {
     Wait { id: String, source: Errno },
     #[error("container not running: {id} is {}", status.name())]
     NotRunning { id: String, status: Status },
+    #[error("cannot exec in a paused container ({id}); resume it first")]
+    Paused { id: String },
     #[error("container not paused: {id} is {}", status.name())]
     NotPaused { id: String, status: Status },
     #[error("resources")]
@@ -79,9 +81,10 @@ impl Error {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::NotFound { .. } => FailureKind::NotFound,
-            Self::WrongStatus { .. } | Self::NotRunning { .. } | Self::NotPaused { .. } => {
-                FailureKind::WrongState
-            }
+            Self::WrongStatus { .. }
+            | Self::NotRunning { .. }
+            | Self::NotPaused { .. }
+            | Self::Paused { .. } => FailureKind::WrongState,
             Self::Resources(_) | Self::ResourcesForm(_) => FailureKind::Invalid,
             Self::Id(_) | Self::Parse { .. } | Self::Spec { .. } | Self::Process(_) => {
                 FailureKind::Invalid
@@ -509,6 +512,10 @@ impl Container {
         let stopped =
             || Error::WrongStatus { operation: "exec in", id: id(), status: Status::Stopped };
         let init = self.init_pidfd().ok_or_else(stopped)?;
+        // The process would stand still in the cgroup before it could say anything.
+        if self.is_paused() {
+            return Err(Error::Paused { id: id() });
+        }
         let init_pid = self.record.init.map_or(0, |init| init.pid);
         let failed = |source| Error::Prepare { id: id(), source: Box::new(source) };
         let root_path = PathBuf::from(format!("/proc/{init_pid}/root"));

@@ -152,6 +152,17 @@ fn other_signals_wait_for_the_resumption() {
     bundle.must(&["delete", &bundle.id]);
 }
 
+/// It would be frozen before it could report, and the command with it.
+#[test]
+fn exec_in_a_paused_container_is_refused_at_once() {
+    let bundle = started(COUNTER);
+    bundle.must(&["pause", &bundle.id]);
+    assert!(!bundle.call(&["exec", &bundle.id, "true"]).status.success());
+    assert_eq!(bundle.state()["status"], "paused");
+    bundle.must(&["resume", &bundle.id]);
+    assert!(counts(&bundle));
+}
+
 #[test]
 fn what_is_created_can_be_paused() {
     let bundle = Bundle::new("true");
