@@ -342,6 +342,101 @@ fn nested_groups_are_removed_and_their_processes_listed() {
 }
 
 #[test]
+fn a_group_that_stays_busy_is_an_error_that_names_its_processes() {
+    let group = Group::new(&unique(), &Resources::default());
+    let child = group.sleeper();
+    let pid = i32::try_from(child.id()).unwrap();
+    let before = Instant::now();
+    let error = group.0.destroy_until(before + Duration::from_millis(100)).unwrap_err();
+    // One deadline for all hierarchies together.
+    assert!(before.elapsed() < Duration::from_millis(600), "{:?}", before.elapsed());
+    assert!(error.to_string().contains(&pid.to_string()), "{error}");
+    let reaper = std::thread::spawn(move || {
+        let mut child = child;
+        child.wait().unwrap();
+    });
+    group.0.kill_and_destroy().unwrap();
+    reaper.join().unwrap();
+    assert!(group.paths().iter().all(|path| !path.exists()));
+}
+
+/// The v2 hierarchy of a hybrid host has no controllers, but all of the core.
+#[test]
+fn groups_on_v2_alone_are_frozen_killed_and_removed() {
+    let path = unique();
+    let mut record = Cgroup::plan(&path).unwrap();
+    if record.v2.is_none() {
+        return;
+    }
+    record.v1.clear();
+    let group = Group(Cgroup::create_planned(record.clone(), &Resources::default()).unwrap());
+    assert!(group.0.limits_on_v2());
+    let mut child = group.sleeper();
+    assert!(!record.is_frozen().unwrap());
+    group.0.freeze().unwrap();
+    assert!(record.is_frozen().unwrap() && group.0.is_frozen().unwrap());
+    group.0.thaw().unwrap();
+    assert!(!record.is_frozen().unwrap());
+    let dir = group.paths().remove(0);
+    if !std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap().contains("pids") {
+        let limit = Resources { pids: Some(5), ..Resources::default() };
+        assert!(matches!(group.0.update(&limit), Err(Error::NoController { .. })));
+    }
+    let threads = |value: &str| Resources {
+        unified: vec![("cgroup.max.depth".into(), value.into())],
+        ..Resources::default()
+    };
+    group.0.update(&threads("3")).unwrap();
+    let depth = || std::fs::read_to_string(dir.join("cgroup.max.depth")).unwrap();
+    assert_eq!(depth(), "3\n");
+    let mut bad = threads("4");
+    bad.unified.push(("cgroup.max.descendants".into(), "many".into()));
+    assert!(matches!(group.0.update(&bad), Err(Error::Write { .. })));
+    assert_eq!(depth(), "3\n");
+    bad.unified = vec![("cgroup.of.none".into(), "1".into())];
+    assert!(matches!(group.0.update(&bad), Err(Error::NoFile { .. })));
+    group.0.freeze().unwrap();
+    let reaper = std::thread::spawn(move || child.wait().unwrap());
+    group.0.kill_and_destroy().unwrap();
+    reaper.join().unwrap();
+    assert!(!dir.exists());
+}
+
+#[test]
+fn an_update_is_undone_where_the_kernel_refuses_a_part() {
+    let group = Group::new(&unique(), &Resources { pids: Some(9), ..Resources::default() });
+    if group.0.limits_on_v2() {
+        return;
+    }
+    let read = |controller: &str, file: &str| {
+        group.0.dir_of(controller).unwrap().read(file).unwrap().trim().to_owned()
+    };
+    let files = [
+        ("cpu", "cpu.shares"),
+        ("cpu", "cpu.cfs_quota_us"),
+        ("cpu", "cpu.cfs_period_us"),
+        ("memory", "memory.limit_in_bytes"),
+        ("memory", "memory.memsw.limit_in_bytes"),
+        ("pids", "pids.max"),
+    ];
+    let before = files.map(|(controller, file)| read(controller, file));
+    // All but the last is fine: there is no device with these numbers.
+    let changes = Resources {
+        cpu: Cpu { shares: Some(99), quota: Some(5000), period: Some(50_000), ..Cpu::default() },
+        memory: Memory { limit: Some(32 << 20), swap: Some(48 << 20), ..Memory::default() },
+        pids: Some(5),
+        block_io: BlockIo {
+            read_bps: vec![Throttle { major: 4000, minor: 77, rate: 5 }],
+            ..BlockIo::default()
+        },
+        ..Resources::default()
+    };
+    let error = group.0.update(&changes).unwrap_err();
+    assert!(matches!(error, Error::Write { ref value, .. } if value == "4000:77 5"), "{error}");
+    assert_eq!(files.map(|(controller, file)| read(controller, file)), before);
+}
+
+#[test]
 fn paths_are_checked() {
     for (path, plain) in [("/a/b", "a/b"), ("a//b/./", "a/b"), ("x", "x")] {
         assert_eq!(normalize(path).unwrap(), plain);

@@ -8,13 +8,11 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, XattrFlags};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, RawDir, XattrFlags};
 use rustix::io::Errno;
 
-use super::Error;
+use super::{Error, REMOVE_DEADLINE};
 
-/// How long a group may stay busy after its last process was killed.
-const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 /// Attribute on the parents we made; its presence is its meaning.
 const MARK: &str = "trusted.lighter.made";
 /// Times a parent may vanish under us because another container that used it was just removed.
@@ -104,7 +102,7 @@ impl Dir {
             },
             Err(error) => {
                 if fresh {
-                    remove(mount, &path)?;
+                    remove(mount, &path, Instant::now() + REMOVE_DEADLINE)?;
                 }
                 return Err(error);
             }
@@ -179,6 +177,21 @@ impl Dir {
         Ok(pids)
     }
 
+    /// Writes a control file of every group below this one, as far as that goes; parents first.
+    pub(crate) fn set_below(&self, file: &str, value: &str) -> Result<(), Error> {
+        let mut pending = children(self.fd(), &self.path)?;
+        while let Some((fd, path)) = pending.pop() {
+            let written =
+                rustix::fs::openat(&fd, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                    .and_then(|fd| rustix::io::write(&fd, value.as_bytes()));
+            if let Err(errno) = written {
+                log::debug!("write {value} to {file} in {}: {errno}", path.display());
+            }
+            pending.extend(children(fd.as_fd(), &path)?);
+        }
+        Ok(())
+    }
+
     fn collect_direct(
         &self,
         fd: BorrowedFd<'_>,
@@ -204,8 +217,19 @@ impl Dir {
     }
 
     /// Removes the group, all below it, and the marked parents that are then empty.
-    pub(crate) fn remove(&self) -> Result<(), Error> {
-        remove(&self.mount, &self.path)
+    pub(crate) fn remove(&self, deadline: Instant) -> Result<(), Error> {
+        remove(&self.mount, &self.path, deadline).map_err(|error| match error {
+            Error::Remove { path, source } if source.raw_os_error() == Some(libc::EBUSY) => {
+                let pids = self.pids_below().unwrap_or_default();
+                Error::Stuck { path, pids }
+            }
+            other => other,
+        })
+    }
+
+    /// Whether there is such a control file.
+    pub(crate) fn has_file(&self, file: &str) -> bool {
+        rustix::fs::accessat(&self.fd, file, Access::EXISTS, AtFlags::empty()).is_ok()
     }
 }
 
@@ -306,8 +330,7 @@ fn children(fd: BorrowedFd<'_>, path: &Path) -> Result<Vec<(OwnedFd, PathBuf)>, 
 /// Removes the group at `path`, leaf first, and then the marked parents below `mount` that are empty.
 ///
 /// A killed process keeps its group busy until it has left the kernel, so `EBUSY` is retried up to a deadline.
-pub(crate) fn remove(mount: &Path, path: &Path) -> Result<(), Error> {
-    let deadline = Instant::now() + REMOVE_DEADLINE;
+pub(crate) fn remove(mount: &Path, path: &Path, deadline: Instant) -> Result<(), Error> {
     let mut pause = Duration::from_micros(200);
     loop {
         match rustix::fs::rmdir(path) {

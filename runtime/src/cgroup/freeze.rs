@@ -10,7 +10,29 @@ use rustix::io::Errno;
 use rustix::process::{Pid, kill_process};
 
 use super::dir::{Dir, gone};
-use super::{Cgroup, Error};
+use super::{Cgroup, Error, Record, RecordedDir};
+
+impl Record {
+    /// Whether the group itself is frozen, not merely one above it: one read, without opening the group. One that is
+    /// gone is not.
+    pub fn is_frozen(&self) -> Result<bool, Error> {
+        let of = |dir: &RecordedDir, file: &str| dir.mount.join(&self.path).join(file);
+        let freezer = self
+            .v1
+            .iter()
+            .find(|dir| dir.controllers.split(',').any(|controller| controller == "freezer"));
+        let path = match (freezer, &self.v2) {
+            (Some(dir), _) => of(dir, "freezer.self_freezing"),
+            (None, Some(dir)) => of(dir, "cgroup.freeze"),
+            (None, None) => return Ok(false),
+        };
+        match std::fs::read(&path) {
+            Ok(text) => Ok(text.first() == Some(&b'1')),
+            Err(source) if gone(&source) => Ok(false),
+            Err(source) => Err(Error::Read { path, source }),
+        }
+    }
+}
 
 /// How long processes may take to stop.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -55,6 +77,14 @@ impl Cgroup {
         match self.freezer() {
             Some(dir) => dir.set("freezer.state", "THAWED"),
             None => self.core()?.set("cgroup.freeze", "0"),
+        }
+    }
+
+    /// Lets the processes of groups below run that were frozen by themselves: the v1 freezer keeps SIGKILL from them.
+    pub fn thaw_below(&self) {
+        let Some(dir) = self.freezer() else { return };
+        if let Err(error) = dir.set_below("freezer.state", "THAWED") {
+            log::warn!("thaw below {}: {error}", dir.path.display());
         }
     }
 
@@ -146,7 +176,7 @@ impl Cgroup {
         self.v1.iter().find(|dir| dir.has("freezer"))
     }
 
-    fn core(&self) -> Result<&Dir, Error> {
+    pub(super) fn core(&self) -> Result<&Dir, Error> {
         self.v2.as_ref().ok_or_else(|| Error::Missing { path: self.record.path.clone() })
     }
 }

@@ -25,6 +25,7 @@ mod freeze;
 mod oom;
 mod resources;
 mod stats;
+mod update;
 mod v1;
 mod v2;
 mod write;
@@ -32,6 +33,7 @@ mod write;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
@@ -85,6 +87,16 @@ pub enum Error {
     NoController {
         /// Controller.
         controller: String,
+        /// File that could not be written.
+        file: String,
+        /// Value that was asked for.
+        value: String,
+        /// Group.
+        path: PathBuf,
+    },
+    /// A limit that this kernel does not have, though it has the controller.
+    #[error("set {file} to {value:?}: the kernel has no such file in {path}; leave that limit out")]
+    NoFile {
         /// File that could not be written.
         file: String,
         /// Value that was asked for.
@@ -191,6 +203,16 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// `rmdir`, until the deadline.
+    #[error(
+        "remove cgroup {path}: processes {pids:?} in it do not end; delete again when they have"
+    )]
+    Stuck {
+        /// Directory.
+        path: PathBuf,
+        /// Who is in it.
+        pids: Vec<i32>,
+    },
     /// Several removals failed; the others were done.
     #[error("remove {} cgroup directories: {}", .0.len(), list(.0))]
     RemoveMany(Vec<Error>),
@@ -210,6 +232,11 @@ fn list(errors: &[Error]) -> String {
     }
     text
 }
+
+/// How long a group may stay busy after its last process was killed.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it may before it is killed again.
+const ROUND: Duration = Duration::from_millis(500);
 
 /// Where a container's group is; stored in its state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -374,35 +401,6 @@ impl Cgroup {
             .collect()
     }
 
-    /// Changes limits of a group that may have processes. What is not asked for stays.
-    pub fn update(&self, resources: &Resources) -> Result<(), Error> {
-        self.listing()?;
-        let number =
-            |dir: &Dir, file: &str| stats::number(dir, file).map(|n| n.unwrap_or(u64::MAX));
-        let memory = &resources.memory;
-        let check = memory.check_before_update && memory.limit.is_some();
-        let writes = if self.limits_on_v2() {
-            let usage = match &self.v2 {
-                Some(dir) if check => number(dir, "memory.current")?,
-                _ => 0,
-            };
-            v2::writes(resources, true, usage)?
-        } else {
-            let mut current = v1::Current { memory_limit: u64::MAX, memory_usage: 0 };
-            if let Some(dir) = self.v1.iter().find(|dir| dir.has("memory")) {
-                if memory.swap.is_some() {
-                    current.memory_limit = number(dir, "memory.limit_in_bytes")?;
-                }
-                if check {
-                    current.memory_usage = number(dir, "memory.usage_in_bytes")?;
-                }
-            }
-            v1::writes(resources, Some(current))?
-        };
-        self.apply(writes)?;
-        self.set_devices(&resources.devices, true)
-    }
-
     /// Processes in the group and below it.
     pub fn pids(&self) -> Result<Vec<i32>, Error> {
         self.listing()?.pids_below()
@@ -411,7 +409,12 @@ impl Cgroup {
     /// Removes the group in every hierarchy, leaf first. Kills nothing: with live processes it fails after a deadline.
     /// A directory that is gone is fine; one that cannot be removed does not spare the others.
     pub fn destroy(&self) -> Result<(), Error> {
-        let mut failed: Vec<Error> = self.dirs().filter_map(|dir| dir.remove().err()).collect();
+        self.destroy_until(Instant::now() + REMOVE_DEADLINE)
+    }
+
+    fn destroy_until(&self, deadline: Instant) -> Result<(), Error> {
+        let mut failed: Vec<Error> =
+            self.dirs().filter_map(|dir| dir.remove(deadline).err()).collect();
         match failed.len() {
             0 => Ok(()),
             1 => failed.pop().map_or(Ok(()), Err),
@@ -419,37 +422,31 @@ impl Cgroup {
         }
     }
 
+    /// Kills every process of the group and removes it; again while it is busy, up to a deadline: a process may have
+    /// joined after the others were killed, and one in a frozen group below cannot die before that is thawed.
+    pub fn kill_and_destroy(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + REMOVE_DEADLINE;
+        loop {
+            self.kill_all(libc::SIGKILL)?;
+            let round = deadline.min(Instant::now() + ROUND);
+            match self.destroy_until(round) {
+                Err(Error::Stuck { .. } | Error::RemoveMany(_)) if Instant::now() < deadline => {
+                    self.thaw_below();
+                }
+                other => return other,
+            }
+        }
+    }
+
     fn apply(&self, writes: Vec<Write>) -> Result<(), Error> {
         for write in writes {
-            let missing = |path: PathBuf| Error::NoController {
-                controller: write.controller.to_string(),
-                file: write.file.to_string(),
-                value: write.value.clone(),
-                path,
-            };
-            // The files of the core are there without a controller.
-            let core = self.limits_on_v2() && write.controller == "cgroup";
-            let dir = self.dir_of(&write.controller);
-            let dir = match dir.filter(|dir| core || dir.has(&write.controller)) {
-                Some(dir) => dir,
-                None if write.fallback == Fallback::Skip => continue,
-                None => {
-                    let anywhere = self.dirs().next().map(|dir| dir.path.clone());
-                    return Err(missing(anywhere.unwrap_or_default()));
-                }
-            };
+            let Some(dir) = self.target(&write)? else { continue };
             match dir.write(&write.file, &write.value) {
                 Ok(()) => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => match write.fallback {
                     Fallback::Skip => {}
                     Fallback::Other { ref file, ref value } => dir.set(file, value)?,
-                    Fallback::Fail => {
-                        return Err(Error::Write {
-                            path: dir.path.join(&*write.file),
-                            value: write.value,
-                            source: error,
-                        });
-                    }
+                    Fallback::Fail => return Err(self.no_file(dir, &write)),
                 },
                 Err(source) => {
                     return Err(Error::Write {
@@ -461,6 +458,30 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// The directory with the file of a write; `None` if the write may be left out where it is missing.
+    fn target(&self, write: &Write) -> Result<Option<&Dir>, Error> {
+        // The files of the core are there without a controller.
+        let core = self.limits_on_v2() && write.controller == "cgroup";
+        let dir = self.dir_of(&write.controller);
+        match dir.filter(|dir| core || dir.has(&write.controller)) {
+            None if write.fallback != Fallback::Skip => Err(Error::NoController {
+                controller: write.controller.to_string(),
+                file: write.file.to_string(),
+                value: write.value.clone(),
+                path: self.dirs().next().map(|dir| dir.path.clone()).unwrap_or_default(),
+            }),
+            dir => Ok(dir),
+        }
+    }
+
+    fn no_file(&self, dir: &Dir, write: &Write) -> Error {
+        Error::NoFile {
+            file: write.file.to_string(),
+            value: write.value.clone(),
+            path: dir.path.clone(),
+        }
     }
 
     fn set_devices(&self, rules: &[DeviceRule], update: bool) -> Result<(), Error> {

@@ -59,7 +59,7 @@ pub struct Memory {
     pub reservation: Option<i64>,
     /// Memory plus swap, as in cgroup v1 and in the specification.
     pub swap: Option<i64>,
-    /// Kernel memory; deprecated, no current kernel has it: logged and ignored as in runc.
+    /// Kernel memory: no current kernel limits it by itself, so a limit is refused.
     pub kernel: Option<i64>,
     /// TCP buffer memory; cgroup v1 only.
     pub kernel_tcp: Option<i64>,
@@ -67,6 +67,8 @@ pub struct Memory {
     pub swappiness: Option<u64>,
     /// Makes processes wait instead of being killed; cgroup v1 only.
     pub disable_oom_killer: Option<bool>,
+    /// Counts what the groups below use; always so on cgroup v2 and on v1 from Linux 5.11 on.
+    pub use_hierarchy: Option<bool>,
     /// Refuses an update to a limit below what is used now.
     pub check_before_update: bool,
 }

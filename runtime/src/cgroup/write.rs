@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::Error;
-use super::resources::RdmaLimit;
+use super::resources::{Memory, RdmaLimit};
 
 /// A value for a file of a controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,17 @@ pub(crate) fn check_usage(limit: i64, usage: u64) -> Result<(), Error> {
         Ok(limit) if limit < usage => Err(invalid(
             "memory.limit",
             format!("{limit} is below the {usage} bytes in use and checkBeforeUpdate is set"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Kernels from 5.16 on take a limit on kernel memory and do nothing with it.
+pub(crate) fn no_kernel_limit(memory: &Memory) -> Result<(), Error> {
+    match memory.kernel {
+        Some(limit) if limit > 0 => Err(invalid(
+            "memory.kernel",
+            "the kernel does not limit it by itself; it counts within memory.limit: leave it out",
         )),
         _ => Ok(()),
     }

@@ -9,9 +9,12 @@ mod delete;
 mod kill;
 mod log;
 pub mod monitor;
+mod pause;
+mod resume;
 mod run;
 mod start;
 mod state;
+mod update;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,12 +70,18 @@ enum Command {
     Delete(delete::Arguments),
     /// Send a signal to the container's init process
     Kill(kill::Arguments),
+    /// Suspend all processes of a container
+    Pause(pause::Arguments),
+    /// Resume all processes of a paused container
+    Resume(resume::Arguments),
     /// Create and run a container
     Run(run::Arguments),
     /// Execute the user defined process in a created container
     Start(start::Arguments),
     /// Output the state of a container
     State(state::Arguments),
+    /// Update the resource limits of a container
+    Update(Box<update::Arguments>),
 }
 
 /// Why a command failed.
@@ -102,6 +111,8 @@ pub(crate) enum Error {
     Wait(#[source] nix::errno::Errno),
     #[error("{option} is not supported yet")]
     NotSupported { option: &'static str },
+    #[error(transparent)]
+    Update(#[from] update::Error),
     #[error("become a process that cannot be dumped")]
     Dumpable(#[source] nix::errno::Errno),
 }
@@ -159,9 +170,12 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
         Some(Command::Create(create)) => create::run(&root, create),
         Some(Command::Delete(delete)) => delete::run(&root, delete),
         Some(Command::Kill(kill)) => kill::run(&root, kill),
+        Some(Command::Pause(pause)) => pause::run(&root, pause),
+        Some(Command::Resume(resume)) => resume::run(&root, resume),
         Some(Command::Run(run)) => run::run(&root, run),
         Some(Command::Start(start)) => start::run(&root, start),
         Some(Command::State(state)) => state::run(&root, state),
+        Some(Command::Update(update)) => update::run(&root, *update),
         None => Ok(0),
     }
 }
@@ -231,6 +245,21 @@ mod tests {
             &["delete", "--force", "id"],
             &["delete", "id", "-f"],
             &["--systemd-cgroup=false", "state", "id"][1..],
+            &["pause", "id"],
+            &["resume", "id"],
+            &["update", "--memory", "64m", "--memory-swap", "-1", "--cpu-quota", "-1", "id"],
+            &["update", "id", "-r", "-"],
+            &[
+                "update",
+                "--resources",
+                "/f",
+                "--blkio-weight",
+                "500",
+                "--cpu-rt-runtime",
+                "-1",
+                "id",
+            ],
+            &["update", "--pids-limit", "-1", "--cpuset-cpus", "0-1", "--cpu-idle", "1", "id"],
             &["--version"],
             &["-v"],
         ] {

@@ -62,6 +62,16 @@ pub enum Error {
     StillAlive { id: String, seconds: u64 },
     #[error("wait for the end of container {id}")]
     Wait { id: String, source: Errno },
+    #[error("container not running: {id} is {}", status.name())]
+    NotRunning { id: String, status: Status },
+    #[error("cannot exec in a paused container ({id}); resume it first")]
+    Paused { id: String },
+    #[error("container not paused: {id} is {}", status.name())]
+    NotPaused { id: String, status: Status },
+    #[error("resources")]
+    Resources(#[source] spec::Error),
+    #[error("resources are not those of the specification's linux.resources")]
+    ResourcesForm(#[source] serde_json::Error),
     #[error("start container {id}: run hooks")]
     Hooks { id: String, source: Box<hooks::Error> },
 }
@@ -71,7 +81,11 @@ impl Error {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::NotFound { .. } => FailureKind::NotFound,
-            Self::WrongStatus { .. } => FailureKind::WrongState,
+            Self::WrongStatus { .. }
+            | Self::NotRunning { .. }
+            | Self::NotPaused { .. }
+            | Self::Paused { .. } => FailureKind::WrongState,
+            Self::Resources(_) | Self::ResourcesForm(_) => FailureKind::Invalid,
             Self::Id(_) | Self::Parse { .. } | Self::Spec { .. } | Self::Process(_) => {
                 FailureKind::Invalid
             }
@@ -94,6 +108,7 @@ impl Status {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         }
     }
@@ -101,14 +116,16 @@ impl Status {
 
 /// The FIFO whose reader is an init that waits for `start`.
 const FIFO: &str = "exec.fifo";
+/// How long a killed container usually takes to end at most.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// How long a killed container may take to end.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A container that exists.
 #[derive(Debug)]
 pub struct Container {
-    directory: PathBuf,
-    record: Record,
+    pub(super) directory: PathBuf,
+    pub(super) record: Record,
 }
 
 /// Undoes a creation that fails, unless told otherwise.
@@ -124,7 +141,7 @@ impl Drop for Undo<'_> {
             return;
         }
         if let Some(cgroup) = &self.cgroup
-            && let Err(error) = cgroup.kill_all(libc::SIGKILL).and_then(|()| cgroup.destroy())
+            && let Err(error) = cgroup.kill_and_destroy()
         {
             log::warn!("after a failed creation: {error}");
         }
@@ -194,6 +211,7 @@ impl Container {
             hooks: plan.hooks.clone(),
             seccomp: plan.seccomp.clone(),
             personality: plan.personality,
+            resources: None,
         };
         let state_path = directory.join("state.json");
         record.store(&directory).map_err(file("write", &state_path))?;
@@ -285,7 +303,7 @@ impl Container {
     }
 
     /// Status at this moment.
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         if self.record.status == Status::Creating {
             // Whoever creates it holds the lock; if nobody does, that process was killed.
             let busy = File::open(&self.directory)
@@ -294,6 +312,9 @@ impl Container {
         }
         if self.live_init().is_none() {
             return Status::Stopped;
+        }
+        if self.is_paused() {
+            return Status::Paused;
         }
         if self.directory.join(FIFO).exists() { Status::Created } else { Status::Running }
     }
@@ -322,7 +343,9 @@ impl Container {
         let status = self.status();
         let pid = match status {
             Status::Stopped | Status::Creating => 0,
-            Status::Created | Status::Running => self.record.init.map_or(0, |init| init.pid),
+            Status::Created | Status::Running | Status::Paused => {
+                self.record.init.map_or(0, |init| init.pid)
+            }
         };
         Ok(document(&self.record, status, pid))
     }
@@ -402,6 +425,7 @@ impl Container {
         let init = self.init_pidfd().ok_or_else(stopped)?;
         match process::pidfd_send_signal(init.as_fd(), signal) {
             Err(Errno::ESRCH) => Err(stopped()),
+            Ok(()) if signal == libc::SIGKILL => self.let_die(),
             other => other.map_err(|source| Error::Signal { id: id(), signal, source }),
         }
     }
@@ -427,6 +451,7 @@ impl Container {
                         return Err(Error::Signal { id: id(), signal: libc::SIGKILL, source });
                     }
                 }
+                self.let_die()?;
                 self.wait(&init)?;
             }
         }
@@ -434,8 +459,7 @@ impl Container {
             let failed = |source| Error::Cgroup { id: id(), source: Box::new(source) };
             let cgroup = Cgroup::open(record).map_err(failed)?;
             // Without a pid namespace of its own the init's death leaves the others alive.
-            cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
-            cgroup.destroy().map_err(failed)?;
+            cgroup.kill_and_destroy().map_err(failed)?;
         }
         if !self.record.hooks.poststop.is_empty() {
             let state = self.document_bytes(Status::Stopped);
@@ -454,14 +478,24 @@ impl Container {
     }
 
     fn wait(&self, init: &OwnedFd) -> Result<(), Error> {
-        let timeout = PollTimeout::try_from(DEADLINE).unwrap_or(PollTimeout::MAX);
+        if self.ends_within(init, PATIENCE)? {
+            return Ok(());
+        }
+        // The init of a pid namespace waits for all its processes; one may be held in a group that was
+        // frozen by itself.
+        self.cgroup()?.thaw_below();
+        if self.ends_within(init, DEADLINE)? {
+            return Ok(());
+        }
+        Err(Error::StillAlive { id: self.record.id.clone(), seconds: DEADLINE.as_secs() })
+    }
+
+    fn ends_within(&self, init: &OwnedFd, time: Duration) -> Result<bool, Error> {
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
         loop {
             match poll(&mut [PollFd::new(init.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(0) => {
-                    let id = self.record.id.clone();
-                    return Err(Error::StillAlive { id, seconds: DEADLINE.as_secs() });
-                }
-                Ok(_) => return Ok(()),
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
                 Err(Errno::EINTR) => {}
                 Err(source) => return Err(Error::Wait { id: self.record.id.clone(), source }),
             }
@@ -478,6 +512,10 @@ impl Container {
         let stopped =
             || Error::WrongStatus { operation: "exec in", id: id(), status: Status::Stopped };
         let init = self.init_pidfd().ok_or_else(stopped)?;
+        // The process would stand still in the cgroup before it could say anything.
+        if self.is_paused() {
+            return Err(Error::Paused { id: id() });
+        }
         let init_pid = self.record.init.map_or(0, |init| init.pid);
         let failed = |source| Error::Prepare { id: id(), source: Box::new(source) };
         let root_path = PathBuf::from(format!("/proc/{init_pid}/root"));
@@ -535,7 +573,7 @@ impl Container {
     }
 
     /// Locks the container and reads its record again: another command may have changed it.
-    fn lock(&mut self) -> Result<Lock, Error> {
+    pub(super) fn lock(&mut self) -> Result<Lock, Error> {
         let lock = self.lock_only()?;
         self.record = read(&self.directory, &self.record.id)?;
         Ok(lock)
@@ -569,7 +607,7 @@ fn document(record: &Record, status: Status, pid: i32) -> State {
 /// A held lock. Released explicitly: a clone of this process has the same lock, and closing our
 /// descriptor would leave it there.
 #[derive(Debug)]
-struct Lock(File);
+pub(super) struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
@@ -619,6 +657,7 @@ fn read(directory: &Path, id: &str) -> Result<Record, Error> {
         hooks: spec::Hooks::default(),
         seccomp: None,
         personality: None,
+        resources: None,
     })
 }
 

@@ -18,6 +18,7 @@
 
 pub mod id;
 mod lifecycle;
+mod limits;
 mod state;
 
 use std::{
@@ -29,6 +30,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use lifecycle::{Container, Error};
+pub(crate) use limits::resctrl_mount;
 pub(crate) use state::timestamp;
 pub use state::{ProcessRecord, Record};
 
@@ -81,6 +83,8 @@ pub enum Status {
     Creating,
     Created,
     Running,
+    /// Its processes stand still: runc's addition to the specification's statuses.
+    Paused,
     Stopped,
 }
 

@@ -50,6 +50,9 @@ pub struct Record {
     pub seccomp: Option<seccomp::Profile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: Option<u32>,
+    /// What `update` changed, in the terms of `linux.resources`: stands over the configuration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<serde_json::Value>,
 }
 
 const FILE: &str = "state.json";

@@ -14,6 +14,7 @@ mod convert;
 mod resources;
 
 pub use convert::{Error, plan, process};
+pub use resources::update as updated_resources;
 
 /// Version of the specification that this runtime implements.
 pub const VERSION: &str = "1.2.0";

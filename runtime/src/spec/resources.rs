@@ -11,6 +11,19 @@ fn number(path: &str, value: i64) -> Result<u32, Error> {
     u32::try_from(value).or_else(|_| invalid(path.to_owned(), value, "is no device number"))
 }
 
+/// As [`resources`] for a container that exists: without rules of its own, device access stays as it is.
+///
+/// # Errors
+/// If a value is refused; its path begins with `linux.resources`.
+pub fn update(raw: Resources) -> Result<cgroup::Resources, Error> {
+    let keep = raw.devices.is_empty();
+    let mut converted = resources(raw)?;
+    if keep {
+        converted.devices.clear();
+    }
+    Ok(converted)
+}
+
 /// Converts, and puts the devices every container has around the configuration's own rules: denied
 /// by default before them, the standard devices allowed after them, as runc does.
 pub(super) fn resources(raw: Resources) -> Result<cgroup::Resources, Error> {
@@ -102,6 +115,7 @@ pub(super) fn resources(raw: Resources) -> Result<cgroup::Resources, Error> {
             kernel_tcp: memory.kernel_tcp,
             swappiness: memory.swappiness,
             disable_oom_killer: memory.disable_oom_killer,
+            use_hierarchy: memory.use_hierarchy,
             check_before_update: memory.check_before_update.unwrap_or(false),
         },
         pids: raw.pids.and_then(|pids| pids.limit),

@@ -107,6 +107,11 @@ fn cpu(cpu: &Cpu, update: bool, list: &mut Vec<Write>) -> Result<(), Error> {
 }
 
 fn memory(memory: &Memory, current: Option<Current>, list: &mut Vec<Write>) -> Result<(), Error> {
+    if let Some(below) = memory.use_hierarchy {
+        let write = Write::new("memory", "memory.use_hierarchy", if below { "1" } else { "0" });
+        // A kernel that has no choice any more counts them.
+        list.push(if below { write.or(Fallback::Skip) } else { write });
+    }
     let limit = memory.limit.filter(|&limit| limit != 0);
     let mut swap = memory.swap.filter(|&swap| swap != 0);
     if let (Some(limit), Some(swap)) = (limit, swap)
@@ -143,9 +148,7 @@ fn memory(memory: &Memory, current: Option<Current>, list: &mut Vec<Write>) -> R
         list.extend(limit_write);
         list.extend(swap_write);
     }
-    if memory.kernel.is_some() {
-        log::warn!("kernel memory limit ignored: the kernel has none any more");
-    }
+    super::write::no_kernel_limit(memory)?;
     if let Some(reservation) = memory.reservation.filter(|&reservation| reservation != 0) {
         list.push(Write::new("memory", "memory.soft_limit_in_bytes", reservation.to_string()));
     }

@@ -198,6 +198,7 @@ fn impossible_values_are_refused_by_name() {
             "memory.swap",
         ),
         (with(|r| r.memory.swappiness = Some(101)), "memory.swappiness"),
+        (with(|r| r.memory.kernel = Some(1)), "memory.kernel"),
         (with(|r| r.unified = vec![("memory.high".into(), "1".into())]), "unified"),
         (
             with(|r| {

@@ -68,6 +68,14 @@ fn cpu(cpu: &Cpu, update: bool, list: &mut Vec<Write>) -> Result<(), Error> {
             list.push(Write::new("cpu", "cpu.max.burst", "0").or(Fallback::Skip));
         }
         let value = match (cpu.quota, period) {
+            // One word leaves the period as it is.
+            (Some(quota), None) if update => {
+                if quota > 0 {
+                    quota.to_string()
+                } else {
+                    "max".to_owned()
+                }
+            }
             (Some(quota), period) if quota > 0 => {
                 format!("{quota} {}", period.unwrap_or(100_000))
             }
@@ -123,13 +131,15 @@ fn memory(memory: &Memory, update: bool, usage: u64, list: &mut Vec<Write>) -> R
     if let Some(reservation) = memory.reservation.filter(|&reservation| reservation != 0) {
         list.push(Write::new("memory", "memory.low", bytes(reservation)));
     }
-    if memory.kernel.is_some_and(|limit| limit > 0)
-        || memory.kernel_tcp.is_some_and(|limit| limit > 0)
-    {
-        log::warn!("kernel memory limit ignored: cgroup v2 counts it within the memory limit");
+    super::write::no_kernel_limit(memory)?;
+    if memory.kernel_tcp.is_some_and(|limit| limit > 0) {
+        return Err(invalid("memory.kernelTCP", "cgroup v2 counts it within the memory limit"));
     }
     if memory.swappiness.is_some() {
-        log::warn!("memory.swappiness ignored: cgroup v2 has none");
+        return Err(invalid("memory.swappiness", "exists on cgroup v1 only"));
+    }
+    if memory.use_hierarchy == Some(false) {
+        return Err(invalid("memory.useHierarchy", "cgroup v2 always counts the groups below"));
     }
     if memory.disable_oom_killer == Some(true) {
         return Err(invalid(

@@ -134,7 +134,9 @@ fn quota_and_period() {
             update,
         )
     };
-    assert_eq!(max(Some(-1), None, true), ["cpu.max=max 100000"]);
+    assert_eq!(max(Some(-1), None, false), ["cpu.max=max 100000"]);
+    assert_eq!(max(Some(-1), None, true), ["cpu.max=max"]);
+    assert_eq!(max(Some(10), None, true), ["cpu.max=10"]);
     assert_eq!(max(None, Some(5000), false), ["cpu.max=max 5000"]);
     assert_eq!(max(Some(10), Some(5000), true), ["cpu.max=10 5000"]);
     assert!(writes(&with(|r| r.cpu.period = Some(1)), true, 0).is_err());
@@ -146,10 +148,7 @@ fn an_update_with_burst_passes_through_zero() {
         r.cpu.quota = Some(1000);
         r.cpu.burst = Some(500);
     });
-    assert_eq!(
-        lines(&resources, true),
-        ["cpu.max.burst=0", "cpu.max=1000 100000", "cpu.max.burst=500"]
-    );
+    assert_eq!(lines(&resources, true), ["cpu.max.burst=0", "cpu.max=1000", "cpu.max.burst=500"]);
 }
 
 #[test]
@@ -177,6 +176,10 @@ fn what_only_v1_has_is_refused_by_name() {
         (with(|r| r.network.class_id = Some(1)), "network"),
         (with(|r| r.cpu.realtime_runtime = Some(1)), "cpu.realtimeRuntime"),
         (with(|r| r.memory.disable_oom_killer = Some(true)), "memory.disableOOMKiller"),
+        (with(|r| r.memory.kernel = Some(1)), "memory.kernel"),
+        (with(|r| r.memory.kernel_tcp = Some(1)), "memory.kernelTCP"),
+        (with(|r| r.memory.swappiness = Some(0)), "memory.swappiness"),
+        (with(|r| r.memory.use_hierarchy = Some(false)), "memory.useHierarchy"),
         (with(|r| r.block_io.leaf_weight = Some(10)), "blockIO.leafWeight"),
         (with(|r| r.unified = vec![("../cgroup.procs".into(), "1".into())]), "unified"),
         (with(|r| r.unified = vec![("nodot".into(), "1".into())]), "unified"),
