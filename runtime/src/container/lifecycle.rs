@@ -22,7 +22,7 @@ use crate::{
     launch::{self, Attendance, prepare},
     ns::Kind,
     plan::Plan,
-    process::hooks,
+    process::{hooks, listener::Handover},
     spec,
     sys::{Errno, Mode, mount, process},
 };
@@ -62,6 +62,9 @@ pub enum Error {
     StillAlive { id: String, seconds: u64 },
     #[error("wait for the end of container {id}")]
     Wait { id: String, source: Errno },
+    /// In runc's words, which callers look for.
+    #[error("container init was OOM-killed (memory limit too low?)")]
+    OutOfMemory,
     #[error("start container {id}: run hooks")]
     Hooks { id: String, source: Box<hooks::Error> },
 }
@@ -199,7 +202,8 @@ impl Container {
         record.store(&directory).map_err(file("write", &state_path))?;
         let cgroup =
             undo.cgroup.insert(Cgroup::create_planned(groups, &plan.resources).map_err(failed)?);
-        let launched = Self::launch(create, &plan, &record, cgroup, &directory)?;
+        let launched = Self::launch(create, &plan, &record, cgroup, &directory)
+            .map_err(|error| if_out_of_memory(cgroup, error))?;
         record.status = Status::Created;
         let (start_time, _) =
             state::start_time(launched.pid).ok_or(Error::Gone { pid: launched.pid })?;
@@ -247,7 +251,8 @@ impl Container {
             new_keyring: !create.no_new_keyring,
             preserve_fds: create.preserve_fds,
         };
-        let program = prepare::program(&plan.process, create.stdio, &around).map_err(failed)?;
+        let mut program = prepare::program(&plan.process, create.stdio, &around).map_err(failed)?;
+        program.handover = program.has_listener().then(|| handover(record));
         let (ours, theirs) = launch::conversation().map_err(launch_failed)?;
         let prepared = prepare::Prepared {
             socket: theirs,
@@ -494,7 +499,8 @@ impl Container {
             new_keyring: true,
             preserve_fds: 0,
         };
-        let program = prepare::program(&plan, stdio, &around).map_err(failed)?;
+        let mut program = prepare::program(&plan, stdio, &around).map_err(failed)?;
+        program.handover = program.has_listener().then(|| handover(&self.record));
         let launch_failed = |source| Error::Launch { id: id(), source: Box::new(source) };
         let (ours, theirs) = launch::conversation().map_err(launch_failed)?;
         let kinds = i32::try_from(self.record.namespaces).unwrap_or(0);
@@ -563,6 +569,34 @@ fn document(record: &Record, status: Status, pid: i32) -> State {
         rootfs: record.rootfs.clone(),
         created: record.created.clone(),
         annotations: record.annotations.clone(),
+    }
+}
+
+/// What an agent is told that gets a seccomp listener.
+fn handover(record: &Record) -> Handover {
+    Handover {
+        oci_version: record.oci_version.clone(),
+        id: record.id.clone(),
+        status: if record.init.is_some() { Status::Running } else { Status::Creating },
+        init: record.init.map(|init| init.pid),
+        bundle: record.bundle.clone(),
+        annotations: record.annotations.clone(),
+    }
+}
+
+/// The likely reason of a failed launch, as runc tells it: whatever the process was doing, it was
+/// killed for lack of memory.
+fn if_out_of_memory(cgroup: &Cgroup, error: Error) -> Error {
+    match cgroup.oom_killed() {
+        Ok(0) => error,
+        Ok(_) => {
+            log::debug!("before the init was OOM-killed: {}", crate::cli::describe(&error));
+            Error::OutOfMemory
+        }
+        Err(other) => {
+            log::debug!("count OOM kills: {other}");
+            error
+        }
     }
 }
 
