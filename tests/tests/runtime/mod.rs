@@ -6,4 +6,6 @@ mod filesystem;
 mod life;
 mod namespaces;
 mod process;
+mod scheduling;
+mod seccomp;
 mod terminal;
