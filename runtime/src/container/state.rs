@@ -50,6 +50,9 @@ pub struct Record {
     pub seccomp: Option<seccomp::Profile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: Option<u32>,
+    /// Of the init, which sets it at the very last.
+    #[serde(default)]
+    pub no_new_privileges: bool,
 }
 
 const FILE: &str = "state.json";

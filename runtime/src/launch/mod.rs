@@ -43,7 +43,7 @@ pub enum Error {
     Died,
     #[error("write /proc/{pid}/{file}")]
     IdMap { pid: i32, file: &'static str, source: std::io::Error },
-    #[error("set process.oomScoreAdj to {score}")]
+    #[error("set process.oomScoreAdj to {score}; lowering it takes CAP_SYS_RESOURCE")]
     OomScore { score: i32, source: std::io::Error },
     #[error("join the container's cgroup")]
     Cgroup(#[source] cgroup::Error),

@@ -6,3 +6,4 @@ pub mod env;
 pub mod hooks;
 pub mod listener;
 pub mod rlimit;
+pub mod status;

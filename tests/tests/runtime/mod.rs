@@ -3,6 +3,7 @@
 
 mod attacks;
 mod filesystem;
+mod hooks;
 mod life;
 mod namespaces;
 mod process;
