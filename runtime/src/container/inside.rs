@@ -2,6 +2,7 @@
 //! agent of its seccomp filter, the reason of an early end.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use super::{
     Status,
@@ -48,10 +49,17 @@ pub(super) fn start_hooks(record: &Record, cgroup: &Cgroup, init: &OwnedFd) -> R
             source: Box::new(prepare::Error::Seccomp(source)),
         })?;
     let run = || {
-        let mut status = process_status(record.init.map_or(0, |init| init.pid))?;
+        let pid = record.init.map_or(0, |init| init.pid);
+        let mut status = process_status(pid)?;
+        let root = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(format!("/proc/{pid}/root"))
+            .map_err(|source| hooks::Error::Init { pid, source })?;
         status.no_new_privileges |= record.no_new_privileges;
         let state = state(record, Status::Created, &status);
-        let inside = Inside::new(init.as_fd(), kinds(record), cgroup)?.like(status, filter);
+        let inside =
+            Inside::new(init.as_fd(), kinds(record), cgroup)?.like(root.into(), status, filter);
         hooks::run(&record.hooks.start_container, &state, Some(&inside))
     };
     run().map_err(|source| Error::Hooks { id: id(), source: Box::new(source) })

@@ -70,6 +70,8 @@ pub struct Inside<'a> {
 
 #[derive(Debug)]
 struct Privileges {
+    /// The init's root, which it may have without a mount namespace.
+    root: OwnedFd,
     status: Status,
     filter: Option<Filter>,
 }
@@ -84,10 +86,10 @@ impl<'a> Inside<'a> {
         Ok(Self { init, kinds, cgroup, groups, like: None })
     }
 
-    /// With the init's own user, capabilities and filter.
+    /// With the init's own root, user, capabilities and filter.
     #[must_use]
-    pub fn like(self, status: Status, filter: Option<Filter>) -> Self {
-        Self { like: Some(Privileges { status, filter }), ..self }
+    pub fn like(self, root: OwnedFd, status: Status, filter: Option<Filter>) -> Self {
+        Self { like: Some(Privileges { root, status, filter }), ..self }
     }
 }
 
@@ -236,7 +238,13 @@ fn child(prepared: &Prepared<'_>) -> i32 {
             cred::setresgid(0)?;
             cred::setresuid(0)?;
         }
-        Ok(())
+        match &inside.like {
+            Some(privileges) if inside.kinds & libc::CLONE_NEWNS == 0 => {
+                sys::fchdir(&privileges.root)?;
+                sys::chroot(c".")
+            }
+            _ => Ok(()),
+        }
     };
     if let Err(errno) = enter() {
         return complain(prepared, errno);
@@ -279,7 +287,7 @@ fn program(prepared: &Prepared<'_>) -> i32 {
 
 /// As the container's own process does it, and for the reasons told there.
 fn become_like(privileges: &Privileges) -> sys::Result<()> {
-    let Privileges { status, filter } = privileges;
+    let Privileges { root: _, status, filter } = privileges;
     let load = || match filter {
         // A listener has nobody behind it here: what it would be asked fails with ENOSYS.
         Some(filter) => sys::seccomp::load(&filter.instructions, filter.flags)

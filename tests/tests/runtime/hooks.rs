@@ -109,3 +109,25 @@ fn they_work_in_a_user_namespace() {
     bundle.output();
     assert_eq!(std::fs::read_to_string(start).unwrap(), "0\n0\n");
 }
+
+/// Without a mount namespace the container has only another root, and so have they.
+#[test]
+fn their_path_is_below_the_containers_root() {
+    if !is_ours() {
+        return; // runc wants a mount namespace
+    }
+    let mut bundle = Bundle::new("true");
+    let start = open_file(&bundle, "start");
+    std::fs::copy("/bin/busybox", bundle.root().join("bin/only-here")).unwrap();
+    let namespaces = json!([{"type": "pid"}, {"type": "uts"}]);
+    let mut hooks = hook("echo ran > /start");
+    hooks[0]["path"] = json!("/bin/only-here");
+    bundle
+        .set("/linux/namespaces", namespaces)
+        .set("/linux/maskedPaths", json!([]))
+        .set("/linux/readonlyPaths", json!([]))
+        .set("/mounts", json!([]))
+        .set("/hooks", json!({"startContainer": hooks}));
+    bundle.output();
+    assert_eq!(std::fs::read_to_string(start).unwrap(), "ran\n");
+}
