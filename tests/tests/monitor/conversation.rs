@@ -241,6 +241,42 @@ fn exec_takes_cpus_and_a_scheduler_of_its_own() -> Result<()> {
     Ok(())
 }
 
+/// The agent of a seccomp filter gets a listener for every process, with its own number.
+#[test]
+fn exec_tells_the_seccomp_agent() -> Result<()> {
+    let task = Task::started()?;
+    let mut client = task.connect()?;
+    let path = task.task().join("agent");
+    let agent = std::os::unix::net::UnixListener::bind(&path)?;
+    let next = || -> Result<serde_json::Value> {
+        let (mut stream, _) = agent.accept()?;
+        let mut text = String::new();
+        // The descriptor beside it is closed: what is asked fails with ENOSYS.
+        stream.read_to_string(&mut text)?;
+        Ok(serde_json::from_str(&text)?)
+    };
+    client.run(&task.bundle("web", "sleep 1000", |config| {
+        config["linux"]["seccomp"] = serde_json::json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": path,
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
+        });
+    })?)?;
+    let first = next()?;
+    let (input, output) = (File::open("/dev/null")?, File::create(task.task().join("out"))?);
+    let exec = process("web", "one", "mkdir /x; exit $?", false);
+    let (pid, _) = client.exec(&exec, &[&input, &output, &output])?;
+    let second = next()?;
+    assert_eq!(client.exec_exit("one").context("its end")?.code, Some(1));
+    assert_eq!(
+        (&first["state"]["status"], &first["pid"]),
+        (&"creating".into(), &first["state"]["pid"])
+    );
+    assert_eq!((&second["state"]["status"], &second["pid"]), (&"running".into(), &pid.into()));
+    assert_eq!(second["state"]["pid"], first["pid"]);
+    Ok(())
+}
+
 #[test]
 fn exec_with_descriptors_and_with_a_terminal() -> Result<()> {
     let task = Task::started()?;
