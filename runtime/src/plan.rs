@@ -6,7 +6,12 @@
 use std::{collections::BTreeMap, ffi::CString, path::PathBuf};
 
 use crate::{
-    cgroup::Resources, mount::options::MountOptions, ns::Kind, seccomp, spec, sys::cred::CapSets,
+    cgroup::Resources,
+    mount::options::MountOptions,
+    ns::Kind,
+    process::affinity::Affinity,
+    seccomp, spec,
+    sys::{cred::CapSets, sched},
 };
 
 /// A container to be.
@@ -122,6 +127,9 @@ pub struct Process {
     pub oom_score_adj: Option<i32>,
     /// As ioprio_set(2) packs class and level.
     pub io_priority: Option<i32>,
+    pub scheduler: Option<sched::Attributes>,
+    /// For a process that is added; a container's own is where its cgroup lets it be.
+    pub affinity: Option<Affinity>,
 }
 
 /// Limits of one resource.

@@ -15,6 +15,7 @@ use protocol::monitor::FailureKind;
 use super::{
     Create, Created, State, Status, Stdio,
     id::{self, Id},
+    inside,
     state::{self, ProcessRecord, Record},
 };
 use crate::{
@@ -72,6 +73,9 @@ pub enum Error {
     Resources(#[source] spec::Error),
     #[error("resources are not those of the specification's linux.resources")]
     ResourcesForm(#[source] serde_json::Error),
+    /// In runc's words, which callers look for.
+    #[error("container init was OOM-killed (memory limit too low?)")]
+    OutOfMemory,
     #[error("start container {id}: run hooks")]
     Hooks { id: String, source: Box<hooks::Error> },
 }
@@ -212,12 +216,14 @@ impl Container {
             seccomp: plan.seccomp.clone(),
             personality: plan.personality,
             resources: None,
+            no_new_privileges: plan.process.no_new_privileges,
         };
         let state_path = directory.join("state.json");
         record.store(&directory).map_err(file("write", &state_path))?;
         let cgroup =
             undo.cgroup.insert(Cgroup::create_planned(groups, &plan.resources).map_err(failed)?);
-        let launched = Self::launch(create, &plan, &record, cgroup, &directory)?;
+        let launched = Self::launch(create, &plan, &record, cgroup, &directory)
+            .map_err(|error| inside::if_out_of_memory(cgroup, error))?;
         record.status = Status::Created;
         let (start_time, _) =
             state::start_time(launched.pid).ok_or(Error::Gone { pid: launched.pid })?;
@@ -265,7 +271,8 @@ impl Container {
             new_keyring: !create.no_new_keyring,
             preserve_fds: create.preserve_fds,
         };
-        let program = prepare::program(&plan.process, create.stdio, &around).map_err(failed)?;
+        let mut program = prepare::program(&plan.process, create.stdio, &around).map_err(failed)?;
+        program.handover = program.has_listener().then(|| inside::handover(record));
         let (ours, theirs) = launch::conversation().map_err(launch_failed)?;
         let prepared = prepare::Prepared {
             socket: theirs,
@@ -280,13 +287,12 @@ impl Container {
         };
         let attendance =
             Attendance { cgroup, plan: Some(plan), oom_score_adj: plan.process.oom_score_adj };
-        let namespaces = i32::try_from(record.namespaces).unwrap_or(0);
         let mut run_hooks = |pid: i32, pidfd: &OwnedFd| {
             let state =
                 serde_json::to_vec(&document(record, Status::Creating, pid)).unwrap_or_default();
             hooks::run(&plan.hooks.prestart, &state, None)?;
             hooks::run(&plan.hooks.create_runtime, &state, None)?;
-            hooks::run(&plan.hooks.create_container, &state, Some((pidfd.as_fd(), namespaces)))
+            inside::create_hooks(record, cgroup, pidfd, pid)
         };
         launch::launch(prepared, ours, &attendance, &mut run_hooks).map_err(launch_failed)
     }
@@ -365,17 +371,15 @@ impl Container {
         let fifo = self.directory.join(FIFO);
         let init = self.init_pidfd().ok_or_else(|| wrong(Status::Stopped))?;
         let hooks = &self.record.hooks;
-        if !hooks.start_container.is_empty() {
-            let kinds = i32::try_from(self.record.namespaces).unwrap_or(0);
-            hooks::run(
-                &hooks.start_container,
-                &self.document_bytes(Status::Created),
-                Some((init.as_fd(), kinds)),
-            )
-            .map_err(|source| Error::Hooks {
-                id: self.record.id.clone(),
-                source: Box::new(source),
-            })?;
+        if !hooks.start_container.is_empty()
+            && let Err(error) = inside::start_hooks(&self.record, &self.cgroup()?, &init)
+        {
+            // It is not to run without them.
+            match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => log::warn!("kill the init of container {}: {errno}", self.record.id),
+            }
+            return Err(error);
         }
         let failed = |operation| {
             let path = fifo.clone();
@@ -532,7 +536,8 @@ impl Container {
             new_keyring: true,
             preserve_fds: 0,
         };
-        let program = prepare::program(&plan, stdio, &around).map_err(failed)?;
+        let mut program = prepare::program(&plan, stdio, &around).map_err(failed)?;
+        program.handover = program.has_listener().then(|| inside::handover(&self.record));
         let launch_failed = |source| Error::Launch { id: id(), source: Box::new(source) };
         let (ours, theirs) = launch::conversation().map_err(launch_failed)?;
         let kinds = i32::try_from(self.record.namespaces).unwrap_or(0);
@@ -591,7 +596,7 @@ impl Container {
     }
 }
 
-fn document(record: &Record, status: Status, pid: i32) -> State {
+pub(super) fn document(record: &Record, status: Status, pid: i32) -> State {
     State {
         oci_version: record.oci_version.clone(),
         id: record.id.clone(),
@@ -658,6 +663,7 @@ fn read(directory: &Path, id: &str) -> Result<Record, Error> {
         seccomp: None,
         personality: None,
         resources: None,
+        no_new_privileges: false,
     })
 }
 

@@ -17,6 +17,7 @@
 //! the directory; `state` does not, so that hooks may call it.
 
 pub mod id;
+mod inside;
 mod lifecycle;
 mod limits;
 mod state;

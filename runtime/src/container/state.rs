@@ -53,6 +53,9 @@ pub struct Record {
     /// What `update` changed, in the terms of `linux.resources`: stands over the configuration's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<serde_json::Value>,
+    /// Of the init, which sets it at the very last.
+    #[serde(default)]
+    pub no_new_privileges: bool,
 }
 
 const FILE: &str = "state.json";

@@ -25,7 +25,8 @@
 //! 17. Ready. The parent writes the state. All descriptors but FIFO and socket are closed: other
 //!     processes of the container may look at us now (CVE-2016-9962). Then the FIFO is read, until
 //!     `start` writes to it.
-//! 18. seccomp, as late as possible, and exec.
+//! 18. seccomp, as late as possible, and exec. A filter with a listener cannot be that late: it comes
+//!     before 17, while there is a parent to hand the listener on.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -177,13 +178,17 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
         sys::write(&file, text).at(Stage::Label)?;
     }
     if !program.no_new_privileges {
-        seccomp(program)?; // 12
+        seccomp(prepared)?; // 12
     }
     identity(program)?; // 13
     working_directory(program)?; // 14
     let found = find(program)?; // 15
     sys::fd::cloexec_from(program.first_closed).at(Stage::Descriptors)?; // 16
     process::reset_signals().at(Stage::Signals)?;
+    if program.no_new_privileges && program.has_listener() {
+        sys::set_no_new_privs().at(Stage::NoNewPrivileges)?;
+        seccomp(prepared)?;
+    }
     tell(prepared, Message::Ready, terminal.as_ref().map(|(master, _)| master.as_fd()))?; // 17
     wait_for_parent(prepared)?;
     Ok(found)
@@ -193,9 +198,9 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
 fn run(prepared: &Prepared, found: usize) -> i32 {
     let program = &prepared.program;
     let outcome: Result<()> = wait_for_start(prepared).and_then(|()| {
-        if program.no_new_privileges {
+        if program.no_new_privileges && !program.has_listener() {
             sys::set_no_new_privs().at(Stage::NoNewPrivileges)?;
-            seccomp(program)?;
+            seccomp(prepared)?;
         }
         let path = program.candidates.get(found).map_or(c"", |path| path.as_c_str());
         Err(process::execve(path, &program.args, &program.env)).at(Stage::Exec)
@@ -559,10 +564,12 @@ fn streams(program: &Program, peer: Option<&OwnedFd>) -> Result<()> {
     Ok(())
 }
 
-fn seccomp(program: &Program) -> Result<()> {
-    let Some(filter) = &program.seccomp else { return Ok(()) };
+fn seccomp(prepared: &Prepared) -> Result<()> {
+    let Some(filter) = &prepared.program.seccomp else { return Ok(()) };
     match sys::seccomp::load(&filter.instructions, filter.flags) {
-        Ok(_) => Ok(()),
+        Ok(None) => Ok(()),
+        // From now on the agent may have to answer for every call of ours, so it comes first.
+        Ok(Some(listener)) => tell(prepared, Message::Listener, Some(listener.as_fd())),
         Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap_or(0))).at(Stage::Seccomp),
     }
 }

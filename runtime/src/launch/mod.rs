@@ -19,11 +19,11 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use crate::{
     cgroup::{self, Cgroup},
     plan::Plan,
-    process::hooks,
+    process::{affinity::Affinity, hooks, listener},
     sys::{
         Errno,
         clone::{Clone, spawn},
-        process,
+        process, sched,
     },
     userns,
 };
@@ -43,12 +43,21 @@ pub enum Error {
     Died,
     #[error("write /proc/{pid}/{file}")]
     IdMap { pid: i32, file: &'static str, source: std::io::Error },
-    #[error("set process.oomScoreAdj to {score}")]
+    #[error("set process.oomScoreAdj to {score}; lowering it takes CAP_SYS_RESOURCE")]
     OomScore { score: i32, source: std::io::Error },
     #[error("join the container's cgroup")]
     Cgroup(#[source] cgroup::Error),
     #[error("run hooks")]
     Hooks(#[source] hooks::Error),
+    #[error(
+        "set process.scheduler; real-time policies need CAP_SYS_NICE and real-time bandwidth in \
+         the cgroup, SCHED_DEADLINE needs all CPUs"
+    )]
+    Scheduler(#[source] Errno),
+    #[error("set the {which} CPUs of process.execCPUAffinity")]
+    Affinity { which: &'static str, source: Errno },
+    #[error("linux.seccomp")]
+    Listener(#[source] listener::Error),
     /// The program is missing or may not be executed; in runc's words.
     #[error("{sentence}")]
     Program { sentence: String, errno: Errno },
@@ -140,7 +149,7 @@ pub fn launch(
 
 /// As [`launch`], with what the clone runs; the tests put it under guard.
 fn launch_as(
-    prepared: Prepared,
+    mut prepared: Prepared,
     socket: OwnedFd,
     attendance: &Attendance<'_>,
     hooks: &mut dyn FnMut(i32, &OwnedFd) -> Result<(), hooks::Error>,
@@ -148,7 +157,11 @@ fn launch_as(
 ) -> Result<Launched, Error> {
     let names = names(&prepared, attendance.plan);
     let record = attendance.cgroup.record();
-    let unified = if record.v1.is_empty() { attendance.cgroup.v2_dir() } else { None };
+    let affinity = prepared.program.affinity.filter(|_| prepared.setup.is_none());
+    let initial = affinity.and_then(|affinity| affinity.initial);
+    // A process that begins in the cgroup has no time before the move.
+    let at_once = record.v1.is_empty() && initial.is_none();
+    let unified = if at_once { attendance.cgroup.v2_dir() } else { None };
     let flags = if prepared.intermediate { 0 } else { prepared.clone_flags };
     let mut in_cgroup = unified.is_some();
     let clone = Clone { flags, cgroup: unified, withheld: Some(socket.as_fd()) };
@@ -163,6 +176,14 @@ fn launch_as(
     let (mut pid, mut pidfd) = cloned.map_err(Error::Clone)?;
     let mut guard = Guard { pidfd: Some(pidfd.try_clone().map_err(duplicate)?) };
     let intermediate = prepared.intermediate;
+    let Program { scheduler, .. } = prepared.program;
+    let agent = prepared.program.seccomp.take().and_then(|filter| filter.listener);
+    let agent = agent.zip(prepared.program.handover.take());
+    let raised = if prepared.user_namespace {
+        std::mem::take(&mut prepared.program.rlimits)
+    } else {
+        Vec::new()
+    };
     // The child has its copies; ours of its end of the socket must go, or its death is not seen.
     drop(prepared);
     if intermediate {
@@ -177,16 +198,42 @@ fn launch_as(
         guard = real;
         pidfd = second;
     }
-    attend(pid, attendance, in_cgroup)?;
-    go(&socket)?;
-    let (mut message, mut terminal) = receive(&socket, &names)?;
-    if message == Message::Hooks {
-        hooks(pid, &pidfd).map_err(Error::Hooks)?;
-        go(&socket)?;
-        (message, terminal) = receive(&socket, &names)?;
+    let set_cpus = |which, cpus| {
+        sched::set_affinity(pid, &cpus).map_err(|source| Error::Affinity { which, source })
+    };
+    if let Some(cpus) = initial {
+        set_cpus("initial", cpus)?;
     }
-    if message != Message::Ready {
-        return Err(Error::Talk(Errno::EPROTO));
+    attend(pid, attendance, in_cgroup)?;
+    if let Some(cpus) = affinity.as_ref().and_then(Affinity::after_the_move) {
+        set_cpus("final", cpus)?;
+    }
+    for limit in raised {
+        // Inside the user namespace there is no privilege to raise it.
+        process::raise_hard_limit(pid, limit.resource, limit.hard)
+            .map_err(|source| Error::Step { sentence: format!("set {}", limit.name), source })?;
+    }
+    go(&socket)?;
+    let terminal = loop {
+        match receive(&socket, &names)? {
+            (Message::Hooks, _) => {
+                hooks(pid, &pidfd).map_err(Error::Hooks)?;
+                go(&socket)?;
+            }
+            (Message::Listener, Some(descriptor)) => {
+                // Without anybody to answer, the process would wait for ever.
+                let (path, handover) = agent.as_ref().ok_or(Error::Talk(Errno::EPROTO))?;
+                handover.send(path, pid, &descriptor).map_err(Error::Listener)?;
+            }
+            (Message::Ready, terminal) => break terminal,
+            (Message::Listener | Message::Pid(_), _) | (Message::Failed { .. }, _) => {
+                return Err(Error::Talk(Errno::EPROTO));
+            }
+        }
+    };
+    // Last, so that the set-up itself runs as we do; from outside, where there is the privilege.
+    if let Some(attributes) = &scheduler {
+        sched::set_attributes(pid, attributes).map_err(Error::Scheduler)?;
     }
     Ok(Launched { pid, pidfd, terminal, socket, guard, names })
 }

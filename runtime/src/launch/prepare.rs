@@ -14,13 +14,14 @@ use crate::{
     },
     ns::Kind,
     plan::{self, Plan},
-    process::{caps, env},
+    process::{affinity::Affinity, caps, env, listener::Handover},
     seccomp,
     sys::{
         Errno,
         cred::CapSets,
         mount::{Attributes, mount_setattr, open, open_tree},
         process::CStrings,
+        sched,
     },
 };
 
@@ -39,7 +40,7 @@ pub enum Error {
     Device { path: PathBuf, source: Errno },
     #[error(transparent)]
     Mount(#[from] mount::steps::Error),
-    #[error("linux.seccomp: {0}")]
+    #[error("linux.seccomp")]
     Seccomp(#[source] seccomp::Error),
     #[error("process.apparmorProfile: this kernel runs without AppArmor; remove the profile")]
     NoAppArmor,
@@ -134,11 +135,15 @@ pub struct Program {
     pub first_closed: u32,
     pub rlimits: Vec<plan::Rlimit>,
     pub io_priority: Option<i32>,
+    pub scheduler: Option<sched::Attributes>,
+    pub affinity: Option<Affinity>,
     pub personality: Option<u32>,
     pub new_keyring: bool,
     pub label: Option<Label>,
     pub no_new_privileges: bool,
     pub seccomp: Option<seccomp::Filter>,
+    /// For the agent that answers for the filter; put in by who knows the container.
+    pub handover: Option<Handover>,
     pub groups: Vec<u32>,
     pub gid: u32,
     pub uid: u32,
@@ -228,11 +233,14 @@ pub fn program(
         first_closed: 3 + around.preserve_fds,
         rlimits: process.rlimits.clone(),
         io_priority: process.io_priority,
+        scheduler: process.scheduler,
+        affinity: process.affinity,
         personality: around.personality,
         new_keyring: around.new_keyring,
         label: label(process)?,
         no_new_privileges: process.no_new_privileges,
         seccomp: filter,
+        handover: None,
         groups: process.additional_gids.clone(),
         gid: process.gid,
         uid: process.uid,
@@ -240,6 +248,13 @@ pub fn program(
         dropped: supported & !capabilities.bounding,
         capabilities,
     })
+}
+
+impl Program {
+    /// Whether its filter asks an agent.
+    pub fn has_listener(&self) -> bool {
+        self.seccomp.as_ref().is_some_and(|filter| filter.listener.is_some())
+    }
 }
 
 fn label(process: &plan::Process) -> Result<Option<Label>, Error> {

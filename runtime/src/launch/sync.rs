@@ -6,6 +6,7 @@
 //! parent → Go          id maps are written, cgroups joined
 //! child  → Hooks       only with hooks: mounts are done, the root has not changed
 //! parent → Go
+//! child  → Listener    the filter is in force; its listener comes beside it, and no answer is due
 //! child  → Ready       only the program is missing; a terminal's master comes beside it
 //! parent → Go          the state is on disk
 //! child  → Failed      instead of any of these, and for `exec` after the last one
@@ -112,6 +113,7 @@ pub(super) enum Message {
     Pid(i32),
     Hooks,
     Ready,
+    Listener,
     Failed { stage: Stage, index: u32, errno: i32 },
 }
 
@@ -122,6 +124,7 @@ impl Message {
             Self::Pid(pid) => (0, 0, 0, pid),
             Self::Hooks => (1, 0, 0, 0),
             Self::Ready => (2, 0, 0, 0),
+            Self::Listener => (4, 0, 0, 0),
             Self::Failed { stage, index, errno } => (3, stage as u8, index, errno),
         };
         let mut bytes = [0; SIZE];
@@ -141,6 +144,7 @@ impl Message {
             0 => Self::Pid(errno),
             1 => Self::Hooks,
             2 => Self::Ready,
+            4 => Self::Listener,
             3 => Self::Failed { stage: *STAGES.get(usize::from(bytes[1]))?, index, errno },
             _ => return None,
         })
@@ -158,7 +162,7 @@ mod tests {
             let message = Message::Failed { stage, index: 70_000, errno: 13 };
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
-        for message in [Message::Pid(4711), Message::Hooks, Message::Ready] {
+        for message in [Message::Pid(4711), Message::Hooks, Message::Ready, Message::Listener] {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
         assert_eq!(Message::decode(&[9; SIZE]), None);

@@ -5,14 +5,20 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::pipe2;
 
+use super::status::Status;
+use crate::cgroup::{self, Cgroup};
+use crate::seccomp::Filter;
 use crate::spec::Hook;
 use crate::sys::{
     self, CloneFlags, Errno,
     clone::{Clone, spawn},
+    cred,
     process::{self, CStrings},
 };
 
@@ -27,6 +33,10 @@ pub enum Error {
     Wait { path: String, source: Errno },
     #[error("hook {path} did not end within {seconds} s and was killed")]
     Timeout { path: String, seconds: i64 },
+    #[error("join the container's cgroup for its hooks")]
+    Cgroup(#[from] Box<cgroup::Error>),
+    #[error("read the status of the container's init {pid} for its hooks")]
+    Init { pid: i32, source: std::io::Error },
     #[error("hook {path} {outcome}{output}")]
     Failed { path: String, outcome: String, output: String },
 }
@@ -40,20 +50,58 @@ struct Prepared<'a> {
     env: CStrings,
     stdin: OwnedFd,
     output: OwnedFd,
-    /// The container's init and the kinds of namespaces to join.
-    join: Option<(BorrowedFd<'a>, i32)>,
+    join: Option<&'a Inside<'a>>,
+    /// Takes the number of the real process, where a pid namespace wants one more.
+    second: Option<OwnedFd>,
 }
 
-/// Runs hooks one after the other, until one fails. With `join` they run in the namespaces of that
-/// process, but for its pid namespace, whose numbers mean nothing to what the state tells.
+/// Where those hooks run that belong into the container: in its cgroup and all its namespaces.
+#[derive(Debug)]
+pub struct Inside<'a> {
+    /// The container's init.
+    init: BorrowedFd<'a>,
+    /// Kinds of its namespaces.
+    kinds: i32,
+    cgroup: &'a Cgroup,
+    groups: Vec<OwnedFd>,
+    /// Privileges to run with: the image's own programs may have no more than it has.
+    like: Option<Privileges>,
+}
+
+#[derive(Debug)]
+struct Privileges {
+    /// The init's root, which it may have without a mount namespace.
+    root: OwnedFd,
+    status: Status,
+    filter: Option<Filter>,
+}
+
+impl<'a> Inside<'a> {
+    /// With the privileges of the runtime, but in the container's namespaces.
+    ///
+    /// # Errors
+    /// If its cgroup cannot be opened.
+    pub fn new(init: BorrowedFd<'a>, kinds: i32, cgroup: &'a Cgroup) -> Result<Self, Error> {
+        let groups = cgroup.procs_files().map_err(Box::new)?;
+        Ok(Self { init, kinds, cgroup, groups, like: None })
+    }
+
+    /// With the init's own root, user, capabilities and filter.
+    #[must_use]
+    pub fn like(self, root: OwnedFd, status: Status, filter: Option<Filter>) -> Self {
+        Self { like: Some(Privileges { root, status, filter }), ..self }
+    }
+}
+
+/// Runs hooks one after the other, until one fails; with `join` in the container.
 ///
 /// # Errors
 /// The first hook that could not be run, ended with another code than 0, or took too long.
-pub fn run(hooks: &[Hook], state: &[u8], join: Option<(BorrowedFd<'_>, i32)>) -> Result<(), Error> {
+pub fn run(hooks: &[Hook], state: &[u8], join: Option<&Inside<'_>>) -> Result<(), Error> {
     hooks.iter().try_for_each(|hook| one(hook, state, join))
 }
 
-fn one(hook: &Hook, state: &[u8], join: Option<(BorrowedFd<'_>, i32)>) -> Result<(), Error> {
+fn one(hook: &Hook, state: &[u8], join: Option<&Inside<'_>>) -> Result<(), Error> {
     let path = || hook.path.display().to_string();
     let strings = |list: &[String]| {
         list.iter()
@@ -75,6 +123,13 @@ fn one(hook: &Hook, state: &[u8], join: Option<(BorrowedFd<'_>, i32)>) -> Result
     stdin.write_all(state).and_then(|()| stdin.rewind()).map_err(failed)?;
     let output = memory(c"output").map_err(|errno| failed(errno.into()))?;
     let mut kept = output.try_clone().map_err(failed)?;
+    let own_pids = join.is_some_and(|inside| inside.kinds & libc::CLONE_NEWPID != 0);
+    let (number, second) = if own_pids {
+        let (number, second) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
+        (Some(number), Some(second))
+    } else {
+        (None, None)
+    };
     let prepared = Prepared {
         program,
         args: CStrings::new(args),
@@ -82,9 +137,10 @@ fn one(hook: &Hook, state: &[u8], join: Option<(BorrowedFd<'_>, i32)>) -> Result
         stdin: stdin.into(),
         output: output.into(),
         join,
+        second,
     };
-    let (_, pidfd) = spawn(Clone { flags: 0, cgroup: None, withheld: None }, &prepared, child)
-        .map_err(|errno| failed(errno.into()))?;
+    let pidfd = begin(&prepared, number).map_err(|errno| failed(errno.into()))?;
+    drop(prepared);
     let wait_failed = |source| Error::Wait { path: path(), source };
     let ended = wait_until(pidfd.as_fd(), hook.timeout).map_err(wait_failed)?;
     if !ended {
@@ -134,28 +190,143 @@ fn wait_until(pidfd: BorrowedFd<'_>, timeout: Option<i64>) -> Result<bool, Errno
     }
 }
 
+/// Clones the hook's process; with `number`, from which its own comes, in two steps.
+fn begin(prepared: &Prepared<'_>, number: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
+    let cgroup = prepared.join.and_then(|inside| inside.cgroup.v2_dir());
+    let clone = Clone { flags: 0, cgroup, withheld: None };
+    let (_, first) = match spawn(clone, prepared, child) {
+        // As for the container's own process: not into every group.
+        Err(_) if cgroup.is_some() => spawn(Clone { cgroup: None, ..clone }, prepared, child),
+        other => other,
+    }?;
+    let Some(number) = number else { return Ok(first) };
+    let mut bytes = [0; 4];
+    // What it writes is smaller than a pipe's unit.
+    let read = loop {
+        let mut watched = [
+            PollFd::new(number.as_fd(), PollFlags::POLLIN),
+            PollFd::new(first.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut watched, PollTimeout::NONE) {
+            Ok(_) if watched[0].any() == Some(true) => break sys::read(&number, &mut bytes)?,
+            // It ended without a number: what it said tells why.
+            Ok(_) => break 0,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    };
+    if read != bytes.len() {
+        return Ok(first);
+    }
+    // A child of ours that nobody has reaped, so the number is still its own.
+    let real = process::pidfd_open(i32::from_ne_bytes(bytes))?;
+    while waitid(Id::PIDFd(first.as_fd()), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
+    Ok(real)
+}
+
+const NOT_EXECUTED: i32 = 127;
+
 /// As the container's child: raw calls only.
 fn child(prepared: &Prepared<'_>) -> i32 {
-    const NOT_EXECUTED: i32 = 127;
-    let set_up = || {
-        if let Some((init, kinds)) = prepared.join {
-            sys::setns(init, CloneFlags::from_bits_retain(kinds & !libc::CLONE_NEWPID))?;
+    let enter = || -> sys::Result<()> {
+        let Some(inside) = prepared.join else { return Ok(()) };
+        for procs in &inside.groups {
+            sys::write(procs, b"0")?;
         }
-        sys::fd::onto_standard(prepared.stdin.as_fd(), 0)?;
-        sys::fd::onto_standard(prepared.output.as_fd(), 1)?;
-        sys::fd::onto_standard(prepared.output.as_fd(), 2)?;
-        sys::fd::cloexec_from(3)?;
-        process::reset_signals()
+        sys::setns(inside.init, CloneFlags::from_bits_retain(inside.kinds))?;
+        if inside.kinds & libc::CLONE_NEWUSER != 0 {
+            cred::setresgid(0)?;
+            cred::setresuid(0)?;
+        }
+        match &inside.like {
+            Some(privileges) if inside.kinds & libc::CLONE_NEWNS == 0 => {
+                sys::fchdir(&privileges.root)?;
+                sys::chroot(c".")
+            }
+            _ => Ok(()),
+        }
     };
-    let errno = match set_up() {
-        Ok(()) => process::execve(&prepared.program, &prepared.args, &prepared.env),
-        Err(errno) => errno,
-    };
+    if let Err(errno) = enter() {
+        return complain(prepared, errno);
+    }
+    let Some(second) = &prepared.second else { return program(prepared) };
+    // The pid namespace holds for children only.
+    let flags = libc::CLONE_PARENT as u64;
+    match spawn(Clone { flags, cgroup: None, withheld: None }, prepared, program) {
+        Ok((pid, _)) => i32::from(sys::write(second, &pid.to_ne_bytes()).is_err()),
+        Err(errno) => complain(prepared, errno),
+    }
+}
+
+fn complain(prepared: &Prepared<'_>, errno: Errno) -> i32 {
     for part in ["cannot execute: ", errno.desc()] {
         // There is nothing left to tell a failure to.
         let _ = sys::write(&prepared.output, part.as_bytes());
     }
     NOT_EXECUTED
+}
+
+fn program(prepared: &Prepared<'_>) -> i32 {
+    let set_up = || {
+        sys::fd::onto_standard(prepared.stdin.as_fd(), 0)?;
+        sys::fd::onto_standard(prepared.output.as_fd(), 1)?;
+        sys::fd::onto_standard(prepared.output.as_fd(), 2)?;
+        sys::fd::cloexec_from(3)?;
+        process::reset_signals()?;
+        match prepared.join.and_then(|inside| inside.like.as_ref()) {
+            Some(privileges) => become_like(privileges),
+            None => Ok(()),
+        }
+    };
+    let errno = match set_up() {
+        Ok(()) => process::execve(&prepared.program, &prepared.args, &prepared.env),
+        Err(errno) => errno,
+    };
+    complain(prepared, errno)
+}
+
+/// As the container's own process does it, and for the reasons told there.
+fn become_like(privileges: &Privileges) -> sys::Result<()> {
+    let Privileges { root: _, status, filter } = privileges;
+    let load = || match filter {
+        // A listener has nobody behind it here: what it would be asked fails with ENOSYS.
+        Some(filter) => sys::seccomp::load(&filter.instructions, filter.flags)
+            .map(drop)
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0))),
+        None => Ok(()),
+    };
+    if !status.no_new_privileges {
+        load()?;
+    }
+    for number in 0..64 {
+        if status.capabilities.bounding & 1 << number == 0 {
+            match cred::drop_bounding(number) {
+                // Above what the kernel knows.
+                Ok(()) | Err(Errno::EINVAL) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    sys::set_keepcaps(true)?;
+    match cred::setgroups(&status.groups) {
+        Err(Errno::EPERM) if status.groups.is_empty() => {}
+        other => other?,
+    }
+    cred::setresgid(status.gid)?;
+    cred::setresuid(status.uid)?;
+    cred::capset(&status.capabilities)?;
+    cred::clear_ambient()?;
+    for number in 0..64 {
+        if status.capabilities.ambient & 1 << number != 0 {
+            cred::raise_ambient(number)?;
+        }
+    }
+    sys::set_keepcaps(false)?;
+    if status.no_new_privileges {
+        sys::set_no_new_privs()?;
+        load()?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -188,9 +188,11 @@ fn flags(profile: &Profile) -> Result<(u32, Option<Listener>), Error> {
         }),
     };
     let mut notifies = profile.syscalls.iter().filter(|rule| rule.action == Action::Notify);
-    if notifies.clone().any(|rule| rule.names.iter().any(|name| name == "write")) {
-        // The child reports to its parent with it before it executes the container's program.
-        return Err(Error::NotifyOwn("write"));
+    for own in ["write", "sendmsg"] {
+        if notifies.clone().any(|rule| rule.names.iter().any(|name| name == own)) {
+            // The child hands over the listener with the second. The first is runc's, for the same.
+            return Err(Error::NotifyOwn(own));
+        }
     }
     if notifies.next().is_none() {
         return if flags & sys::FLAG_WAIT_KILLABLE_RECV != 0 {

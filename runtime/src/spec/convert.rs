@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use super::{Hook, Linux, Process, Spec};
+use super::{Hook, Linux, Process, Spec, scheduling};
 use crate::{
     mount::options::{Bind, MountOptions, PROPAGATION},
     ns::Kind,
@@ -60,9 +60,7 @@ fn absolute(path: &str, value: &Path) -> Result<CString> {
 /// # Errors
 /// The first value that is wrong, or that asks for what is not supported.
 pub fn plan(spec: Spec) -> Result<Plan> {
-    if !spec.oci_version.starts_with("1.") {
-        return invalid("ociVersion", &spec.oci_version, "is not a version 1.x");
-    }
+    scheduling::version(&spec.oci_version)?;
     for (path, present) in [
         ("vm", spec.vm.is_some()),
         ("windows", spec.windows.is_some()),
@@ -159,9 +157,6 @@ pub fn plan(spec: Spec) -> Result<Plan> {
             }
         },
     };
-    if seccomp.as_ref().is_some_and(|profile| profile.listener_path.is_some()) {
-        return unsupported("linux.seccomp.listenerPath");
-    }
     Ok(Plan {
         oci_version: spec.oci_version,
         annotations: spec.annotations,
@@ -191,12 +186,6 @@ pub fn plan(spec: Spec) -> Result<Plan> {
 /// As [`plan()`].
 pub fn process(at: &str, raw: &Process) -> Result<plan::Process> {
     let path = |name: &str| format!("{at}.{name}");
-    if raw.scheduler.is_some() {
-        return unsupported(path("scheduler"));
-    }
-    if raw.exec_cpu_affinity.is_some() {
-        return unsupported(path("execCPUAffinity"));
-    }
     if raw.args.first().is_none_or(String::is_empty) {
         return Err(Error::Missing { path: path("args") });
     }
@@ -231,24 +220,6 @@ pub fn process(at: &str, raw: &Process) -> Result<plan::Process> {
         let score = raw.oom_score_adj.unwrap_or(0);
         return invalid(path("oomScoreAdj"), score, "is not between -1000 and 1000");
     }
-    let io_priority = match &raw.io_priority {
-        None => None,
-        Some(io) => {
-            let class = match io.class.as_str() {
-                "IOPRIO_CLASS_RT" => 1,
-                "IOPRIO_CLASS_BE" => 2,
-                "IOPRIO_CLASS_IDLE" => 3,
-                other => return invalid(path("ioPriority.class"), other, "is not an I/O class"),
-            };
-            match i32::try_from(io.priority) {
-                Ok(level @ 0..=7) => Some(class << 13 | level),
-                _ => {
-                    let at = path("ioPriority.priority");
-                    return invalid(at, io.priority, "is not between 0 and 7");
-                }
-            }
-        }
-    };
     Ok(plan::Process {
         terminal: raw.terminal,
         console_size: raw.console_size.map(|size| (size.height, size.width)),
@@ -265,7 +236,21 @@ pub fn process(at: &str, raw: &Process) -> Result<plan::Process> {
         apparmor_profile: label("apparmorProfile", &raw.apparmor_profile)?,
         selinux_label: label("selinuxLabel", &raw.selinux_label)?,
         oom_score_adj: raw.oom_score_adj,
-        io_priority,
+        io_priority: raw
+            .io_priority
+            .as_ref()
+            .map(|raw| scheduling::io_priority(&path("ioPriority"), raw))
+            .transpose()?,
+        scheduler: raw
+            .scheduler
+            .as_ref()
+            .map(|raw| scheduling::scheduler(&path("scheduler"), raw))
+            .transpose()?,
+        affinity: raw
+            .exec_cpu_affinity
+            .as_ref()
+            .map(|raw| scheduling::affinity(&path("execCPUAffinity"), raw))
+            .transpose()?,
     })
 }
 

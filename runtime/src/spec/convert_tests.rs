@@ -47,7 +47,11 @@ fn the_minimum_is_enough() {
 #[test]
 fn refusals_name_the_path() {
     for (pointer, value, text) in [
-        ("ociVersion", json!("2.0"), "ociVersion: \"2.0\" is not a version 1.x"),
+        (
+            "ociVersion",
+            json!("2.0"),
+            "ociVersion: \"2.0\" is not a version 1.x.y, which this runtime serves",
+        ),
         ("root", Value::Null, "root: required"),
         ("root.path", json!(""), "root.path: required"),
         ("process", Value::Null, "process: required"),
@@ -57,10 +61,14 @@ fn refusals_name_the_path() {
         ("process.cwd", json!("/a/../b"), "process.cwd: \"/a/../b\" must not contain \"..\""),
         (
             "process.scheduler",
-            json!({"policy": "SCHED_FIFO"}),
-            "process.scheduler: not supported yet",
+            json!({"policy": "SCHED_ODD"}),
+            "process.scheduler.policy: \"SCHED_ODD\" is not a scheduling policy",
         ),
-        ("process.execCPUAffinity", json!({}), "process.execCPUAffinity: not supported yet"),
+        (
+            "process.execCPUAffinity",
+            json!({"initial": "3-1"}),
+            "process.execCPUAffinity.initial: \"3-1\" has a range that runs backwards: 3-1",
+        ),
         (
             "process.oomScoreAdj",
             json!(1001),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 mod convert;
 mod resources;
+mod scheduling;
 
 pub use convert::{Error, plan, process};
 pub use resources::update as updated_resources;
@@ -74,10 +75,32 @@ pub struct Process {
     pub selinux_label: Option<String>,
     #[serde(rename = "ioPriority", skip_serializing_if = "Option::is_none")]
     pub io_priority: Option<IoPriority>,
-    #[serde(skip_serializing)]
-    pub scheduler: Unsupported,
-    #[serde(rename = "execCPUAffinity", skip_serializing)]
-    pub exec_cpu_affinity: Unsupported,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
+    #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
+    pub exec_cpu_affinity: Option<ExecCpuAffinity>,
+}
+
+/// `process.scheduler`; times in nanoseconds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scheduler {
+    pub policy: String,
+    pub nice: i32,
+    pub priority: i32,
+    pub flags: Vec<String>,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// `process.execCPUAffinity`: lists of CPUs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecCpuAffinity {
+    pub initial: String,
+    #[serde(rename = "final")]
+    pub end: String,
 }
 
 /// `process.consoleSize`, in characters.

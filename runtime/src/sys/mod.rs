@@ -12,6 +12,7 @@ pub mod monitor;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod sched;
 pub mod seccomp;
 pub mod tty;
 

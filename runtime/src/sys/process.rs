@@ -139,6 +139,26 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     Errno::result(rc).map(drop)
 }
 
+/// Raises the hard limit of another process's resource to `hard`, if it is lower.
+///
+/// # Errors
+/// Those of prlimit(2); `EPERM` without `CAP_SYS_RESOURCE`.
+pub fn raise_hard_limit(pid: i32, resource: u32, hard: u64) -> Result<()> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let null = ptr::null::<libc::rlimit64>();
+    // SAFETY: writes one `rlimit64`; the null pointer means that nothing is set.
+    let rc = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, null, &raw mut limit) };
+    Errno::result(rc)?;
+    if limit.rlim_max >= hard {
+        return Ok(());
+    }
+    limit.rlim_max = hard;
+    let null = ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: reads one `rlimit64`; the null pointer means that the old limit is not asked for.
+    let rc = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, null) };
+    Errno::result(rc).map(drop)
+}
+
 /// Unblocks all signals, and gives SIGPIPE, which Rust's start-up ignores, its default again.
 ///
 /// # Errors

@@ -213,6 +213,71 @@ fn a_program_that_does_not_exist_is_told_apart_and_can_be_deleted() -> Result<()
 }
 
 #[test]
+fn exec_takes_cpus_and_a_scheduler_of_its_own() -> Result<()> {
+    let task = Task::started()?;
+    let mut client = task.connect()?;
+    client.run(&task.script("web", "sleep 1000")?)?;
+    let path = task.task().join("exec-output");
+    let online = fs::read_to_string("/sys/devices/system/cpu/online")?;
+    let last = online.trim().rsplit(['-', ',']).next().unwrap_or("0").to_owned();
+    let mut cpus = |name: &str, affinity: serde_json::Value| -> Result<String> {
+        let (input, output) = (File::open("/dev/null")?, File::create(&path)?);
+        let script = "while read key value; do case $key in Cpus_allowed_list:) echo $value;; \
+                      esac; done < /proc/self/status; read line < /proc/self/stat; \
+                      set -- $line; echo ${19}";
+        let mut exec = process("web", name, script, false);
+        exec.process["execCPUAffinity"] = affinity;
+        exec.process["scheduler"] = serde_json::json!({"policy": "SCHED_BATCH", "nice": 6});
+        client.exec(&exec, &[&input, &output, &output])?;
+        client.exec_exit(name).context("its end")?;
+        Ok(fs::read_to_string(&path)?)
+    };
+    let whole = format!("{}\n6\n", online.trim());
+    let only = |cpu: &str| format!("{cpu}\n6\n");
+    assert_eq!(cpus("none", serde_json::json!({}))?, whole);
+    assert_eq!(cpus("final", serde_json::json!({"initial": "0", "final": last}))?, only(&last));
+    // What was set initially ends with the move into the container's cgroup.
+    assert_eq!(cpus("initial", serde_json::json!({"initial": last}))?, whole);
+    Ok(())
+}
+
+/// The agent of a seccomp filter gets a listener for every process, with its own number.
+#[test]
+fn exec_tells_the_seccomp_agent() -> Result<()> {
+    let task = Task::started()?;
+    let mut client = task.connect()?;
+    let path = task.task().join("agent");
+    let agent = std::os::unix::net::UnixListener::bind(&path)?;
+    let next = || -> Result<serde_json::Value> {
+        let (mut stream, _) = agent.accept()?;
+        let mut text = String::new();
+        // The descriptor beside it is closed: what is asked fails with ENOSYS.
+        stream.read_to_string(&mut text)?;
+        Ok(serde_json::from_str(&text)?)
+    };
+    client.run(&task.bundle("web", "sleep 1000", |config| {
+        config["linux"]["seccomp"] = serde_json::json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": path,
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}],
+        });
+    })?)?;
+    let first = next()?;
+    let (input, output) = (File::open("/dev/null")?, File::create(task.task().join("out"))?);
+    let exec = process("web", "one", "mkdir /x; exit $?", false);
+    let (pid, _) = client.exec(&exec, &[&input, &output, &output])?;
+    let second = next()?;
+    assert_eq!(client.exec_exit("one").context("its end")?.code, Some(1));
+    assert_eq!(
+        (&first["state"]["status"], &first["pid"]),
+        (&"creating".into(), &first["state"]["pid"])
+    );
+    assert_eq!((&second["state"]["status"], &second["pid"]), (&"running".into(), &pid.into()));
+    assert_eq!(second["state"]["pid"], first["pid"]);
+    Ok(())
+}
+
+#[test]
 fn exec_with_descriptors_and_with_a_terminal() -> Result<()> {
     let task = Task::started()?;
     let mut client = task.connect()?;

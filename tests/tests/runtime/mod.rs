@@ -4,7 +4,10 @@
 mod attacks;
 mod cgroup;
 mod filesystem;
+mod hooks;
 mod life;
 mod namespaces;
 mod process;
+mod scheduling;
+mod seccomp;
 mod terminal;
