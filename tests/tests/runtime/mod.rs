@@ -5,5 +5,6 @@ mod attacks;
 mod filesystem;
 mod life;
 mod namespaces;
+mod observe;
 mod process;
 mod terminal;
