@@ -148,7 +148,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         let (number, tail) = rest.split_at(digits);
         let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit);
-        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let number: f64 = number.parse().map_err(|_no_number| wrong())?;
         seconds += number
             * match unit {
                 "ns" => 1e-9,
@@ -165,7 +165,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     if seconds > 3.2e9 {
         return Err(wrong());
     }
-    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+    Duration::try_from_secs_f64(seconds).map_err(|_out_of_range| wrong())
 }
 
 #[cfg(test)]

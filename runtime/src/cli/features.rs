@@ -172,7 +172,7 @@ mod tests {
             (INTEL_RDT, ("/linux/intelRdt", json!({"closID": "guaranteed"}))),
             (NET_DEVICES, ("/linux/netDevices", json!({"eth7": {"name": "eth0"}}))),
         ] {
-            assert_eq!(takes(&[change.clone()]), switch, "{}", change.0);
+            assert_eq!(takes(std::slice::from_ref(&change)), switch, "{}", change.0);
         }
         let namespaces = list("/linux/namespaces");
         let time = takes(&[("/linux/namespaces/-", json!({"type": "time"}))]);

@@ -272,6 +272,8 @@ mod tests {
             &["kill", "-a", "id"],
             &["delete", "--force", "id"],
             &["delete", "id", "-f"],
+            &["kill", "id", "KILL", "--all"],
+            &["run", "id", "--detach", "--bundle", "/b"],
             &["--systemd-cgroup=false", "state", "id"][1..],
             &["list", "-q", "--format", "json"],
             &["ps", "-f", "json", "id"],
