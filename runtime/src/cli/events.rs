@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{Error, print};
 use crate::cgroup::{Cgroup, OomWatch};
@@ -61,6 +62,16 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
     Ok(0)
 }
 
+/// One line.
+// A struct: the order of the keys is runc's, for those who search the text.
+#[derive(Serialize)]
+struct Event<'a> {
+    r#type: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+}
+
 /// The container that events are about.
 struct Source<'a> {
     id: &'a str,
@@ -74,12 +85,14 @@ impl Source<'_> {
 
     fn print_stats(&self) -> Result<(), Error> {
         let data = self.group.report().map_err(|error| self.failed(error))?;
-        print(&format!("{}\n", json!({ "type": "stats", "id": self.id, "data": data })))?;
-        Ok(())
+        self.print("stats", Some(data))
     }
 
-    fn print_strike(&self) -> Result<(), Error> {
-        print(&format!("{}\n", json!({ "type": "oom", "id": self.id })))?;
+    fn print(&self, kind: &str, data: Option<Value>) -> Result<(), Error> {
+        let event = Event { r#type: kind, id: self.id, data };
+        let mut line = serde_json::to_string(&event).map_err(Error::Json)?;
+        line.push('\n');
+        print(&line)?;
         Ok(())
     }
 
@@ -94,7 +107,7 @@ impl Source<'_> {
             let ended = wait(init, watch.as_ref(), next)?;
             // Looked at after the end too: the strike may have been what ended it.
             match watch.as_mut().map(OomWatch::struck).transpose() {
-                Ok(Some(Some(true))) => self.print_strike()?,
+                Ok(Some(Some(true))) => self.print("oom", None)?,
                 Ok(Some(Some(false)) | None) => {}
                 Ok(Some(None)) => watch = None,
                 Err(error) => return Err(self.failed(error)),

@@ -114,7 +114,7 @@ pub(crate) enum Error {
     PidFile { path: PathBuf, source: std::io::Error },
     #[error("open the log file {}", path.display())]
     LogFile { path: PathBuf, source: std::io::Error },
-    #[error("write the state as JSON")]
+    #[error("write the answer as JSON")]
     Json(#[source] serde_json::Error),
     #[error("write to standard output")]
     Output(#[source] std::io::Error),

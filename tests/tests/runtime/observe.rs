@@ -205,8 +205,8 @@ fn the_oom_killer_s_strikes_are_told() {
     std::thread::sleep(Duration::from_millis(500));
     std::fs::write(&go, "").unwrap();
     let mut lines = BufReader::new(events.0.stdout.take().unwrap()).lines();
-    let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-    assert_eq!(event, json!({"type": "oom", "id": bundle.id}));
+    // To the letter: runc's own tests search for it.
+    assert_eq!(lines.next().unwrap().unwrap(), format!(r#"{{"type":"oom","id":"{}"}}"#, bundle.id));
     bundle.must(&["delete", "-f", &bundle.id]);
     if is_ours() {
         assert!(within(Duration::from_secs(5), || events.0.try_wait().unwrap()).is_some());
