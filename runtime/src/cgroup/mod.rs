@@ -23,6 +23,8 @@ mod dir;
 mod discover;
 mod freeze;
 mod oom;
+mod oom_watch;
+mod report;
 mod resources;
 mod stats;
 mod update;
@@ -42,6 +44,7 @@ pub use self::device_bpf::Insn;
 use self::device_bpf::Policy;
 use self::dir::Dir;
 use self::discover::Hierarchies;
+pub use self::oom_watch::OomWatch;
 pub use self::resources::{
     BlockIo, Cpu, DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Memory, Network, RdmaLimit,
     Resources, Throttle, WeightDevice, default_device_rules,

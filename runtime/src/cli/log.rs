@@ -1,7 +1,9 @@
 //! Log entries as runc writes them: text or JSON lines, appended to the `--log` file.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::SystemTime;
@@ -54,6 +56,33 @@ pub(super) fn install(file: Option<&Path>, format: Format, debug: bool) -> Resul
     Ok(sink)
 }
 
+/// Writes what is wrong with a command line that could not be parsed into the log that it names, where
+/// callers look for it.
+pub(super) fn misuse(message: &str) {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let Some(path) = option(&words, "--log") else { return };
+    let json = option(&words, "--log-format").is_some_and(|format| format == "json");
+    let format = if json { Format::Json } else { Format::Text };
+    match install(Some(Path::new(&path)), format, false) {
+        Ok(_) => {
+            let line = message.lines().next().unwrap_or_default();
+            log::error!("{}", line.strip_prefix("error: ").unwrap_or(line));
+        }
+        Err(error) => to_standard_error(&super::describe(&error)),
+    }
+}
+
+/// The value of an option among words that are no command line, both ways of writing it.
+fn option(words: &[OsString], name: &str) -> Option<OsString> {
+    words.iter().enumerate().find_map(|(index, word)| {
+        if word == name {
+            return words.get(index + 1).cloned();
+        }
+        let rest = word.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(OsStr::from_bytes(rest).to_owned())
+    })
+}
+
 /// Tells the person at the terminal.
 pub(super) fn to_standard_error(message: &str) {
     // Nothing better can be done where standard error is closed.
@@ -91,4 +120,18 @@ impl Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_found_in_any_command_line() {
+        let words = ["--log=/l", "fly", "--log-format", "json", "--log"].map(OsString::from);
+        assert_eq!(option(&words, "--log"), Some("/l".into()));
+        assert_eq!(option(&words, "--log-format"), Some("json".into()));
+        assert_eq!(option(&words, "--root"), None);
+        assert_eq!(option(&words[4..], "--log"), None);
+    }
 }

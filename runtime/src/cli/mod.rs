@@ -6,12 +6,17 @@
 mod console;
 mod create;
 mod delete;
+mod events;
+mod features;
 mod kill;
+mod list;
 mod log;
 pub mod monitor;
 mod pause;
+mod ps;
 mod resume;
 mod run;
+mod spec;
 mod start;
 mod state;
 mod update;
@@ -19,7 +24,7 @@ mod update;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::{container, seal};
 
@@ -46,7 +51,8 @@ struct Arguments {
     #[arg(long, global = true)]
     systemd_cgroup: bool,
     /// Whether cgroup permission errors are ignored; only `false` and `auto` are supported yet
-    #[arg(long, global = true, value_enum, default_value_t = Rootless::Auto)]
+    // Not global, as the others: `spec` has an option of that name.
+    #[arg(long, value_enum, default_value_t = Rootless::Auto)]
     rootless: Rootless,
     /// Print the version
     #[arg(long, short)]
@@ -68,14 +74,24 @@ enum Command {
     Create(create::Arguments),
     /// Delete any resources held by the container
     Delete(delete::Arguments),
+    /// Display events of the container: OOM notifications and usage statistics
+    Events(events::Arguments),
+    /// Show the enabled features as JSON
+    Features,
     /// Send a signal to the container's init process
     Kill(kill::Arguments),
     /// Suspend all processes of a container
     Pause(pause::Arguments),
     /// Resume all processes of a paused container
     Resume(resume::Arguments),
+    /// List the containers below the state root
+    List(list::Arguments),
+    /// Display the processes inside a container
+    Ps(ps::Arguments),
     /// Create and run a container
     Run(run::Arguments),
+    /// Create a starter config.json
+    Spec(spec::Arguments),
     /// Execute the user defined process in a created container
     Start(start::Arguments),
     /// Output the state of a container
@@ -93,13 +109,21 @@ pub(crate) enum Error {
     Seal(#[from] seal::Error),
     #[error(transparent)]
     Console(#[from] console::Error),
+    #[error(transparent)]
+    Events(#[from] events::Failure),
+    #[error(transparent)]
+    List(#[from] list::Unreadable),
+    #[error(transparent)]
+    Ps(#[from] ps::Failure),
+    #[error(transparent)]
+    Spec(#[from] spec::Failure),
     #[error("find the current directory; give --bundle")]
     CurrentDirectory(#[source] std::io::Error),
     #[error("write the pid file {}", path.display())]
     PidFile { path: PathBuf, source: std::io::Error },
     #[error("open the log file {}", path.display())]
     LogFile { path: PathBuf, source: std::io::Error },
-    #[error("write the state as JSON")]
+    #[error("write the answer as JSON")]
     Json(#[source] serde_json::Error),
     #[error("write to standard output")]
     Output(#[source] std::io::Error),
@@ -127,9 +151,15 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
+            if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+                return ExitCode::from(help().unwrap_or(1));
+            }
             let asked_for_help = !error.use_stderr();
             // Nothing better can be done where even this cannot be printed.
             let _ = error.print();
+            if !asked_for_help {
+                log::misuse(&error.to_string());
+            }
             return ExitCode::from(u8::from(!asked_for_help));
         }
     };
@@ -166,18 +196,30 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
         return Err(Error::NotSupported { option: "--rootless true" });
     }
     let root = arguments.root.unwrap_or_else(|| PathBuf::from("/run/lighter-runtime"));
+    // Not the arguments: an environment may hold secrets.
+    ::log::debug!("lighter-runtime {}, state root {}", env!("CARGO_PKG_VERSION"), root.display());
     match arguments.command {
         Some(Command::Create(create)) => create::run(&root, create),
         Some(Command::Delete(delete)) => delete::run(&root, delete),
+        Some(Command::Events(events)) => events::run(&root, &events),
+        Some(Command::Features) => features::run(),
         Some(Command::Kill(kill)) => kill::run(&root, kill),
         Some(Command::Pause(pause)) => pause::run(&root, pause),
         Some(Command::Resume(resume)) => resume::run(&root, resume),
+        Some(Command::List(list)) => list::run(&root, &list),
+        Some(Command::Ps(ps)) => ps::run(&root, ps),
         Some(Command::Run(run)) => run::run(&root, run),
+        Some(Command::Spec(spec)) => spec::run(&spec),
         Some(Command::Start(start)) => start::run(&root, start),
         Some(Command::State(state)) => state::run(&root, state),
         Some(Command::Update(update)) => update::run(&root, *update),
-        None => Ok(0),
+        None => help(),
     }
+}
+
+/// What runc says when it is given nothing to do.
+fn help() -> Result<u8, Error> {
+    print(&Arguments::command().render_help().to_string())
 }
 
 fn print(text: &str) -> Result<u8, Error> {
@@ -244,6 +286,8 @@ mod tests {
             &["kill", "-a", "id"],
             &["delete", "--force", "id"],
             &["delete", "id", "-f"],
+            &["kill", "id", "KILL", "--all"],
+            &["run", "id", "--detach", "--bundle", "/b"],
             &["--systemd-cgroup=false", "state", "id"][1..],
             &["pause", "id"],
             &["resume", "id"],
@@ -260,6 +304,14 @@ mod tests {
                 "id",
             ],
             &["update", "--pids-limit", "-1", "--cpuset-cpus", "0-1", "--cpu-idle", "1", "id"],
+            &["list", "-q", "--format", "json"],
+            &["ps", "-f", "json", "id"],
+            &["ps", "id", "-o", "pid", "--format"],
+            &["events", "id", "--stats"],
+            &["events", "--interval", "1s", "id"],
+            &["features"],
+            &["spec", "-b", "/b", "--rootless"],
+            &["--rootless=false", "spec"],
             &["--version"],
             &["-v"],
         ] {

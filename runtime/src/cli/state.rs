@@ -1,11 +1,11 @@
-//! `state`: the state document of the runtime specification.
+//! `state`: the state document of the runtime specification, with what runc adds.
 
 use std::path::Path;
 
 use clap::Args;
 
+use super::list::Entry;
 use super::{Error, print};
-use crate::container::Container;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -15,8 +15,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
-    let state = Container::load(root, &arguments.id)?.state()?;
-    let mut text = serde_json::to_string_pretty(&state).map_err(Error::Json)?;
+    let entry = Entry::load(root, &arguments.id)?;
+    let mut text = serde_json::to_string_pretty(&entry).map_err(Error::Json)?;
     text.push('\n');
     print(&text)
 }

@@ -334,7 +334,7 @@ impl Container {
     }
 
     /// A descriptor of the init process: no other process, whatever happens to its number.
-    fn init_pidfd(&self) -> Option<OwnedFd> {
+    pub(crate) fn init_pidfd(&self) -> Option<OwnedFd> {
         let pid = self.record.init?.pid;
         let pidfd = process::pidfd_open(pid).ok()?;
         // Looked at after the descriptor was opened: if it is the same now, it was the same then.

@@ -213,6 +213,15 @@ impl MountOptions {
     }
 }
 
+/// Options that are no flag; [`MountOptions::parse`] knows them by name.
+const WORDS: [&str; 2] = ["bind", "rbind"];
+
+/// Every option that is acted on here, whatever the file system; in no order.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let flags = FLAGS.iter().chain(&MORE_FLAGS).chain(&RECURSIVE).map(|row| row.0);
+    flags.chain(PROPAGATION.iter().map(|row| row.0)).chain(WORDS)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -9,6 +9,13 @@ pub fn number(name: &str) -> Option<u8> {
     caps::Capability::from_str(name).ok().map(|capability| capability.index())
 }
 
+/// Every known name, by number.
+pub fn names() -> Vec<String> {
+    let mut all: Vec<caps::Capability> = caps::all().into_iter().collect();
+    all.sort_unstable_by_key(caps::Capability::index);
+    all.iter().map(ToString::to_string).collect()
+}
+
 /// Turns names into masks. Unknown names are ignored with a warning, as the specification demands
 /// for capabilities the kernel does not have.
 pub fn sets(names: &spec::Capabilities) -> CapSets {

@@ -54,6 +54,21 @@ pub fn load(instructions: &[libc::sock_filter], flags: u32) -> io::Result<Option
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
+/// Whether this kernel knows filter flags; changes nothing.
+pub fn knows(flags: u32) -> bool {
+    // SAFETY: without a program the kernel refuses before it installs anything: EINVAL for a flag that it does not
+    // know, else EFAULT.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SECCOMP_SET_MODE_FILTER,
+            libc::c_ulong::from(flags),
+            std::ptr::null::<libc::sock_fprog>(),
+        )
+    };
+    result < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
@@ -123,5 +138,11 @@ mod tests {
     #[test]
     fn the_kernel_refuses_an_empty_program() {
         assert_eq!(load(&[], 0).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
+
+    #[test]
+    fn flags_are_known_or_not() {
+        assert!(knows(FLAG_LOG));
+        assert!(!knows(1 << 31));
     }
 }

@@ -7,6 +7,7 @@ mod filesystem;
 mod hooks;
 mod life;
 mod namespaces;
+mod observe;
 mod process;
 mod scheduling;
 mod seccomp;
