@@ -194,6 +194,7 @@ impl Container {
             hooks: plan.hooks.clone(),
             seccomp: plan.seccomp.clone(),
             personality: plan.personality,
+            memory_policy: plan.memory_policy.clone(),
         };
         let state_path = directory.join("state.json");
         record.store(&directory).map_err(file("write", &state_path))?;
@@ -247,7 +248,8 @@ impl Container {
             new_keyring: !create.no_new_keyring,
             preserve_fds: create.preserve_fds,
         };
-        let program = prepare::program(&plan.process, create.stdio, &around).map_err(failed)?;
+        let mut program = prepare::program(&plan.process, create.stdio, &around).map_err(failed)?;
+        program.memory_policy.clone_from(&plan.memory_policy);
         let (ours, theirs) = launch::conversation().map_err(launch_failed)?;
         let prepared = prepare::Prepared {
             socket: theirs,
@@ -494,7 +496,8 @@ impl Container {
             new_keyring: true,
             preserve_fds: 0,
         };
-        let program = prepare::program(&plan, stdio, &around).map_err(failed)?;
+        let mut program = prepare::program(&plan, stdio, &around).map_err(failed)?;
+        program.memory_policy.clone_from(&self.record.memory_policy);
         let launch_failed = |source| Error::Launch { id: id(), source: Box::new(source) };
         let (ours, theirs) = launch::conversation().map_err(launch_failed)?;
         let kinds = i32::try_from(self.record.namespaces).unwrap_or(0);
@@ -619,6 +622,7 @@ fn read(directory: &Path, id: &str) -> Result<Record, Error> {
         hooks: spec::Hooks::default(),
         seccomp: None,
         personality: None,
+        memory_policy: None,
     })
 }
 

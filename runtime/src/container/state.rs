@@ -50,6 +50,8 @@ pub struct Record {
     pub seccomp: Option<seccomp::Profile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_policy: Option<crate::plan::MemoryPolicy>,
 }
 
 const FILE: &str = "state.json";

@@ -11,9 +11,12 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 mod convert;
+mod linux;
+mod mounts;
 mod resources;
 
 pub use convert::{Error, plan, process};
+pub use linux::{MemoryPolicy, NetDevice, TimeOffset};
 
 /// Version of the specification that this runtime implements.
 pub const VERSION: &str = "1.2.0";
@@ -150,8 +153,8 @@ pub struct Mount {
     pub source: Option<PathBuf>,
     #[serde(default)]
     pub options: Vec<String>,
-    pub uid_mappings: Unsupported,
-    pub gid_mappings: Unsupported,
+    pub uid_mappings: Option<Vec<IdMapping>>,
+    pub gid_mappings: Option<Vec<IdMapping>>,
 }
 
 /// `hooks`, by the moment they run.
@@ -223,9 +226,11 @@ pub struct Linux {
     pub mount_label: Option<String>,
     pub personality: Option<Personality>,
     pub intel_rdt: Unsupported,
-    pub time_offsets: Unsupported,
-    pub memory_policy: Unsupported,
-    pub net_devices: Unsupported,
+    #[serde(default)]
+    pub time_offsets: BTreeMap<String, TimeOffset>,
+    pub memory_policy: Option<MemoryPolicy>,
+    #[serde(default)]
+    pub net_devices: BTreeMap<String, NetDevice>,
 }
 
 /// `linux.uidMappings[]` and `linux.gidMappings[]`.

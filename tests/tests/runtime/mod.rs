@@ -4,6 +4,7 @@
 mod attacks;
 mod filesystem;
 mod life;
+mod mounts;
 mod namespaces;
 mod process;
 mod terminal;
