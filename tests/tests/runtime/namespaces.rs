@@ -252,6 +252,9 @@ fn the_hosts_mount_namespace_is_not_joined() {
         return; // runc would give the host another root
     }
     for path in ["/proc/self/ns/mnt", "/proc/1/ns/mnt"] {
+        if std::fs::read_link(path).is_err() {
+            continue; // the tests may be kept from looking at the first process
+        }
         let mut bundle = Bundle::new("true");
         bundle.set("/linux/namespaces/4", json!({"type": "mount", "path": path}));
         let message = bundle.refusal();
