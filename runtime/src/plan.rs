@@ -39,8 +39,7 @@ pub struct Plan {
     pub net_devices: Vec<NetDevice>,
     /// SELinux label of the file systems that are mounted.
     pub mount_label: Option<CString>,
-    /// `linux.intelRdt` is there.
-    pub intel_rdt: bool,
+    pub intel_rdt: Option<IntelRdt>,
     pub hooks: spec::Hooks,
 }
 
@@ -112,6 +111,17 @@ pub struct NetDevice {
     pub host: String,
     /// Name in the container.
     pub name: String,
+}
+
+/// A share of the processor's cache and bandwidth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IntelRdt {
+    /// Name of a group that several containers share.
+    pub clos_id: Option<String>,
+    /// Lines of its schema.
+    pub schemata: Vec<String>,
+    /// The container gets a group that is watched.
+    pub monitoring: bool,
 }
 
 /// From which nodes memory comes, as set_mempolicy(2) takes it.

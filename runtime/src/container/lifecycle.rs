@@ -23,7 +23,7 @@ use crate::{
     ns::Kind,
     plan::Plan,
     process::hooks,
-    spec,
+    rdt, spec,
     sys::{Errno, Mode, mount, process},
 };
 
@@ -62,6 +62,8 @@ pub enum Error {
     StillAlive { id: String, seconds: u64 },
     #[error("wait for the end of container {id}")]
     Wait { id: String, source: Errno },
+    #[error(transparent)]
+    Rdt(#[from] rdt::Error),
     #[error("start container {id}: run hooks")]
     Hooks { id: String, source: Box<hooks::Error> },
 }
@@ -115,6 +117,7 @@ pub struct Container {
 struct Undo<'a> {
     directory: &'a Path,
     cgroup: Option<Cgroup>,
+    rdt: Vec<PathBuf>,
     armed: bool,
 }
 
@@ -126,6 +129,9 @@ impl Drop for Undo<'_> {
         if let Some(cgroup) = &self.cgroup
             && let Err(error) = cgroup.kill_all(libc::SIGKILL).and_then(|()| cgroup.destroy())
         {
+            log::warn!("after a failed creation: {error}");
+        }
+        if let Err(error) = rdt::remove(&self.rdt) {
             log::warn!("after a failed creation: {error}");
         }
         if let Err(error) = fs::remove_dir_all(self.directory) {
@@ -166,7 +172,7 @@ impl Container {
             io::ErrorKind::AlreadyExists => Error::Exists { id: create.id.to_owned() },
             _ => file("create", &directory)(error),
         })?;
-        let mut undo = Undo { directory: &directory, cgroup: None, armed: true };
+        let mut undo = Undo { directory: &directory, cgroup: None, rdt: Vec::new(), armed: true };
         let _lock = lock(&directory, create.id)?;
         let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
         let groups = match &plan.cgroups_path {
@@ -174,6 +180,13 @@ impl Container {
             None => Cgroup::plan(create.id),
         }
         .map_err(failed)?;
+        let rdt = match &plan.intel_rdt {
+            None => None,
+            Some(clause) => {
+                let groups = rdt::Groups::plan(Path::new(rdt::ROOT), clause, create.id)?;
+                Some((groups, clause))
+            }
+        };
         let mut record = Record {
             oci_version: plan.oci_version.clone(),
             id: create.id.to_owned(),
@@ -194,6 +207,7 @@ impl Container {
             hooks: plan.hooks.clone(),
             seccomp: plan.seccomp.clone(),
             personality: plan.personality,
+            rdt: rdt.as_ref().map(|(groups, _)| groups.to_remove()).unwrap_or_default(),
             memory_policy: plan.memory_policy.clone(),
         };
         let state_path = directory.join("state.json");
@@ -201,6 +215,10 @@ impl Container {
         let cgroup =
             undo.cgroup.insert(Cgroup::create_planned(groups, &plan.resources).map_err(failed)?);
         let launched = Self::launch(create, &plan, &record, cgroup, &directory)?;
+        if let Some((groups, clause)) = &rdt {
+            undo.rdt.clone_from(&record.rdt);
+            groups.enter(clause, launched.pid)?;
+        }
         record.status = Status::Created;
         let (start_time, _) =
             state::start_time(launched.pid).ok_or(Error::Gone { pid: launched.pid })?;
@@ -439,6 +457,7 @@ impl Container {
             cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
             cgroup.destroy().map_err(failed)?;
         }
+        rdt::remove(&self.record.rdt)?;
         if !self.record.hooks.poststop.is_empty() {
             let state = self.document_bytes(Status::Stopped);
             for hook in &self.record.hooks.poststop {
@@ -622,6 +641,7 @@ fn read(directory: &Path, id: &str) -> Result<Record, Error> {
         hooks: spec::Hooks::default(),
         seccomp: None,
         personality: None,
+        rdt: Vec::new(),
         memory_policy: None,
     })
 }

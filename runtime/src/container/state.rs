@@ -50,6 +50,9 @@ pub struct Record {
     pub seccomp: Option<seccomp::Profile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: Option<u32>,
+    /// Groups of resctrl to remove.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rdt: Vec<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_policy: Option<crate::plan::MemoryPolicy>,
 }

@@ -52,12 +52,6 @@ pub enum Error {
         path.display()
     )]
     HostMounts { path: PathBuf },
-    #[error(
-        "linux.intelRdt: no resctrl is mounted on /sys/fs/resctrl; mount it, if the processor has it, or remove intelRdt"
-    )]
-    NoResctrl,
-    #[error("linux.intelRdt: resctrl groups are not managed by this runtime; remove intelRdt")]
-    Resctrl,
     #[error("linux.namespaces: this kernel has no {kind} namespaces")]
     NoNamespace { kind: &'static str },
     #[error("read {path}")]
@@ -376,10 +370,6 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
     let is_late =
         |step: &Step| matches!(step.action, Action::ReadOnly) && step.target.as_c_str() == c"/dev";
     let late_steps = steps.extract_if(.., |step| is_late(step)).collect();
-    if plan.intel_rdt {
-        let mounted = open(c"/sys/fs/resctrl/schemata", libc::O_PATH).is_ok();
-        return Err(if mounted { Error::Resctrl } else { Error::NoResctrl });
-    }
     let mask_options = c"size=0k,nr_inodes=2,mode=555";
     let mask_options = match &plan.mount_label {
         None => mask_options.to_owned(),

@@ -175,7 +175,7 @@ pub fn plan(spec: Spec) -> Result<Plan> {
         memory_policy: linux.memory_policy.as_ref().map(super::linux::memory_policy).transpose()?,
         net_devices: super::linux::net_devices(&linux.net_devices, &namespaces)?,
         mount_label: super::linux::mount_label(linux.mount_label.as_deref())?,
-        intel_rdt: linux.intel_rdt.is_some(),
+        intel_rdt: linux.intel_rdt.take().map(super::linux::intel_rdt).transpose()?,
         uid_map: linux.uid_mappings,
         gid_map: linux.gid_mappings,
         namespaces,

@@ -39,6 +39,44 @@ pub struct NetDevice {
     pub name: Option<String>,
 }
 
+/// `linux.intelRdt`. What `enableCMT` and `enableMBM` asked for is read without them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IntelRdt {
+    #[serde(rename = "closID")]
+    pub clos_id: Option<String>,
+    #[serde(default)]
+    pub schemata: Vec<String>,
+    pub l3_cache_schema: Option<String>,
+    pub mem_bw_schema: Option<String>,
+    #[serde(default)]
+    pub enable_monitoring: bool,
+}
+
+/// One list of lines; bandwidth among the cache's is left out, as the specification demands.
+pub(super) fn intel_rdt(raw: IntelRdt) -> Result<plan::IntelRdt> {
+    const AT: &str = "linux.intelRdt";
+    let clos_id = raw.clos_id.filter(|name| !name.is_empty());
+    if let Some(name) = &clos_id
+        && (matches!(name.as_str(), "." | ".." | "info" | "mon_groups" | "mon_data")
+            || name.contains(['/', '\n', '\0']))
+    {
+        return invalid(format!("{AT}.closID"), name, "is not the name of a group");
+    }
+    let cache = raw.l3_cache_schema.unwrap_or_default();
+    let cache = cache.lines().filter(|line| !line.trim_start().starts_with("MB:"));
+    let bandwidth = raw.mem_bw_schema.unwrap_or_default();
+    let lines = cache.chain(bandwidth.lines()).chain(raw.schemata.iter().flat_map(|s| s.lines()));
+    let schemata: Vec<String> =
+        lines.map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+    for line in &schemata {
+        if !line.contains(':') {
+            return invalid(format!("{AT}.schemata"), line, "is not a line as \"L3:0=ff\"");
+        }
+    }
+    Ok(plan::IntelRdt { clos_id, schemata, monitoring: raw.enable_monitoring })
+}
+
 /// The lines that timens_offsets takes.
 pub(super) fn time_offsets(
     raw: &BTreeMap<String, TimeOffset>,

@@ -16,7 +16,7 @@ mod mounts;
 mod resources;
 
 pub use convert::{Error, plan, process};
-pub use linux::{MemoryPolicy, NetDevice, TimeOffset};
+pub use linux::{IntelRdt, MemoryPolicy, NetDevice, TimeOffset};
 
 /// Version of the specification that this runtime implements.
 pub const VERSION: &str = "1.2.0";
@@ -225,7 +225,7 @@ pub struct Linux {
     pub readonly_paths: Vec<String>,
     pub mount_label: Option<String>,
     pub personality: Option<Personality>,
-    pub intel_rdt: Unsupported,
+    pub intel_rdt: Option<IntelRdt>,
     #[serde(default)]
     pub time_offsets: BTreeMap<String, TimeOffset>,
     pub memory_policy: Option<MemoryPolicy>,

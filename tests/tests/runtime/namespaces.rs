@@ -325,3 +325,14 @@ fn memory_comes_from_the_nodes_of_the_policy() {
     let message = bundle.refusal();
     assert!(message.contains("set linux.memoryPolicy"), "{message}");
 }
+
+#[test]
+fn shares_of_the_cache_need_resctrl() {
+    if !tests::bundle::is_ours() || std::path::Path::new("/sys/fs/resctrl/schemata").exists() {
+        return; // runc says the same in other words
+    }
+    let mut bundle = Bundle::new("true");
+    bundle.set("/linux/intelRdt", json!({"l3CacheSchema": "L3:0=f"}));
+    let message = bundle.refusal();
+    assert!(message.contains("linux.intelRdt: no resctrl is mounted"), "{message}");
+}
