@@ -20,6 +20,7 @@ pub mod net;
 pub mod ns;
 pub mod plan;
 pub mod process;
+pub mod rdt;
 pub mod seal;
 pub mod seccomp;
 pub mod spec;

@@ -9,18 +9,20 @@ pub enum Kind {
     Mount,
     Uts,
     Ipc,
+    Time,
     Cgroup,
 }
 
 /// Name in the configuration, kind, `CLONE_NEW*` and name below `/proc/<pid>/ns`. In the order in
 /// which they are joined: the user namespace first, for its privileges over the others, and the
 /// mount namespace last, for it changes what paths mean.
-pub const TABLE: [(&str, Kind, i32, &str); 7] = [
+pub const TABLE: [(&str, Kind, i32, &str); 8] = [
     ("user", Kind::User, libc::CLONE_NEWUSER, "user"),
     ("pid", Kind::Pid, libc::CLONE_NEWPID, "pid"),
     ("network", Kind::Network, libc::CLONE_NEWNET, "net"),
     ("uts", Kind::Uts, libc::CLONE_NEWUTS, "uts"),
     ("ipc", Kind::Ipc, libc::CLONE_NEWIPC, "ipc"),
+    ("time", Kind::Time, libc::CLONE_NEWTIME, "time"),
     ("cgroup", Kind::Cgroup, libc::CLONE_NEWCGROUP, "cgroup"),
     ("mount", Kind::Mount, libc::CLONE_NEWNS, "mnt"),
 ];
@@ -63,6 +65,6 @@ mod tests {
             assert_eq!(kind.flag(), u64::from(flag.unsigned_abs()));
             assert_eq!(Kind::parse(name), Some(kind));
         }
-        assert_eq!(Kind::parse("time"), None);
+        assert_eq!(Kind::parse("none"), None);
     }
 }

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, ffi::CString, path::PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     cgroup::Resources,
     mount::options::MountOptions,
@@ -36,6 +38,13 @@ pub struct Plan {
     pub resources: Resources,
     pub seccomp: Option<seccomp::Profile>,
     pub personality: Option<u32>,
+    /// What to write into `/proc/self/timens_offsets` of a new time namespace.
+    pub time_offsets: Option<CString>,
+    pub memory_policy: Option<MemoryPolicy>,
+    pub net_devices: Vec<NetDevice>,
+    /// SELinux label of the file systems that are mounted.
+    pub mount_label: Option<CString>,
+    pub intel_rdt: Option<IntelRdt>,
     pub hooks: spec::Hooks,
 }
 
@@ -79,6 +88,54 @@ pub struct Mount {
     pub destination: CString,
     pub kind: MountKind,
     pub options: MountOptions,
+    /// Ids of a bind mount's files, if they are to look different in the container.
+    pub id_map: Option<IdMap>,
+}
+
+/// Whose ids a mount's files have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMap {
+    pub owner: IdMapOwner,
+    /// For the mounts below it too.
+    pub recursive: bool,
+}
+
+/// A user namespace that gives a mount its ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdMapOwner {
+    /// One that has these maps: ids in the file system as the container's, those seen as the host's.
+    Maps { uid: Vec<spec::IdMapping>, gid: Vec<spec::IdMapping> },
+    /// The one that the container joins.
+    Joined(PathBuf),
+}
+
+/// A network interface to move into the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetDevice {
+    /// Name on the host.
+    pub host: String,
+    /// Name in the container.
+    pub name: String,
+}
+
+/// A share of the processor's cache and bandwidth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IntelRdt {
+    /// Name of a group that several containers share.
+    pub clos_id: Option<String>,
+    /// Lines of its schema.
+    pub schemata: Vec<String>,
+    /// The container gets a group that is watched.
+    pub monitoring: bool,
+}
+
+/// From which nodes memory comes, as set_mempolicy(2) takes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPolicy {
+    /// `MPOL_*`, with its flags.
+    pub mode: i32,
+    /// Bits of the nodes, the lowest first.
+    pub nodes: Vec<u64>,
 }
 
 /// What is mounted.

@@ -1,10 +1,21 @@
 //! Id maps of a new user namespace: written by the parent, which has the privilege, into
-//! `/proc/<pid>/{uid,gid}_map` (user_namespaces(7)).
+//! `/proc/<pid>/{uid,gid}_map` (user_namespaces(7)). And namespaces that exist only for the maps
+//! that they give to mounts.
 
 use std::fmt::Write as _;
-use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::{fs, io};
 
-use crate::spec::IdMapping;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::pipe2;
+
+use crate::{
+    spec::IdMapping,
+    sys::{
+        self, Errno, OFlag,
+        clone::{Clone, spawn},
+    },
+};
 
 /// Most lines a map may have.
 const MOST: usize = 340;
@@ -60,7 +71,7 @@ pub fn write_maps(
     let write = |name: &'static str, text: &str| {
         // One write: the kernel takes the whole map at once. By std::fs, as /proc here is the host's.
         use std::io::Write as _;
-        std::fs::OpenOptions::new()
+        fs::OpenOptions::new()
             .write(true)
             .open(format!("/proc/{pid}/{name}"))
             .and_then(|mut file| file.write_all(text.as_bytes()))
@@ -82,6 +93,35 @@ pub fn write_maps(
         }
         other => other,
     }
+}
+
+/// A user namespace of these maps and no other use, for the ids of a mount.
+///
+/// # Errors
+/// If it cannot be made, or the kernel refuses a map; what was done is the first part.
+pub fn make(
+    uid_map: &[IdMapping],
+    gid_map: &[IdMapping],
+) -> Result<OwnedFd, (&'static str, io::Error)> {
+    let failed = |what| move |errno: Errno| (what, io::Error::from(errno));
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe"))?;
+    let flags = libc::CLONE_NEWUSER as u64;
+    let clone = Clone { flags, cgroup: None, withheld: Some(write.as_fd()) };
+    let (pid, pidfd) = spawn(clone, &read, hold).map_err(failed("clone"))?;
+    let made = write_maps(pid, uid_map, gid_map).and_then(|()| {
+        let file = fs::File::open(format!("/proc/{pid}/ns/user"));
+        file.map(OwnedFd::from).map_err(|error| ("namespace", error))
+    });
+    drop(write);
+    while waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
+    made
+}
+
+/// Keeps the namespace alive until the other end of the pipe is closed; in a clone, so without the
+/// heap.
+fn hold(read: &OwnedFd) -> i32 {
+    while sys::read(read, &mut [0]) == Err(Errno::EINTR) {}
+    0
 }
 
 #[cfg(test)]

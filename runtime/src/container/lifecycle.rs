@@ -24,7 +24,7 @@ use crate::{
     ns::Kind,
     plan::Plan,
     process::hooks,
-    spec,
+    rdt, spec,
     sys::{Errno, Mode, mount, process},
 };
 
@@ -76,6 +76,8 @@ pub enum Error {
     /// In runc's words, which callers look for.
     #[error("container init was OOM-killed (memory limit too low?)")]
     OutOfMemory,
+    #[error(transparent)]
+    Rdt(#[from] rdt::Error),
     #[error("start container {id}: run hooks")]
     Hooks { id: String, source: Box<hooks::Error> },
 }
@@ -136,6 +138,7 @@ pub struct Container {
 struct Undo<'a> {
     directory: &'a Path,
     cgroup: Option<Cgroup>,
+    rdt: Vec<PathBuf>,
     armed: bool,
 }
 
@@ -147,6 +150,9 @@ impl Drop for Undo<'_> {
         if let Some(cgroup) = &self.cgroup
             && let Err(error) = cgroup.kill_and_destroy()
         {
+            log::warn!("after a failed creation: {error}");
+        }
+        if let Err(error) = rdt::remove(&self.rdt) {
             log::warn!("after a failed creation: {error}");
         }
         if let Err(error) = fs::remove_dir_all(self.directory) {
@@ -187,7 +193,7 @@ impl Container {
             io::ErrorKind::AlreadyExists => Error::Exists { id: create.id.to_owned() },
             _ => file("create", &directory)(error),
         })?;
-        let mut undo = Undo { directory: &directory, cgroup: None, armed: true };
+        let mut undo = Undo { directory: &directory, cgroup: None, rdt: Vec::new(), armed: true };
         let _lock = lock(&directory, create.id)?;
         let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
         let groups = match &plan.cgroups_path {
@@ -195,6 +201,13 @@ impl Container {
             None => Cgroup::plan(create.id),
         }
         .map_err(failed)?;
+        let rdt = match &plan.intel_rdt {
+            None => None,
+            Some(clause) => {
+                let groups = rdt::Groups::plan(Path::new(rdt::ROOT), clause, create.id)?;
+                Some((groups, clause))
+            }
+        };
         let mut record = Record {
             oci_version: plan.oci_version.clone(),
             id: create.id.to_owned(),
@@ -217,6 +230,8 @@ impl Container {
             personality: plan.personality,
             resources: None,
             no_new_privileges: plan.process.no_new_privileges,
+            rdt: rdt.as_ref().map(|(groups, _)| groups.to_remove()).unwrap_or_default(),
+            memory_policy: plan.memory_policy.clone(),
         };
         let state_path = directory.join("state.json");
         record.store(&directory).map_err(file("write", &state_path))?;
@@ -224,6 +239,10 @@ impl Container {
             undo.cgroup.insert(Cgroup::create_planned(groups, &plan.resources).map_err(failed)?);
         let launched = Self::launch(create, &plan, &record, cgroup, &directory)
             .map_err(|error| inside::if_out_of_memory(cgroup, error))?;
+        if let Some((groups, clause)) = &rdt {
+            undo.rdt.clone_from(&record.rdt);
+            groups.enter(clause, launched.pid)?;
+        }
         record.status = Status::Created;
         let (start_time, _) =
             state::start_time(launched.pid).ok_or(Error::Gone { pid: launched.pid })?;
@@ -273,6 +292,7 @@ impl Container {
         };
         let mut program = prepare::program(&plan.process, create.stdio, &around).map_err(failed)?;
         program.handover = program.has_listener().then(|| inside::handover(record));
+        program.memory_policy.clone_from(&plan.memory_policy);
         let (ours, theirs) = launch::conversation().map_err(launch_failed)?;
         let prepared = prepare::Prepared {
             socket: theirs,
@@ -465,6 +485,7 @@ impl Container {
             // Without a pid namespace of its own the init's death leaves the others alive.
             cgroup.kill_and_destroy().map_err(failed)?;
         }
+        rdt::remove(&self.record.rdt)?;
         if !self.record.hooks.poststop.is_empty() {
             let state = self.document_bytes(Status::Stopped);
             for hook in &self.record.hooks.poststop {
@@ -538,6 +559,7 @@ impl Container {
         };
         let mut program = prepare::program(&plan, stdio, &around).map_err(failed)?;
         program.handover = program.has_listener().then(|| inside::handover(&self.record));
+        program.memory_policy.clone_from(&self.record.memory_policy);
         let launch_failed = |source| Error::Launch { id: id(), source: Box::new(source) };
         let (ours, theirs) = launch::conversation().map_err(launch_failed)?;
         let kinds = i32::try_from(self.record.namespaces).unwrap_or(0);
@@ -664,6 +686,8 @@ fn read(directory: &Path, id: &str) -> Result<Record, Error> {
         personality: None,
         resources: None,
         no_new_privileges: false,
+        rdt: Vec::new(),
+        memory_policy: None,
     })
 }
 

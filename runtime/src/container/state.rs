@@ -56,6 +56,11 @@ pub struct Record {
     /// Of the init, which sets it at the very last.
     #[serde(default)]
     pub no_new_privileges: bool,
+    /// Groups of resctrl to remove.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rdt: Vec<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_policy: Option<crate::plan::MemoryPolicy>,
 }
 
 const FILE: &str = "state.json";

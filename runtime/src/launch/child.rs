@@ -28,6 +28,7 @@
 //! 18. seccomp, as late as possible, and exec. A filter with a listener cannot be that late: it comes
 //!     before 17, while there is a parent to hand the listener on.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use super::{
@@ -38,6 +39,7 @@ use crate::{
     mount::{
         resolve::{self, Want},
         steps::{Action, Step, remount_flags},
+        tmpfs,
     },
     sys::{
         self, AtFlags, CloneFlags, Errno, Mode, SFlag, UnlinkatFlags,
@@ -90,8 +92,9 @@ pub(super) fn first(prepared: &Prepared) -> i32 {
     if !prepared.intermediate {
         return container(prepared);
     }
-    let made = join(prepared).and_then(|()| {
-        let flags = prepared.clone_flags | libc::CLONE_PARENT as u64;
+    let made = time_namespace(prepared).and_then(|made| {
+        join(prepared)?;
+        let flags = prepared.clone_flags & !made | libc::CLONE_PARENT as u64;
         clone::spawn(Clone { flags, cgroup: None, withheld: None }, prepared, container)
             .at(Stage::Clone)
     });
@@ -141,6 +144,19 @@ fn join(prepared: &Prepared) -> Result<()> {
         sys::setns(fd, CloneFlags::from_bits_retain(*flags)).at_index(Stage::Join, index)?;
     }
     Ok(())
+}
+
+/// Makes the time namespace in which the next process will be, and sets its clocks, which the kernel
+/// allows only as long as nobody is in it: the flag of what was made.
+fn time_namespace(prepared: &Prepared) -> Result<u64> {
+    let offsets = prepared.setup.as_ref().and_then(|setup| setup.time_offsets.as_ref());
+    let Some(offsets) = offsets else { return Ok(0) };
+    let flag = libc::CLONE_NEWTIME;
+    sys::unshare(CloneFlags::from_bits_retain(flag)).at(Stage::TimeNamespace)?;
+    let file = mount::open(c"/proc/self/timens_offsets", libc::O_WRONLY);
+    let file = file.at_index(Stage::TimeNamespace, 1)?;
+    sys::write(&file, offsets.to_bytes()).at_index(Stage::TimeNamespace, 1)?;
+    Ok(u64::from(flag.unsigned_abs()))
 }
 
 /// Everything but the program; returns which candidate it is.
@@ -291,7 +307,7 @@ fn namespace(
         perform(root, step).at_index(Stage::Mount, step.index)?; // 9
     }
     for (index, path) in setup.masked.iter().enumerate() {
-        mask(root, path).at_index(Stage::MaskedPath, index)?;
+        mask(root, path, &setup.mask_options).at_index(Stage::MaskedPath, index)?;
     }
     for (index, path) in setup.readonly.iter().enumerate() {
         make_path_readonly(root, path).at_index(Stage::ReadonlyPath, index)?;
@@ -329,25 +345,7 @@ fn change_root_only(
 
 fn perform(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
     match &step.action {
-        Action::FileSystem { kind, source, flags, data, propagation, recursive, plain } => {
-            let want = if *plain { Want::PlainDirectory } else { Want::Directory };
-            let target = resolve::ensure(root, &step.target, want)?;
-            let path = FdPath::new(target.as_fd());
-            mount::mount(Some(source), path.as_c_str(), Some(kind), *flags, data.as_deref())?;
-            if propagation.is_empty() && recursive.is_none() {
-                return Ok(());
-            }
-            // The descriptor is of what lies below the new mount.
-            let top = resolve::existing(root, &step.target)?;
-            for flags in propagation {
-                let path = FdPath::new(top.as_fd());
-                mount::mount(None, path.as_c_str(), None, *flags, None)?;
-            }
-            match recursive {
-                Some(change) => mount::mount_setattr(top.as_fd(), true, change),
-                None => Ok(()),
-            }
-        }
+        Action::FileSystem { .. } => file_system(root, step),
         Action::Attach { tree, directory, later } => {
             let want = if *directory { Want::Directory } else { Want::File };
             let target = resolve::ensure(root, &step.target, want)?;
@@ -369,6 +367,62 @@ fn perform(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
     }
 }
 
+/// Mounts a file system, with what it takes from below it and what is set on it afterwards.
+fn file_system(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
+    let Action::FileSystem {
+        kind,
+        source,
+        flags,
+        data,
+        propagation,
+        recursive,
+        plain,
+        tmpfs,
+        label,
+    } = &step.action
+    else {
+        return Ok(());
+    };
+    let want = if *plain { Want::PlainDirectory } else { Want::Directory };
+    let mut data = data.as_deref();
+    let with_mode;
+    // A directory that was not there has no mode to take over.
+    let there = if tmpfs.mode { resolve::existing(root, &step.target).ok() } else { None };
+    let target = if let Some(target) = there {
+        with_mode = tmpfs::Data::with_mode(tmpfs::mode(target.as_fd())?, data)?;
+        data = Some(with_mode.as_c_str());
+        target
+    } else {
+        resolve::ensure(root, &step.target, want)?
+    };
+    let path = FdPath::new(target.as_fd());
+    // It must be filled before it becomes read-only.
+    let late = if tmpfs.content { flags & libc::MS_RDONLY } else { 0 };
+    mount::mount(Some(source), path.as_c_str(), Some(kind), flags & !late, data)?;
+    if propagation.is_empty() && recursive.is_none() && !tmpfs.content && label.is_none() {
+        return Ok(());
+    }
+    // The descriptor is of what lies below the new mount.
+    let top = resolve::existing(root, &step.target)?;
+    let path = FdPath::new(top.as_fd());
+    if tmpfs.content {
+        tmpfs::copy(target.as_fd(), top.as_fd())?;
+    }
+    if let Some(label) = label {
+        mount::set_xattr(path.as_c_str(), c"security.selinux", label.to_bytes())?;
+    }
+    for flags in propagation {
+        mount::mount(None, path.as_c_str(), None, *flags, None)?;
+    }
+    if late != 0 {
+        set_readonly(top.as_fd())?;
+    }
+    match recursive {
+        Some(change) => mount::mount_setattr(top.as_fd(), true, change),
+        None => Ok(()),
+    }
+}
+
 /// Makes one mount read-only, whatever else it is.
 fn set_readonly(tree: BorrowedFd<'_>) -> sys::Result<()> {
     let change = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
@@ -381,7 +435,7 @@ fn set_readonly(tree: BorrowedFd<'_>) -> sys::Result<()> {
     }
 }
 
-fn make_path_readonly(root: BorrowedFd<'_>, path: &core::ffi::CStr) -> sys::Result<()> {
+fn make_path_readonly(root: BorrowedFd<'_>, path: &CStr) -> sys::Result<()> {
     let target = match resolve::existing(root, path) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
         other => other?,
@@ -393,7 +447,7 @@ fn make_path_readonly(root: BorrowedFd<'_>, path: &core::ffi::CStr) -> sys::Resu
 
 /// Hides a file behind `/dev/null` of the host, which no image can have replaced (CVE-2025-31133),
 /// and a directory behind an empty one.
-fn mask(root: BorrowedFd<'_>, path: &core::ffi::CStr) -> sys::Result<()> {
+fn mask(root: BorrowedFd<'_>, path: &CStr, options: &CStr) -> sys::Result<()> {
     let target = match resolve::existing(root, path) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
         other => other?,
@@ -401,8 +455,8 @@ fn mask(root: BorrowedFd<'_>, path: &core::ffi::CStr) -> sys::Result<()> {
     let path = FdPath::new(target.as_fd());
     match mount::mount(Some(c"/dev/null"), path.as_c_str(), None, libc::MS_BIND, None) {
         Err(Errno::ENOTDIR) => {
-            let data = Some(c"size=0k,nr_inodes=2,mode=555");
-            mount::mount(Some(c"tmpfs"), path.as_c_str(), Some(c"tmpfs"), libc::MS_RDONLY, data)
+            let flags = libc::MS_RDONLY;
+            mount::mount(Some(c"tmpfs"), path.as_c_str(), Some(c"tmpfs"), flags, Some(options))
         }
         other => other,
     }
@@ -518,6 +572,9 @@ fn limits(program: &Program) -> Result<()> {
     }
     if let Some(domain) = program.personality {
         process::personality(domain).at(Stage::Personality)?;
+    }
+    if let Some(policy) = &program.memory_policy {
+        process::set_memory_policy(policy.mode, &policy.nodes).at(Stage::MemoryPolicy)?;
     }
     Ok(())
 }

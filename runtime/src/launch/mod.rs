@@ -12,12 +12,15 @@ pub mod prepare;
 mod sync;
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 use crate::{
     cgroup::{self, Cgroup},
+    net,
+    ns::Kind,
     plan::Plan,
     process::{affinity::Affinity, hooks, listener},
     sys::{
@@ -47,6 +50,8 @@ pub enum Error {
     OomScore { score: i32, source: std::io::Error },
     #[error("join the container's cgroup")]
     Cgroup(#[source] cgroup::Error),
+    #[error(transparent)]
+    NetDevices(#[from] net::devices::Error),
     #[error("run hooks")]
     Hooks(#[source] hooks::Error),
     #[error(
@@ -280,6 +285,20 @@ fn attend(pid: i32, attendance: &Attendance<'_>, in_cgroup: bool) -> Result<(), 
         userns::write_maps(pid, &plan.uid_map, &plan.gid_map)
             .map_err(|(file, source)| Error::IdMap { pid, file, source })?;
     }
+    if let Some(plan) = attendance.plan
+        && !plan.net_devices.is_empty()
+    {
+        let joined = plan.namespaces.joined.iter().find(|(kind, _)| *kind == Kind::Network);
+        let path = match joined {
+            Some((_, path)) => path.clone(),
+            None => PathBuf::from(format!("/proc/{pid}/ns/net")),
+        };
+        let target = std::fs::File::open(&path).map_err(|error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+            net::devices::Error::Namespace(errno)
+        })?;
+        net::devices::move_in(&plan.net_devices, target.as_fd())?;
+    }
     if let Some(score) = attendance.oom_score_adj {
         let path = format!("/proc/{pid}/oom_score_adj");
         std::fs::write(path, score.to_string())
@@ -353,6 +372,8 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
             empty if empty.is_empty() => "join the container's namespaces".to_owned(),
             path => format!("join namespace {path}"),
         },
+        Stage::TimeNamespace if index == 0 => "create the time namespace".to_owned(),
+        Stage::TimeNamespace => "set linux.timeOffsets; are they in the clocks' range?".to_owned(),
         Stage::Clone => "clone the process in the joined namespaces".to_owned(),
         Stage::RootId => {
             "become root in the user namespace; is 0 in linux.uidMappings and gidMappings?"
@@ -384,6 +405,11 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
         }
         Stage::IoPriority => "set process.ioPriority".to_owned(),
         Stage::Personality => "set linux.personality".to_owned(),
+        Stage::MemoryPolicy => {
+            "set linux.memoryPolicy; has the kernel NUMA, has the host these nodes (see \
+             /sys/devices/system/node), and does the mode take nodes?"
+                .to_owned()
+        }
         Stage::Label => "set the security label".to_owned(),
         Stage::Stdio => "set up the standard streams".to_owned(),
         Stage::Seccomp => "load the seccomp filter".to_owned(),

@@ -46,6 +46,15 @@ pub enum Error {
     NoAppArmor,
     #[error("process.selinuxLabel: this kernel runs without SELinux; remove the label")]
     NoSelinux,
+    #[error("linux.mountLabel: this kernel runs without SELinux; remove the label")]
+    NoSelinuxMounts,
+    #[error(
+        "linux.namespaces: {} is the host's own mount namespace, whose root would become the container's; join another or make a new one",
+        path.display()
+    )]
+    HostMounts { path: PathBuf },
+    #[error("linux.namespaces: this kernel has no {kind} namespaces")]
+    NoNamespace { kind: &'static str },
     #[error("read {path}")]
     Read { path: &'static str, source: std::io::Error },
     #[error("process.terminal is false, so there is no terminal to hand out")]
@@ -102,6 +111,10 @@ pub struct Setup {
     pub propagation: Option<u64>,
     pub hooks: bool,
     pub no_pivot: bool,
+    /// Clocks of a new time namespace, for a process that is to make it before the container's.
+    pub time_offsets: Option<CString>,
+    /// Options of the empty directories that cover masked ones.
+    pub mask_options: CString,
 }
 
 /// A node to make.
@@ -138,6 +151,7 @@ pub struct Program {
     pub scheduler: Option<sched::Attributes>,
     pub affinity: Option<Affinity>,
     pub personality: Option<u32>,
+    pub memory_policy: Option<plan::MemoryPolicy>,
     pub new_keyring: bool,
     pub label: Option<Label>,
     pub no_new_privileges: bool,
@@ -236,6 +250,7 @@ pub fn program(
         scheduler: process.scheduler,
         affinity: process.affinity,
         personality: around.personality,
+        memory_policy: None,
         new_keyring: around.new_keyring,
         label: label(process)?,
         no_new_privileges: process.no_new_privileges,
@@ -269,7 +284,7 @@ fn label(process: &plan::Process) -> Result<Option<Label>, Error> {
         let text = [b"exec ", profile.to_bytes()].concat();
         (c"thread-self/attr/apparmor/exec", CString::new(text)?)
     } else if let Some(label) = &process.selinux_label {
-        if !Path::new("/sys/fs/selinux/enforce").exists() {
+        if !has_selinux() {
             return Err(Error::NoSelinux);
         }
         (c"thread-self/attr/exec", label.clone())
@@ -279,6 +294,19 @@ fn label(process: &plan::Process) -> Result<Option<Label>, Error> {
     let proc = open(c"/proc", libc::O_PATH | libc::O_DIRECTORY)
         .map_err(|errno| Error::Read { path: "/proc", source: errno.into() })?;
     Ok(Some(Label { proc, file, text }))
+}
+
+/// Whether a path leads to what a descriptor is of; false where it cannot be told.
+fn same_file(fd: &OwnedFd, path: &str) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let (Ok(one), Ok(other)) = (crate::sys::fstat(fd), std::fs::metadata(path)) else {
+        return false;
+    };
+    (one.st_dev, one.st_ino) == (other.dev(), other.ino())
+}
+
+fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
 }
 
 /// Namespaces of the plan, opened: what to join, and whether that takes a process of its own.
@@ -295,6 +323,12 @@ pub fn joined(plan: &Plan) -> Result<(Vec<(OwnedFd, i32)>, bool), Error> {
         if crate::sys::process::namespace_kind(fd.as_fd()) != Ok(flag) {
             return Err(Error::NamespaceKind { path: path.clone(), kind: kind.name() });
         }
+        // Of any other the caller knows that the container's root becomes that of its processes.
+        if *kind == Kind::Mount
+            && ["/proc/self/ns/mnt", "/proc/1/ns/mnt"].iter().any(|own| same_file(&fd, own))
+        {
+            return Err(Error::HostMounts { path: path.clone() });
+        }
         join.push((fd, flag));
     }
     let namespaces = &plan.namespaces;
@@ -302,7 +336,12 @@ pub fn joined(plan: &Plan) -> Result<(Vec<(OwnedFd, i32)>, bool), Error> {
     // the user namespace at the time of the clone, whose root may not join what the host owns.
     let intermediate = namespaces.is_joined(Kind::Pid)
         || namespaces.is_joined(Kind::User)
-        || (namespaces.is_new(Kind::User) && !join.is_empty());
+        || (namespaces.is_new(Kind::User) && !join.is_empty())
+        // The clocks must be set before the first process is in the namespace.
+        || plan.time_offsets.is_some();
+    if namespaces.is_new(Kind::Time) && !Path::new("/proc/self/ns/time").exists() {
+        return Err(Error::NoNamespace { kind: Kind::Time.name() });
+    }
     Ok((join, intermediate))
 }
 
@@ -322,7 +361,8 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
     let path = place.bundle.join(&plan.root.path);
     let root = CString::new(path.as_os_str().as_bytes())?;
     let failed = |source| Error::Root { path: path.clone(), source };
-    let private_mounts = plan.namespaces.is_new(Kind::Mount);
+    let private_mounts =
+        plan.namespaces.is_new(Kind::Mount) || plan.namespaces.is_joined(Kind::Mount);
     let old_propagation = mount::steps::inherited_propagation(plan.root.propagation);
     let mut root_later = Vec::new();
     let mut tree = None;
@@ -345,6 +385,12 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
     let is_late =
         |step: &Step| matches!(step.action, Action::ReadOnly) && step.target.as_c_str() == c"/dev";
     let late_steps = steps.extract_if(.., |step| is_late(step)).collect();
+    let mask_options = c"size=0k,nr_inodes=2,mode=555";
+    let mask_options = match &plan.mount_label {
+        None => mask_options.to_owned(),
+        Some(_) if !has_selinux() => return Err(Error::NoSelinuxMounts),
+        Some(label) => mount::steps::with_context(Some(mask_options), label)?,
+    };
     let standard_devices = private_mounts && mount::steps::makes_devices(plan);
     let user_namespace =
         plan.namespaces.is_new(Kind::User) || plan.namespaces.is_joined(Kind::User);
@@ -370,6 +416,8 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
             || !plan.hooks.create_runtime.is_empty()
             || !plan.hooks.create_container.is_empty(),
         no_pivot: place.no_pivot,
+        time_offsets: plan.time_offsets.clone(),
+        mask_options,
     })
 }
 

@@ -22,6 +22,7 @@ pub(super) enum Stage {
     Parent,
     Session,
     Join,
+    TimeNamespace,
     Clone,
     RootId,
     CgroupNamespace,
@@ -45,6 +46,7 @@ pub(super) enum Stage {
     Rlimit,
     IoPriority,
     Personality,
+    MemoryPolicy,
     Label,
     Stdio,
     Seccomp,
@@ -63,10 +65,11 @@ pub(super) enum Stage {
 }
 
 /// Every stage, in the order of the numbers that travel.
-const STAGES: [Stage; 41] = [
+const STAGES: [Stage; 43] = [
     Stage::Parent,
     Stage::Session,
     Stage::Join,
+    Stage::TimeNamespace,
     Stage::Clone,
     Stage::RootId,
     Stage::CgroupNamespace,
@@ -90,6 +93,7 @@ const STAGES: [Stage; 41] = [
     Stage::Rlimit,
     Stage::IoPriority,
     Stage::Personality,
+    Stage::MemoryPolicy,
     Stage::Label,
     Stage::Stdio,
     Stage::Seccomp,

@@ -47,7 +47,9 @@ fn configuration(user_namespace: bool) -> serde_json::Value {
     let mut namespaces: Vec<_> = names.map(|name| json!({"type": name})).into();
     if user_namespace {
         namespaces.push(json!({"type": "user"}));
+        namespaces.push(json!({"type": "time"}));
     }
+    let offsets = if user_namespace { json!({"boottime": {"secs": 1}}) } else { json!({}) };
     let map = if user_namespace {
         json!([{"containerID": 0, "hostID": 100_000, "size": 65536}])
     } else {
@@ -74,12 +76,14 @@ fn configuration(user_namespace: bool) -> serde_json::Value {
             {"destination": "/dev/pts", "type": "devpts", "options": ["newinstance", "ptmxmode=666"]},
             {"destination": "/sys", "type": "sysfs", "options": ["ro"]},
             {"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro"]},
+            {"destination": "/var", "type": "tmpfs", "options": ["tmpcopyup", "ro"]},
             {"destination": "/link/x/file", "type": "bind", "source": "config.json",
                 "options": ["bind", "ro"]},
         ],
         "annotations": {"org.lighter.seccomp": "default"},
         "linux": {
             "namespaces": namespaces, "uidMappings": map, "gidMappings": map,
+            "timeOffsets": offsets,
             "sysctl": {"kernel.shmmni": "77"},
             "devices": [{"type": "p", "path": "/dev/pipe"}],
             "maskedPaths": ["/proc/keys", "/proc/acpi", "/proc/none"],
@@ -98,6 +102,9 @@ fn launch_guarded(user_namespace: bool, first: fn(&Prepared) -> i32) -> Error {
     for name in ["bin", "dev", "proc", "sys"] {
         std::fs::create_dir_all(root.join(name)).unwrap();
     }
+    std::fs::create_dir_all(root.join("var/sub")).unwrap();
+    std::fs::write(root.join("var/sub/file"), "text").unwrap();
+    std::os::unix::fs::symlink("sub/file", root.join("var/link")).unwrap();
     std::os::unix::fs::symlink("../missing", root.join("link")).unwrap();
     let program = root.join("bin/program");
     std::fs::write(&program, "no program").unwrap();
@@ -129,7 +136,7 @@ fn launch_guarded(user_namespace: bool, first: fn(&Prepared) -> i32) -> Error {
     let prepared = Prepared {
         socket: theirs,
         start: None,
-        intermediate: false,
+        intermediate: user_namespace,
         clone_flags: plan.namespaces.new & !crate::ns::Kind::Cgroup.flag(),
         join: Vec::new(),
         user_namespace,

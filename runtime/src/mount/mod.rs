@@ -2,7 +2,8 @@
 //!
 //! - `options`: names of mount options;
 //! - `steps`: the plan's mounts as steps for the child, with the trees they attach opened already;
-//! - `resolve`: paths below the root, without the heap, for the child.
+//! - `resolve`: paths below the root, without the heap, for the child;
+//! - `tmpfs`: what a tmpfs takes from the directory it covers, without the heap too.
 //!
 //! Destinations are resolved by the kernel inside the root (`openat2`, `RESOLVE_IN_ROOT`), never as
 //! strings, and mounted on by descriptor, so a link that is swapped between the two leads nowhere
@@ -12,3 +13,4 @@
 pub mod options;
 pub mod resolve;
 pub mod steps;
+pub mod tmpfs;

@@ -19,6 +19,8 @@ pub struct MountOptions {
     pub recursive: Attributes,
     /// Fill a tmpfs with what the image has at its destination.
     pub copy_up: bool,
+    /// `idmap` or `ridmap` was among them: whether for the mounts below too.
+    pub id_map: Option<bool>,
     /// What the file system itself is told.
     pub data: Option<CString>,
     /// Options that are in none of the tables; the file system's own.
@@ -65,10 +67,14 @@ const FLAGS: [(&str, u64, bool); 25] = [
 ];
 
 /// The rest of the flags; two tables, as the first is full of pairs.
-const MORE_FLAGS: [(&str, u64, bool); 4] = [
+const MORE_FLAGS: [(&str, u64, bool); 8] = [
+    ("mand", libc::MS_MANDLOCK, false),
+    ("nomand", libc::MS_MANDLOCK, true),
     ("nosymfollow", 256, false),
+    ("remount", libc::MS_REMOUNT, false),
     ("strictatime", libc::MS_STRICTATIME, false),
     ("suid", libc::MS_NOSUID, true),
+    ("symfollow", 256, true),
     ("sync", libc::MS_SYNCHRONOUS, false),
 ];
 
@@ -85,7 +91,7 @@ pub const PROPAGATION: [(&str, u64); 8] = [
 ];
 
 /// Name, attribute, whether the option takes it away: for a whole tree of mounts.
-const RECURSIVE: [(&str, u64, bool); 17] = [
+const RECURSIVE: [(&str, u64, bool); 18] = [
     ("ratime", libc::MOUNT_ATTR_NOATIME, true),
     ("rdev", libc::MOUNT_ATTR_NODEV, true),
     ("rdiratime", libc::MOUNT_ATTR_NODIRATIME, true),
@@ -103,6 +109,7 @@ const RECURSIVE: [(&str, u64, bool); 17] = [
     ("rrw", libc::MOUNT_ATTR_RDONLY, true),
     ("rstrictatime", libc::MOUNT_ATTR_STRICTATIME, false),
     ("rsuid", libc::MOUNT_ATTR_NOSUID, true),
+    ("rsymfollow", libc::MOUNT_ATTR_NOSYMFOLLOW, true),
 ];
 
 /// `MS_*` and the `MOUNT_ATTR_*` of the same meaning, access times apart.
@@ -147,6 +154,8 @@ impl MountOptions {
                 match name {
                     "bind" => parsed.bind = Some(Bind::Plain),
                     "rbind" => parsed.bind = Some(Bind::Recursive),
+                    "idmap" => parsed.id_map = Some(false),
+                    "ridmap" => parsed.id_map = Some(true),
                     "tmpcopyup" => parsed.copy_up = true,
                     _ => {
                         data.push(name);

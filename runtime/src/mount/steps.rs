@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     cgroup,
-    plan::{Mount, MountKind, Plan},
+    plan::{IdMap, IdMapOwner, Mount, MountKind, Plan},
     sys::{
         Errno, fstat,
         mount::{self, Attributes},
     },
+    userns,
 };
 
 /// Why a mount cannot be prepared.
@@ -23,8 +24,23 @@ pub enum Error {
     Attributes { index: usize, source_path: PathBuf, source: Errno },
     #[error("mounts[{index}]: only a proc file system may be mounted on /proc, {} is none", source_path.display())]
     NotProc { index: usize, source_path: PathBuf },
+    #[error("mounts[{index}]: make a user namespace of its id maps ({what})")]
+    Maps { index: usize, what: &'static str, source: std::io::Error },
+    #[error("mounts[{index}]: open the user namespace {}", path.display())]
+    MapsOf { index: usize, path: PathBuf, source: Errno },
+    #[error("mounts[{index}]: map the ids of {}; does its file system support that?", source_path.display())]
+    IdMap { index: usize, source_path: PathBuf, source: Errno },
     #[error("a path of the control groups has a null byte")]
     Nul(#[from] std::ffi::NulError),
+}
+
+/// What a tmpfs takes from the directory it is mounted on; nothing for any other file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tmpfs {
+    /// Its mode, as there is none among the options: what runc does.
+    pub mode: bool,
+    /// What is in it.
+    pub content: bool,
 }
 
 /// One thing to do below the root.
@@ -49,6 +65,10 @@ pub enum Action {
         propagation: Vec<u64>,
         recursive: Option<Attributes>,
         plain: bool,
+        /// What a tmpfs takes from the directory it is mounted on.
+        tmpfs: Tmpfs,
+        /// SELinux label of a file system that takes none as an option.
+        label: Option<CString>,
     },
     /// Attach a tree. `later` are flags for mount(2), where the kernel has no mount_setattr.
     Attach { tree: OwnedFd, directory: bool, later: Vec<u64> },
@@ -65,10 +85,11 @@ pub enum Action {
 pub fn steps(plan: &Plan, bundle: &Path, groups: &cgroup::Record) -> Result<Vec<Step>, Error> {
     let mut steps = Vec::with_capacity(plan.mounts.len() + 2);
     let mut late = Vec::new();
+    let mut namespaces = Vec::new();
     for one in &plan.mounts {
         match &one.kind {
             MountKind::Bind { source, recursive } => {
-                let tree = bind(plan, one, &bundle.join(source), *recursive)?;
+                let tree = bind(plan, one, &bundle.join(source), *recursive, &mut namespaces)?;
                 steps.push(Step {
                     index: one.index,
                     target: one.destination.clone(),
@@ -88,6 +109,7 @@ pub fn steps(plan: &Plan, bundle: &Path, groups: &cgroup::Record) -> Result<Vec<
                     });
                 }
                 let none = Attributes::default();
+                let (data, label) = labelled(plan, kind, one.options.data.as_deref())?;
                 steps.push(Step {
                     index: one.index,
                     target: one.destination.clone(),
@@ -96,7 +118,9 @@ pub fn steps(plan: &Plan, bundle: &Path, groups: &cgroup::Record) -> Result<Vec<
                         kind: kind.clone(),
                         source: source.clone(),
                         flags,
-                        data: one.options.data.clone(),
+                        tmpfs: tmpfs(kind, one),
+                        data,
+                        label,
                         propagation: one.options.propagation.clone(),
                         recursive: (one.options.recursive != none).then_some(one.options.recursive),
                     },
@@ -109,7 +133,79 @@ pub fn steps(plan: &Plan, bundle: &Path, groups: &cgroup::Record) -> Result<Vec<
     Ok(steps)
 }
 
-fn bind(plan: &Plan, one: &Mount, source: &Path, recursive: bool) -> Result<Action, Error> {
+fn tmpfs(kind: &CStr, one: &Mount) -> Tmpfs {
+    if kind != c"tmpfs" || one.options.flags & libc::MS_REMOUNT != 0 {
+        return Tmpfs::default();
+    }
+    let has_mode = one.options.unknown.iter().any(|option| option.starts_with("mode="));
+    Tmpfs { mode: !has_mode, content: one.options.copy_up }
+}
+
+/// Options and label of a file system in a container whose mounts have a label. As in runc, the
+/// kernel's own views keep theirs.
+fn labelled(
+    plan: &Plan,
+    kind: &CStr,
+    data: Option<&CStr>,
+) -> Result<(Option<CString>, Option<CString>), Error> {
+    let Some(label) = &plan.mount_label else { return Ok((data.map(CStr::to_owned), None)) };
+    match kind.to_bytes() {
+        b"proc" | b"sysfs" => Ok((data.map(CStr::to_owned), None)),
+        b"mqueue" => Ok((data.map(CStr::to_owned), Some(label.clone()))),
+        _ => Ok((Some(with_context(data, label)?), None)),
+    }
+}
+
+/// Options of a file system with the one that gives it a label.
+pub fn with_context(data: Option<&CStr>, label: &CStr) -> Result<CString, std::ffi::NulError> {
+    let mut text = data.map_or_else(Vec::new, |data| data.to_bytes().to_vec());
+    if !text.is_empty() {
+        text.push(b',');
+    }
+    text.extend_from_slice(b"context=\"");
+    text.extend_from_slice(label.to_bytes());
+    text.push(b'"');
+    CString::new(text)
+}
+
+/// User namespaces that were made for maps of earlier mounts.
+type Namespaces<'a> = Vec<(&'a IdMapOwner, OwnedFd)>;
+
+/// Maps the ids of a mount's tree.
+fn map_ids<'a>(
+    index: usize,
+    map: &'a IdMap,
+    tree: &OwnedFd,
+    source: &Path,
+    namespaces: &mut Namespaces<'a>,
+) -> Result<(), Error> {
+    let made = match namespaces.iter().position(|(owner, _)| **owner == map.owner) {
+        Some(place) => place,
+        None => {
+            let namespace = match &map.owner {
+                IdMapOwner::Maps { uid, gid } => userns::make(uid, gid)
+                    .map_err(|(what, source)| Error::Maps { index, what, source })?,
+                IdMapOwner::Joined(path) => {
+                    mount::open(&CString::new(path.as_os_str().as_bytes())?, libc::O_RDONLY)
+                        .map_err(|source| Error::MapsOf { index, path: path.clone(), source })?
+                }
+            };
+            namespaces.push((&map.owner, namespace));
+            namespaces.len() - 1
+        }
+    };
+    let failed = |errno| Error::IdMap { index, source_path: source.to_owned(), source: errno };
+    let (_, namespace) = namespaces.get(made).ok_or_else(|| failed(Errno::EBADF))?;
+    mount::map_ids(tree.as_fd(), map.recursive, namespace.as_fd()).map_err(failed)
+}
+
+fn bind<'a>(
+    plan: &Plan,
+    one: &'a Mount,
+    source: &Path,
+    recursive: bool,
+    namespaces: &mut Namespaces<'a>,
+) -> Result<Action, Error> {
     let path = CString::new(source.as_os_str().as_bytes())?;
     let failed =
         |errno| Error::Source { index: one.index, source_path: source.to_owned(), source: errno };
@@ -119,6 +215,9 @@ fn bind(plan: &Plan, one: &Mount, source: &Path, recursive: bool) -> Result<Acti
         if mount::file_system(tree.as_fd()).map_err(failed)? != PROC_SUPER_MAGIC {
             return Err(Error::NotProc { index: one.index, source_path: source.to_owned() });
         }
+    }
+    if let Some(map) = &one.id_map {
+        map_ids(one.index, map, &tree, source, namespaces)?;
     }
     attach(plan, one, tree, source)
 }
@@ -217,6 +316,8 @@ fn control_groups(
             propagation: one.options.propagation.clone(),
             recursive: None,
             plain: false,
+            tmpfs: Tmpfs::default(),
+            label: None,
         },
     ));
     let destination = Path::new(OsStr::from_bytes(one.destination.to_bytes()));
@@ -250,4 +351,20 @@ pub fn makes_devices(plan: &Plan) -> bool {
         .mounts
         .iter()
         .any(|one| one.destination.as_c_str() == dev && matches!(one.kind, MountKind::Bind { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_becomes_an_option() {
+        let label = c"system_u:object_r:container_file_t:s0:c1,c2";
+        let text = with_context(Some(c"mode=755"), label);
+        assert_eq!(
+            text.as_deref(),
+            Ok(c"mode=755,context=\"system_u:object_r:container_file_t:s0:c1,c2\"")
+        );
+        assert_eq!(with_context(None, c"x").as_deref(), Ok(c"context=\"x\""));
+    }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{Hook, Linux, Process, Spec, scheduling};
 use crate::{
-    mount::options::{Bind, MountOptions, PROPAGATION},
+    mount::options::PROPAGATION,
     ns::Kind,
     plan::{self, Plan},
     process::{caps, rlimit},
@@ -26,26 +26,26 @@ pub enum Error {
     Invalid { path: String, value: String, rule: String },
 }
 
-type Result<T> = std::result::Result<T, Error>;
+pub(super) type Result<T> = std::result::Result<T, Error>;
 
 /// Annotation with which a configuration without `linux.seccomp` asks for the built-in profile.
 const SECCOMP_ANNOTATION: &str = "org.lighter.seccomp";
 
-fn invalid<T>(path: impl Into<String>, value: impl ToString, rule: impl Into<String>) -> Result<T> {
+pub(super) fn invalid<T>(
+    path: impl Into<String>,
+    value: impl ToString,
+    rule: impl Into<String>,
+) -> Result<T> {
     Err(Error::Invalid { path: path.into(), value: value.to_string(), rule: rule.into() })
 }
 
-fn unsupported<T>(path: impl Into<String>) -> Result<T> {
-    Err(Error::Unsupported { path: path.into() })
-}
-
-fn c_string(path: &str, text: impl Into<Vec<u8>>) -> Result<CString> {
+pub(super) fn c_string(path: &str, text: impl Into<Vec<u8>>) -> Result<CString> {
     CString::new(text).or_else(|error| {
         invalid(path, String::from_utf8_lossy(&error.into_vec()), "contains a null byte")
     })
 }
 
-fn absolute(path: &str, value: &Path) -> Result<CString> {
+pub(super) fn absolute(path: &str, value: &Path) -> Result<CString> {
     if !value.is_absolute() {
         return invalid(path, value.display(), "must be an absolute path");
     }
@@ -72,17 +72,6 @@ pub fn plan(spec: Spec) -> Result<Plan> {
         }
     }
     let mut linux = spec.linux.unwrap_or_default();
-    for (path, present) in [
-        ("linux.intelRdt", linux.intel_rdt.is_some()),
-        ("linux.timeOffsets", linux.time_offsets.is_some()),
-        ("linux.memoryPolicy", linux.memory_policy.is_some()),
-        ("linux.netDevices", linux.net_devices.is_some()),
-        ("linux.mountLabel", linux.mount_label.as_ref().is_some_and(|label| !label.is_empty())),
-    ] {
-        if present {
-            return unsupported(path);
-        }
-    }
     let Some(root) = spec.root else { return Err(Error::Missing { path: "root".into() }) };
     if root.path.as_os_str().is_empty() {
         return Err(Error::Missing { path: "root.path".into() });
@@ -97,7 +86,7 @@ pub fn plan(spec: Spec) -> Result<Plan> {
     let raw = spec.process.ok_or_else(|| Error::Missing { path: "process".into() })?;
     let process = process("process", &raw)?;
     let namespaces = namespaces(&linux)?;
-    let mounts = mounts(&spec.mounts)?;
+    let mounts = super::mounts::mounts(&spec.mounts, &linux, &namespaces)?;
     let uts = |path: &str, name: Option<String>| match name {
         Some(name) if !name.is_empty() => {
             if !namespaces.is_new(Kind::Uts) && !namespaces.is_joined(Kind::Uts) {
@@ -126,8 +115,8 @@ pub fn plan(spec: Spec) -> Result<Plan> {
     };
     let masked_paths = paths("maskedPaths", &linux.masked_paths)?;
     let readonly_paths = paths("readonlyPaths", &linux.readonly_paths)?;
-    if !namespaces.is_new(Kind::Mount) {
-        // Without a mount namespace of its own these would change the host.
+    if !namespaces.is_new(Kind::Mount) && !namespaces.is_joined(Kind::Mount) {
+        // Without another mount namespace these would change the host.
         for (path, present) in [
             ("mounts", !mounts.is_empty()),
             ("linux.devices", !linux.devices.is_empty()),
@@ -137,7 +126,7 @@ pub fn plan(spec: Spec) -> Result<Plan> {
             ("root.readonly", root.readonly),
         ] {
             if present {
-                return invalid(path, path, "needs a new mount namespace in linux.namespaces");
+                return invalid(path, path, "needs a mount namespace in linux.namespaces");
             }
         }
     }
@@ -173,6 +162,11 @@ pub fn plan(spec: Spec) -> Result<Plan> {
         resources: super::resources::resources(linux.resources.take().unwrap_or_default())?,
         seccomp,
         personality: linux.personality.as_ref().map(personality).transpose()?,
+        time_offsets: super::linux::time_offsets(&linux.time_offsets, &namespaces)?,
+        memory_policy: linux.memory_policy.as_ref().map(super::linux::memory_policy).transpose()?,
+        net_devices: super::linux::net_devices(&linux.net_devices, &namespaces)?,
+        mount_label: super::linux::mount_label(linux.mount_label.as_deref())?,
+        intel_rdt: linux.intel_rdt.take().map(super::linux::intel_rdt).transpose()?,
         uid_map: linux.uid_mappings,
         gid_map: linux.gid_mappings,
         namespaces,
@@ -259,9 +253,6 @@ fn namespaces(linux: &Linux) -> Result<plan::Namespaces> {
     for (index, namespace) in linux.namespaces.iter().enumerate() {
         let at = format!("linux.namespaces[{index}]");
         let Some(kind) = Kind::parse(&namespace.kind) else {
-            if namespace.kind == "time" {
-                return unsupported(at);
-            }
             return invalid(format!("{at}.type"), &namespace.kind, "is not a namespace");
         };
         if namespaces.is_new(kind) || namespaces.is_joined(kind) {
@@ -292,81 +283,6 @@ fn namespaces(linux: &Linux) -> Result<plan::Namespaces> {
         return invalid("linux.uidMappings", "mappings", "need a new user namespace");
     }
     Ok(namespaces)
-}
-
-fn mounts(raw: &[super::Mount]) -> Result<Vec<plan::Mount>> {
-    let mut mounts = Vec::with_capacity(raw.len());
-    for (index, mount) in raw.iter().enumerate() {
-        let at = format!("mounts[{index}]");
-        if mount.uid_mappings.is_some() || mount.gid_mappings.is_some() {
-            return unsupported(format!("{at}.uidMappings"));
-        }
-        // Relative destinations are an old habit that runc still takes: below the root.
-        let destination = Path::new("/").join(&mount.destination);
-        let destination = absolute(&format!("{at}.destination"), &destination)?;
-        let options = MountOptions::parse(&mount.options).or_else(|error| {
-            invalid(format!("{at}.options"), mount.options.join(","), error.to_string())
-        })?;
-        let kind = mount.kind.as_deref().unwrap_or_default();
-        let kind = if options.bind.is_some() || kind == "bind" {
-            let Some(source) = &mount.source else {
-                return Err(Error::Missing { path: format!("{at}.source") });
-            };
-            if let Some(option) = options.unknown.first() {
-                return invalid(format!("{at}.options"), option, "is no option of a bind mount");
-            }
-            check_proc(&at, &destination)?;
-            let recursive = options.bind == Some(Bind::Recursive);
-            plan::MountKind::Bind { source: source.clone(), recursive }
-        } else if kind == "cgroup" || kind == "cgroup2" {
-            plan::MountKind::Cgroup
-        } else if kind.is_empty() {
-            return Err(Error::Missing { path: format!("{at}.type") });
-        } else {
-            if kind != "proc" {
-                check_proc(&at, &destination)?;
-            }
-            let source = mount.source.as_deref().unwrap_or(Path::new(kind));
-            plan::MountKind::FileSystem {
-                kind: c_string(&format!("{at}.type"), kind)?,
-                source: c_string(&format!("{at}.source"), source.as_os_str().as_bytes())?,
-            }
-        };
-        if options.copy_up {
-            return unsupported(format!("{at}.options: tmpcopyup"));
-        }
-        mounts.push(plan::Mount { index, destination, kind, options });
-    }
-    Ok(mounts)
-}
-
-/// Nothing may lie over `/proc` but a procfs, and below it only files that change no more than what
-/// programs read of the machine: labels and limits are written through it (CVE-2019-16884). The list
-/// is runc's.
-fn check_proc(at: &str, destination: &CString) -> Result<()> {
-    const ALLOWED: [&str; 11] = [
-        "/proc/cpuinfo",
-        "/proc/diskstats",
-        "/proc/loadavg",
-        "/proc/meminfo",
-        "/proc/net/dev",
-        "/proc/slabinfo",
-        "/proc/stat",
-        "/proc/swaps",
-        "/proc/sys/crypto/fips_enabled",
-        "/proc/sys/kernel/ns_last_pid",
-        "/proc/uptime",
-    ];
-    let text = destination.to_string_lossy();
-    let clean: std::path::PathBuf = Path::new(text.as_ref()).components().collect();
-    // A procfs bound over /proc is examined when it is opened.
-    if clean.starts_with("/proc")
-        && clean != Path::new("/proc")
-        && !ALLOWED.iter().any(|allowed| clean == Path::new(allowed))
-    {
-        return invalid(format!("{at}.destination"), text, "is inside /proc");
-    }
-    Ok(())
 }
 
 fn devices(linux: &Linux) -> Result<Vec<plan::Device>> {
@@ -450,7 +366,12 @@ fn sysctl(linux: &Linux, namespaces: &plan::Namespaces) -> Result<Vec<(CString, 
 
 fn personality(raw: &super::Personality) -> Result<u32> {
     if !raw.flags.is_empty() {
-        return unsupported("linux.personality.flags");
+        let flags = raw.flags.join(",");
+        return invalid(
+            "linux.personality.flags",
+            flags,
+            "is none: the specification has no flags",
+        );
     }
     match raw.domain.as_str() {
         "LINUX" => Ok(0),

@@ -89,17 +89,43 @@ fn refusals_name_the_path() {
             json!({"class": "IOPRIO_CLASS_BE", "priority": 8}),
             "process.ioPriority.priority: \"8\" is not between 0 and 7",
         ),
-        ("linux.intelRdt", json!({}), "linux.intelRdt: not supported yet"),
-        ("linux.timeOffsets", json!({}), "linux.timeOffsets: not supported yet"),
-        ("linux.memoryPolicy", json!({}), "linux.memoryPolicy: not supported yet"),
-        ("linux.netDevices", json!({}), "linux.netDevices: not supported yet"),
-        ("linux.mountLabel", json!("x"), "linux.mountLabel: not supported yet"),
         (
             "linux.rootfsPropagation",
             json!("x"),
             "linux.rootfsPropagation: \"x\" is not a propagation type",
         ),
-        ("linux.namespaces", json!([{"type": "time"}]), "linux.namespaces[0]: not supported yet"),
+        (
+            "linux.timeOffsets",
+            json!({"monotonic": {"secs": 1}}),
+            "linux.timeOffsets.monotonic: \"monotonic\" needs a new time namespace in linux.namespaces",
+        ),
+        (
+            "linux.timeOffsets",
+            json!({"realtime": {}}),
+            "linux.timeOffsets.realtime: \"realtime\" is neither monotonic nor boottime",
+        ),
+        ("linux.memoryPolicy", json!({}), "linux.memoryPolicy.mode: required"),
+        (
+            "linux.memoryPolicy",
+            json!({"mode": "MPOL_X"}),
+            "linux.memoryPolicy.mode: \"MPOL_X\" is not a memory policy",
+        ),
+        (
+            "linux.netDevices",
+            json!({"a": {"name": "x"}, "b": {"name": "x"}}),
+            "linux.netDevices.b.name: \"x\" is the name of another interface",
+        ),
+        (
+            "linux.netDevices",
+            json!({"a/b": {}}),
+            "linux.netDevices.a/b: \"a/b\" is not the name of a network interface",
+        ),
+        ("linux.mountLabel", json!("a\"b"), "linux.mountLabel: \"a\\\"b\" is not an SELinux label"),
+        (
+            "linux.personality",
+            json!({"domain": "LINUX", "flags": ["X"]}),
+            "linux.personality.flags: \"X\" is none: the specification has no flags",
+        ),
         (
             "linux.namespaces",
             json!([{"type": "x"}]),
@@ -155,13 +181,31 @@ fn refusals_name_the_path() {
         ),
         (
             "mounts",
-            json!([{"destination": "/x", "type": "tmpfs", "options": ["tmpcopyup"]}]),
-            "mounts[0].options: tmpcopyup: not supported yet",
+            json!([{"destination": "/x", "type": "ramfs", "options": ["tmpcopyup"]}]),
+            "mounts[0].options: \"tmpcopyup\" is for a tmpfs only",
         ),
         (
             "mounts",
-            json!([{"destination": "/x", "type": "tmpfs", "uidMappings": []}]),
-            "mounts[0].uidMappings: not supported yet",
+            json!([{"destination": "/x", "type": "bind", "source": "/", "options": ["idmap"]}]),
+            "mounts[0].options: \"idmap\" needs uidMappings and gidMappings, or a user namespace of the container",
+        ),
+        (
+            "mounts",
+            json!([{"destination": "/x", "type": "bind", "source": "/",
+                "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}]),
+            "mounts[0].gidMappings: required",
+        ),
+        (
+            "mounts",
+            json!([{"destination": "/x", "type": "tmpfs",
+                "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}],
+                "gidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}]),
+            "mounts[0]: \"an id map\" is for bind mounts only",
+        ),
+        (
+            "mounts",
+            json!([{"destination": "/x", "type": "bind", "source": "/", "options": ["bind", "remount"]}]),
+            "mounts[0].options: \"remount\" is of no use to a bind mount: give the mount its options at once",
         ),
         (
             "hooks",
@@ -193,9 +237,9 @@ fn without_a_mount_namespace_the_hosts_mounts_are_left_alone() {
         ("root", json!({"path": "rootfs", "readonly": true})),
     ] {
         let mut spec = with(pointer, value);
-        spec["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount", "path": "/x"}]);
+        spec["linux"]["namespaces"] = json!([{"type": "pid"}]);
         let error = convert(&spec).unwrap_err().to_string();
-        assert!(error.contains("needs a new mount namespace"), "{error}");
+        assert!(error.contains("needs a mount namespace"), "{error}");
     }
 }
 
@@ -318,7 +362,8 @@ proptest! {
     fn never_panics_near_the_real_thing(
         pointer in prop::sample::select(vec![
             "process", "process.user", "process.rlimits", "process.capabilities", "mounts", "hooks",
-            "linux.namespaces", "linux.uidMappings", "linux.sysctl", "linux.devices",
+            "linux.namespaces", "linux.uidMappings", "linux.sysctl", "linux.timeOffsets",
+            "linux.memoryPolicy", "linux.netDevices", "linux.devices",
             "linux.resources", "linux.maskedPaths", "linux.seccomp", "annotations",
         ]),
         value in any_json(),

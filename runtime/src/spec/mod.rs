@@ -11,10 +11,13 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 mod convert;
+mod linux;
+mod mounts;
 mod resources;
 mod scheduling;
 
 pub use convert::{Error, plan, process};
+pub use linux::{IntelRdt, MemoryPolicy, NetDevice, TimeOffset};
 pub use resources::update as updated_resources;
 
 /// Version of the specification that this runtime implements.
@@ -174,8 +177,8 @@ pub struct Mount {
     pub source: Option<PathBuf>,
     #[serde(default)]
     pub options: Vec<String>,
-    pub uid_mappings: Unsupported,
-    pub gid_mappings: Unsupported,
+    pub uid_mappings: Option<Vec<IdMapping>>,
+    pub gid_mappings: Option<Vec<IdMapping>>,
 }
 
 /// `hooks`, by the moment they run.
@@ -246,10 +249,12 @@ pub struct Linux {
     pub readonly_paths: Vec<String>,
     pub mount_label: Option<String>,
     pub personality: Option<Personality>,
-    pub intel_rdt: Unsupported,
-    pub time_offsets: Unsupported,
-    pub memory_policy: Unsupported,
-    pub net_devices: Unsupported,
+    pub intel_rdt: Option<IntelRdt>,
+    #[serde(default)]
+    pub time_offsets: BTreeMap<String, TimeOffset>,
+    pub memory_policy: Option<MemoryPolicy>,
+    #[serde(default)]
+    pub net_devices: BTreeMap<String, NetDevice>,
 }
 
 /// `linux.uidMappings[]` and `linux.gidMappings[]`.

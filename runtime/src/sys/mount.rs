@@ -129,6 +129,72 @@ pub fn mount_setattr(tree: BorrowedFd<'_>, recursive: bool, change: &Attributes)
     Errno::result(rc).map(drop)
 }
 
+/// Gives the files of a detached tree the ids that the maps of a user namespace make of theirs.
+///
+/// # Errors
+/// Those of mount_setattr(2): `EINVAL` for a file system that cannot, `ENOSYS` before 5.12.
+pub fn map_ids(tree: BorrowedFd<'_>, recursive: bool, userns: BorrowedFd<'_>) -> Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::from(userns.as_raw_fd().unsigned_abs()),
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a C string, the struct's size is passed.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// Sets an extended attribute of what a path leads to.
+///
+/// # Errors
+/// Those of setxattr(2).
+pub fn set_xattr(path: &CStr, name: &CStr, value: &[u8]) -> Result<()> {
+    // SAFETY: path and name are C strings, the value's length is passed.
+    let rc = unsafe {
+        libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    };
+    Errno::result(rc).map(drop)
+}
+
+/// Reads entries of an open directory, as getdents64(2) lays them out; 0 at the end.
+///
+/// # Errors
+/// Those of getdents64(2).
+pub fn entries(directory: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the kernel writes at most the buffer's length.
+    let length = unsafe {
+        libc::syscall(
+            libc::SYS_getdents64,
+            directory.as_raw_fd(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
+    };
+    Ok(usize::try_from(Errno::result(length)?).unwrap_or(0))
+}
+
+/// Copies bytes from one file to another at their offsets: how many, 0 at the end.
+///
+/// # Errors
+/// Those of sendfile(2).
+pub fn copy_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<usize> {
+    const MOST: usize = 1 << 30;
+    // SAFETY: the null pointer means the file's own offset; the rest are numbers.
+    let length = unsafe { libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), ptr::null_mut(), MOST) };
+    Ok(usize::try_from(Errno::result(length)?).unwrap_or(0))
+}
+
 /// `mount`.
 ///
 /// # Errors

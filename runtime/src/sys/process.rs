@@ -203,6 +203,21 @@ pub fn personality(domain: u32) -> Result<()> {
     Errno::result(rc).map(drop)
 }
 
+/// Sets from which nodes the thread's memory comes; `nodes` has a bit for each.
+///
+/// # Errors
+/// Those of set_mempolicy(2): `ENOSYS` without NUMA, `EINVAL` for nodes that are not there.
+pub fn set_memory_policy(mode: i32, nodes: &[u64]) -> Result<()> {
+    let (pointer, bits) = match nodes {
+        [] => (ptr::null(), 0),
+        // The kernel takes one bit less than it is told.
+        nodes => (nodes.as_ptr(), nodes.len() * 64 + 1),
+    };
+    // SAFETY: the pointer is null or leads to as many bits as the kernel reads.
+    let rc = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) };
+    Errno::result(rc).map(drop)
+}
+
 /// Sets class and level of the I/O priority, as ioprio_set(2) packs them.
 ///
 /// # Errors

@@ -141,7 +141,7 @@ fn bad_bundles_are_refused_and_leave_nothing() {
         let text = refused(&|bundle| {
             bundle.set("/linux/memoryPolicy", json!({}));
         });
-        assert!(text.contains("linux.memoryPolicy: not supported yet"), "{text}");
+        assert!(text.contains("linux.memoryPolicy.mode: required"), "{text}");
         let text = refused(&|bundle| {
             bundle.set("/process/apparmorProfile", json!("x"));
         });

@@ -6,6 +6,7 @@ mod cgroup;
 mod filesystem;
 mod hooks;
 mod life;
+mod mounts;
 mod namespaces;
 mod observe;
 mod process;

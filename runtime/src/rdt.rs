@@ -1,0 +1,201 @@
+//! `linux.intelRdt`: groups of resctrl, which share out cache and memory bandwidth.
+//!
+//! A group is a directory of the resctrl file system. One that the container's id names is the
+//! container's and goes with it; one of a `closID` that was there before is only joined.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use crate::plan::IntelRdt;
+
+/// Where the file system is mounted.
+pub const ROOT: &str = "/sys/fs/resctrl";
+
+/// Why a container cannot have its share.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "linux.intelRdt: no resctrl is mounted on {}; mount it, if the processor has it, or remove intelRdt",
+        path.display()
+    )]
+    NotMounted { path: PathBuf },
+    #[error(
+        "linux.intelRdt.closID: there is no group {}, and without a schema none is made",
+        path.display()
+    )]
+    Missing { path: PathBuf },
+    #[error("linux.intelRdt: the group {} is there with another schema than {line:?}", path.display())]
+    Differs { path: PathBuf, line: String },
+    #[error("linux.intelRdt: {operation} {}", path.display())]
+    File { operation: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// A container's groups.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// Where it gets its share.
+    share: PathBuf,
+    /// The share is there already.
+    present: bool,
+    watch: Option<PathBuf>,
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { operation, path, source }
+}
+
+impl Groups {
+    /// Which groups a container is to have; makes none.
+    ///
+    /// # Errors
+    /// If there is no resctrl, or the group that is named does not fit.
+    pub fn plan(root: &Path, clause: &IntelRdt, id: &str) -> Result<Self, Error> {
+        if !root.join("schemata").exists() {
+            return Err(Error::NotMounted { path: root.to_owned() });
+        }
+        let share = match &clause.clos_id {
+            Some(name) => root.join(name),
+            // Nothing to share out: it stays in the group of all.
+            None if clause.schemata.is_empty() => root.to_owned(),
+            None => root.join(id),
+        };
+        let present = share.exists();
+        if !present && clause.schemata.is_empty() {
+            return Err(Error::Missing { path: share });
+        }
+        if present && clause.clos_id.is_some() {
+            let path = share.join("schemata");
+            let there = fs::read_to_string(&path).map_err(failed("read", &path))?;
+            for line in &clause.schemata {
+                if !has(&there, line) {
+                    return Err(Error::Differs { path: share, line: line.clone() });
+                }
+            }
+        }
+        let watch = clause.monitoring.then(|| share.join("mon_groups").join(id));
+        Ok(Self { share, present, watch })
+    }
+
+    /// Directories to remove with the container, in order.
+    pub fn to_remove(&self) -> Vec<PathBuf> {
+        let share = (!self.present).then(|| self.share.clone());
+        self.watch.iter().cloned().chain(share).collect()
+    }
+
+    /// Makes the groups and puts a process into them.
+    ///
+    /// # Errors
+    /// If a directory cannot be made, or the kernel refuses the schema.
+    pub fn enter(&self, clause: &IntelRdt, pid: i32) -> Result<(), Error> {
+        if !self.present {
+            fs::create_dir(&self.share).map_err(failed("create", &self.share))?;
+            let path = self.share.join("schemata");
+            for line in &clause.schemata {
+                fs::write(&path, format!("{line}\n")).map_err(failed("write", &path))?;
+            }
+        }
+        if let Some(watch) = &self.watch {
+            fs::create_dir(watch).map_err(failed("create", watch))?;
+        }
+        for group in std::iter::once(&self.share).chain(&self.watch) {
+            let path = group.join("tasks");
+            fs::write(&path, pid.to_string()).map_err(failed("write", &path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes what [`Groups::to_remove`] named; what was never made is no failure.
+///
+/// # Errors
+/// If a group cannot be removed.
+pub fn remove(groups: &[PathBuf]) -> Result<(), Error> {
+    for path in groups {
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a schema has a line: the same resource, and for each domain named the same value, for the
+/// kernel lists all domains and pads with spaces and zeroes.
+fn has(schema: &str, line: &str) -> bool {
+    let split = |line: &str| -> Option<(String, Vec<(String, String)>)> {
+        let (resource, domains) = line.split_once(':')?;
+        let domains = domains.split(';').filter_map(|domain| domain.split_once('='));
+        let clean = |text: &str| text.trim().trim_start_matches('0').to_lowercase();
+        let domains = domains.map(|(domain, value)| (clean(domain), clean(value))).collect();
+        Some((resource.trim().to_owned(), domains))
+    };
+    let Some((resource, wanted)) = split(line) else { return false };
+    schema
+        .lines()
+        .filter_map(split)
+        .any(|(name, there)| name == resource && wanted.iter().all(|domain| there.contains(domain)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn clause(clos_id: Option<&str>, schemata: &[&str], monitoring: bool) -> IntelRdt {
+        IntelRdt {
+            clos_id: clos_id.map(str::to_owned),
+            schemata: schemata.iter().map(|line| (*line).to_owned()).collect(),
+            monitoring,
+        }
+    }
+
+    #[test]
+    fn schemas_are_compared_by_value() {
+        let there = "    MB:0=100;1=100\n    L3:0=00ff;1=ffff\n";
+        assert!(has(there, "L3:0=ff"));
+        assert!(has(there, "L3:0=FF;1=ffff"));
+        assert!(!has(there, "L3:0=f"));
+        assert!(!has(there, "L2:0=ff"));
+    }
+
+    #[test]
+    fn a_container_gets_a_group_and_takes_it_along() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let schema = clause(None, &["L3:0=f", "MB:0=50"], false);
+        let error = Groups::plan(root, &schema, "one").unwrap_err();
+        assert!(matches!(error, Error::NotMounted { .. }), "{error}");
+        fs::write(root.join("schemata"), "L3:0=ffff\n").unwrap();
+        let groups = Groups::plan(root, &schema, "one").unwrap();
+        groups.enter(&schema, 4711).unwrap();
+        assert_eq!(fs::read_to_string(root.join("one/tasks")).unwrap(), "4711");
+        assert_eq!(groups.to_remove(), [root.join("one")]);
+        // Only here are a group's files files.
+        fs::remove_file(root.join("one/tasks")).unwrap();
+        fs::remove_file(root.join("one/schemata")).unwrap();
+        remove(&groups.to_remove()).unwrap();
+        remove(&groups.to_remove()).unwrap();
+        assert!(!root.join("one").exists());
+    }
+
+    #[test]
+    fn a_named_group_is_joined_if_it_fits() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        fs::write(root.join("schemata"), "L3:0=ffff\n").unwrap();
+        let named = clause(Some("gold"), &[], true);
+        let error = Groups::plan(root, &named, "one").unwrap_err();
+        assert!(matches!(error, Error::Missing { .. }), "{error}");
+        fs::create_dir_all(root.join("gold/mon_groups")).unwrap();
+        fs::write(root.join("gold/schemata"), "L3:0=00ff\n").unwrap();
+        let groups = Groups::plan(root, &named, "one").unwrap();
+        groups.enter(&named, 4711).unwrap();
+        assert_eq!(groups.to_remove(), [root.join("gold/mon_groups/one")]);
+        assert!(Groups::plan(root, &clause(Some("gold"), &["L3:0=ff"], false), "one").is_ok());
+        let error = Groups::plan(root, &clause(Some("gold"), &["L3:0=f"], false), "one");
+        assert!(matches!(error, Err(Error::Differs { .. })));
+    }
+}
