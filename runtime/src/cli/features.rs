@@ -51,12 +51,12 @@ const FLAGS: [(&str, u32); 4] = [
 const UNSAFE_ANNOTATIONS: [&str; 1] = ["org.lighter.seccomp"];
 /// `--systemd-cgroup` is refused.
 const SYSTEMD: bool = false;
-/// `linux.intelRdt` is refused.
-const INTEL_RDT: bool = false;
-/// `mounts[].uidMappings` are refused.
-const IDMAP: bool = false;
-/// `linux.netDevices` is refused.
-const NET_DEVICES: bool = false;
+/// `linux.intelRdt` is acted on, where resctrl is mounted.
+const INTEL_RDT: bool = true;
+/// `mounts[].uidMappings` are acted on.
+const IDMAP: bool = true;
+/// `linux.netDevices` is acted on.
+const NET_DEVICES: bool = true;
 
 pub(super) fn run() -> Result<u8, Error> {
     let mut text = serde_json::to_string_pretty(&document()).map_err(Error::Json)?;

@@ -223,7 +223,7 @@ impl MountOptions {
 }
 
 /// Options that are no flag; [`MountOptions::parse`] knows them by name.
-const WORDS: [&str; 2] = ["bind", "rbind"];
+const WORDS: [&str; 5] = ["bind", "idmap", "rbind", "ridmap", "tmpcopyup"];
 
 /// Every option that is acted on here, whatever the file system; in no order.
 pub fn names() -> impl Iterator<Item = &'static str> {
