@@ -144,7 +144,9 @@ mod tests {
         for option in MOUNT_OPTIONS.split_whitespace() {
             let maps = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
             let mount = match option {
-                "tmpcopyup" => json!({"destination": "/x", "type": "tmpfs", "options": [option]}),
+                "remount" | "tmpcopyup" => {
+                    json!({"destination": "/x", "type": "tmpfs", "options": [option]})
+                }
                 "idmap" | "ridmap" => json!({"destination": "/x", "type": "bind", "source": "/x",
                     "options": ["rbind", option], "uidMappings": maps, "gidMappings": maps}),
                 _ => {
