@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::proc;
 use crate::{
     cgroup,
     container::Stdio,
@@ -39,6 +40,8 @@ pub enum Error {
     Device { path: PathBuf, source: Errno },
     #[error(transparent)]
     Mount(#[from] mount::steps::Error),
+    #[error(transparent)]
+    Proc(#[from] proc::Error),
     #[error("linux.seccomp: {0}")]
     Seccomp(#[source] seccomp::Error),
     #[error("process.apparmorProfile: this kernel runs without AppArmor; remove the profile")]
@@ -81,6 +84,8 @@ pub struct Setup {
     pub hostname: Option<CString>,
     pub domainname: Option<CString>,
     pub sysctl: Vec<(CString, CString)>,
+    /// The host's `/proc`, for the sysctls.
+    pub proc: Option<OwnedFd>,
     /// Where the root file system is.
     pub root: CString,
     /// A detached clone of it; `None` without a mount namespace.
@@ -261,9 +266,7 @@ fn label(process: &plan::Process) -> Result<Option<Label>, Error> {
     } else {
         return Ok(None);
     };
-    let proc = open(c"/proc", libc::O_PATH | libc::O_DIRECTORY)
-        .map_err(|errno| Error::Read { path: "/proc", source: errno.into() })?;
-    Ok(Some(Label { proc, file, text }))
+    Ok(Some(Label { proc: proc::open()?, file, text }))
 }
 
 /// Namespaces of the plan, opened: what to join, and whether that takes a process of its own.
@@ -339,6 +342,7 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
         hostname: plan.hostname.clone(),
         domainname: plan.domainname.clone(),
         sysctl: plan.sysctl.clone(),
+        proc: if plan.sysctl.is_empty() { None } else { Some(proc::open()?) },
         root,
         tree,
         root_later,

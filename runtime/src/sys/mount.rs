@@ -168,6 +168,9 @@ pub fn pivot_here() -> Result<()> {
     Errno::result(rc).map(drop)
 }
 
+/// Type of a procfs.
+pub const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
 /// Type of the file system, `*_MAGIC`.
 ///
 /// # Errors
