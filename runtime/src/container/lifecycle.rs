@@ -168,8 +168,14 @@ impl Container {
             _ => file("create", &directory)(error),
         })?;
         failpoint::hit("create-directory");
+        let _lock = lock(&directory, create.id).inspect_err(|error| {
+            // Whoever deleted it has left nothing; otherwise it is ours, and empty.
+            if !matches!(error, Error::NotFound { .. }) {
+                let _ = fs::remove_dir(&directory);
+            }
+        })?;
+        // After the lock, so that it acts before the lock is given back: then the name is another's.
         let mut undo = Undo { directory: &directory, cgroup: None, armed: true };
-        let _lock = lock(&directory, create.id)?;
         failpoint::hit("create-locked");
         let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
         let groups = match &plan.cgroups_path {

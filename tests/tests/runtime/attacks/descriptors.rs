@@ -31,10 +31,15 @@ fn cve_2019_5736_the_runtime_runs_from_a_sealed_copy() {
 fn cve_2019_5736_the_runtime_cannot_be_overwritten() {
     let script = r#"
         until [ -e /meet/victim ]; do sleep 0.02; done
-        for p in /proc/[0-9]*; do
+        # Until its program is executed it cannot be looked into.
+        tries=0
+        while [ -z "$found" ] && [ $((tries += 1)) -lt 100 ]; do
+          sleep 0.05
+          for p in /proc/[0-9]*; do
             exe=$(/bin/busybox readlink $p/exe)
             case "$exe" in *busybox|"") continue;; esac
             exec 3<$p/exe || continue
+            found=$exe
             echo found $exe
             cat /meet/log >/dev/null
             for i in 1 2 3 4 5 6 7 8 9 10; do
@@ -44,6 +49,7 @@ fn cve_2019_5736_the_runtime_cannot_be_overwritten() {
                 (/bin/busybox truncate -s 0 /proc/self/fd/3) 2>/dev/null && echo truncated
                 sleep 0.02
             done
+          done
         done
         echo done"#;
     let mut attacker = Bundle::new(script);

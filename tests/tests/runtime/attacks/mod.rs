@@ -77,7 +77,7 @@ impl Drop for Swapper {
 }
 
 /// How many containers to create in a race.
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 25;
 
 fn bind(destination: &str, source: &Path) -> Value {
     json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind"]})

@@ -113,7 +113,7 @@ fn cve_2019_16884_nothing_but_a_procfs_lies_over_proc() {
 /// What lxcfs does must go on.
 #[test]
 fn files_of_proc_that_only_inform_may_be_replaced() {
-    let mut bundle = Bundle::new("cat /proc/uptime /proc/net/dev");
+    let mut bundle = Bundle::new("cat /proc/uptime /proc/1/net/dev");
     let file = bundle.beside().join("file");
     std::fs::write(&file, "mine\n").unwrap();
     bundle.push("/mounts", bind("/proc/uptime", &file));

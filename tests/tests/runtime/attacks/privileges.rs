@@ -10,13 +10,13 @@ use tests::bundle::{Bundle, is_ours};
 #[test]
 fn cve_2022_29162_no_capability_is_inherited_through_a_file() {
     let mut bundle = Bundle::new("");
-    let trap = bundle.root().join("bin/trap");
+    let trap = bundle.root().join("bin/busybox-trap");
     std::fs::copy("/bin/busybox", &trap).unwrap();
     let set = Command::new("setcap").arg("cap_net_raw,cap_sys_chroot=ei").arg(&trap).status();
     assert!(set.unwrap().success(), "setcap of the package libcap2-bin");
     bundle.set("/process/noNewPrivileges", json!(false));
     bundle.set("/process/user", json!({"uid": 33, "gid": 33}));
-    bundle.set("/process/args", json!(["/bin/trap", "grep", "Cap", "/proc/self/status"]));
+    bundle.set("/process/args", json!(["/bin/busybox-trap", "grep", "Cap", "/proc/self/status"]));
     let output = bundle.output();
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         assert!(output.contains(&format!("{set}:\t0000000000000000")), "{output}");
