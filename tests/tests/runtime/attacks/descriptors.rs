@@ -78,6 +78,7 @@ fn cve_2019_5736_the_runtime_cannot_be_overwritten() {
     victim
         .set("/linux/namespaces/0", json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")}));
     victim.push("/mounts", super::bind("/meet", &meet));
+    super::with_libraries(&mut victim);
     let command = victim.command(&["run", "-d", &victim.id]);
     let ran = Command::new(&program)
         .args(command.get_args())

@@ -83,6 +83,15 @@ fn bind(destination: &str, source: &Path) -> Value {
     json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind"]})
 }
 
+/// Gives the container what programs of the host need that are not static.
+fn with_libraries(bundle: &mut Bundle) {
+    for name in ["/usr", "/lib", "/lib64"] {
+        let mut mount = bind(name, Path::new(name));
+        mount["options"] = json!(["rbind", "ro"]);
+        bundle.push("/mounts", mount);
+    }
+}
+
 /// Leaves `/dev` to the image.
 fn without_dev(bundle: &mut Bundle) {
     let mounts = bundle.config["mounts"].as_array_mut().unwrap();

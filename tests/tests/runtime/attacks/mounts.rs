@@ -86,6 +86,7 @@ fn cve_2019_16884_nothing_but_a_procfs_lies_over_proc() {
             symlink(to, bundle.root().join(name)).unwrap();
         }
         bundle.push("/mounts", bind(destination, &fake));
+        eprintln!("a volume on {destination}, {link:?}");
         bundle.refusal();
     };
     for destination in ["/proc", "/proc/", "//proc", "/proc/self/attr", "/proc/1/../self/attr"] {
@@ -94,16 +95,16 @@ fn cve_2019_16884_nothing_but_a_procfs_lies_over_proc() {
     over("/trap", Some(("trap", "/proc")));
     over("/trap/self/attr", Some(("trap", "proc")));
     over("/trap", Some(("trap", "../../proc/self/attr")));
-    let mut kinds = vec!["tmpfs"];
-    if is_ours() {
-        kinds.push("cgroup"); // runc 1.1 does not look at these
+    if !is_ours() {
+        return; // runc 1.1.5 mounts a tmpfs inside /proc, and does not look at control groups at all
     }
-    for kind in kinds {
+    for kind in ["tmpfs", "cgroup"] {
         for destination in ["/proc", "/trap", "/proc/self/attr"] {
             let mut bundle = Bundle::new("true");
             symlink("/proc", bundle.root().join("trap")).unwrap();
             let mount = json!({"destination": destination, "type": kind, "source": kind});
             bundle.push("/mounts", mount);
+            eprintln!("{kind} on {destination}");
             let refusal = bundle.refusal();
             assert!(refusal.contains("proc"), "{refusal}");
         }
@@ -113,10 +114,14 @@ fn cve_2019_16884_nothing_but_a_procfs_lies_over_proc() {
 /// What lxcfs does must go on.
 #[test]
 fn files_of_proc_that_only_inform_may_be_replaced() {
-    let mut bundle = Bundle::new("cat /proc/uptime /proc/1/net/dev");
+    let mut bundle = Bundle::new("cat /proc/uptime");
     let file = bundle.beside().join("file");
     std::fs::write(&file, "mine\n").unwrap();
     bundle.push("/mounts", bind("/proc/uptime", &file));
-    bundle.push("/mounts", bind("/proc/net/dev", &file));
-    assert_eq!(bundle.output(), "mine\nmine\n");
+    if is_ours() {
+        // Kernels of today forget what lies on this one; runc 1.1.5 lists it too, but resolves its link
+        // before it compares.
+        bundle.push("/mounts", bind("/proc/net/dev", &file));
+    }
+    assert_eq!(bundle.output(), "mine\n");
 }

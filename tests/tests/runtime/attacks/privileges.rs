@@ -55,15 +55,7 @@ fn af_alg_is_denied_by_the_default_profile() {
     let script = "for (38, 40, 1, 2) { print socket(my $s, $_, $_ == 38 ? 5 : 1, 0) ? 'open' : $! + 0, qq(\\n) }";
     let run = |profile: bool| {
         let mut bundle = Bundle::new("");
-        for name in ["usr", "lib", "lib64"] {
-            std::fs::create_dir(bundle.root().join(name)).unwrap();
-            let path = std::path::Path::new("/").join(name);
-            bundle.push(
-                "/mounts",
-                json!({"destination": path, "type": "bind", "source": path,
-                    "options": ["rbind", "ro"]}),
-            );
-        }
+        super::with_libraries(&mut bundle);
         bundle.set("/process/args", json!(["/usr/bin/perl", "-e", script]));
         if profile {
             bundle.set("/annotations", json!({"org.lighter.seccomp": "default"}));
