@@ -114,10 +114,10 @@ fn bind(plan: &Plan, one: &Mount, source: &Path, recursive: bool) -> Result<Acti
     let failed =
         |errno| Error::Source { index: one.index, source_path: source.to_owned(), source: errno };
     let tree = mount::open_tree(None, &path, true, recursive).map_err(failed)?;
-    if one.destination.as_c_str() == c"/proc" {
-        if mount::file_system(tree.as_fd()).map_err(failed)? != mount::PROC_SUPER_MAGIC {
-            return Err(Error::NotProc { index: one.index, source_path: source.to_owned() });
-        }
+    if one.destination.as_c_str() == c"/proc"
+        && mount::file_system(tree.as_fd()).map_err(failed)? != mount::PROC_SUPER_MAGIC
+    {
+        return Err(Error::NotProc { index: one.index, source_path: source.to_owned() });
     }
     attach(plan, one, tree, source)
 }

@@ -172,6 +172,28 @@ fn cve_2024_21626_a_program_outside_is_not_executed() {
     drop(leaked);
 }
 
+/// The same of a process that joins, whose program is executed at once.
+#[test]
+fn cve_2024_21626_exec_of_a_program_outside_is_refused() {
+    let bundle = Bundle::new("exec sleep 100");
+    let outside = Outside::new(&bundle);
+    std::fs::copy("/bin/busybox", outside.0.join("ptmx")).unwrap();
+    bundle.must(&["run", "-d", &bundle.id]);
+    let leaked = leaked(&outside);
+    for number in numbers(&leaked) {
+        let program = format!("/proc/self/fd/{number}/ptmx");
+        let output = bundle.call(&["exec", &bundle.id, &program, "echo", "escaped"]);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+        let cwd = format!("/proc/self/fd/{number}");
+        let output = bundle.call(&["exec", "--cwd", &cwd, &bundle.id, "cat", "secret"]);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    }
+    let output = bundle.call(&["exec", &bundle.id, "echo", "well"]);
+    assert_eq!(output.stdout, b"well\n", "{output:?}");
+    drop(leaked);
+    bundle.must(&["delete", "--force", &bundle.id]);
+}
+
 #[test]
 fn cve_2024_21626_no_descriptor_is_inherited() {
     let bundle = Bundle::new("ls -l /proc/self/fd | grep -c secret; ls /proc/self/fd");

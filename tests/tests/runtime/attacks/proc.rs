@@ -126,12 +126,12 @@ fn cve_2025_52881_a_joined_mount_namespace_does_not_redirect_a_sysctl() {
         return; // runc 1.1 writes to what the joined namespace has there
     }
     let mut bundle = Bundle::new("true");
-    let fake = bundle.beside().join("fake");
-    std::fs::write(&fake, "untouched").unwrap();
-    let script = format!(
-        "mount --bind {0} /proc/sys/kernel/shmmni && echo ready && exec sleep 100",
-        fake.display()
-    );
+    let fake = bundle.beside().join("sys");
+    let file = fake.join("kernel/shmmni");
+    std::fs::create_dir_all(fake.join("kernel")).unwrap();
+    std::fs::write(&file, "untouched").unwrap();
+    let script =
+        format!("mount --bind {} /proc/sys && echo ready && exec sleep 100", fake.display());
     let mut attacker = Command::new("unshare")
         .args(["--mount", "sh", "-c", &script])
         .stdout(Stdio::piped())
@@ -148,7 +148,7 @@ fn cve_2025_52881_a_joined_mount_namespace_does_not_redirect_a_sysctl() {
         {"type": "mount", "path": format!("/proc/{}/ns/mnt", attacker.id())}]),
     );
     bundle.run();
-    let text = std::fs::read_to_string(&fake).unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
     attacker.kill().unwrap();
     attacker.wait().unwrap();
     assert_eq!(text, "untouched");
