@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     cgroup::{self, Cgroup},
+    failpoint,
     launch::{self, Attendance, prepare},
     ns::Kind,
     plan::Plan,
@@ -193,8 +194,16 @@ impl Container {
             io::ErrorKind::AlreadyExists => Error::Exists { id: create.id.to_owned() },
             _ => file("create", &directory)(error),
         })?;
+        failpoint::hit("create-directory");
+        let _lock = lock(&directory, create.id).inspect_err(|error| {
+            // Whoever deleted it has left nothing; otherwise it is ours, and empty.
+            if !matches!(error, Error::NotFound { .. }) {
+                let _ = fs::remove_dir(&directory);
+            }
+        })?;
+        // After the lock, so that it acts before the lock is given back: then the name is another's.
         let mut undo = Undo { directory: &directory, cgroup: None, rdt: Vec::new(), armed: true };
-        let _lock = lock(&directory, create.id)?;
+        failpoint::hit("create-locked");
         let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
         let groups = match &plan.cgroups_path {
             Some(path) => Cgroup::plan(path),
@@ -235,10 +244,13 @@ impl Container {
         };
         let state_path = directory.join("state.json");
         record.store(&directory).map_err(file("write", &state_path))?;
+        failpoint::hit("create-planned");
         let cgroup =
             undo.cgroup.insert(Cgroup::create_planned(groups, &plan.resources).map_err(failed)?);
+        failpoint::hit("create-cgroup");
         let launched = Self::launch(create, &plan, &record, cgroup, &directory)
             .map_err(|error| inside::if_out_of_memory(cgroup, error))?;
+        failpoint::hit("create-launched");
         if let Some((groups, clause)) = &rdt {
             undo.rdt.clone_from(&record.rdt);
             groups.enter(clause, launched.pid)?;
@@ -248,9 +260,11 @@ impl Container {
             state::start_time(launched.pid).ok_or(Error::Gone { pid: launched.pid })?;
         record.init = Some(ProcessRecord { pid: launched.pid, start_time });
         record.store(&directory).map_err(file("write", &state_path))?;
+        failpoint::hit("create-recorded");
         let (pid, pidfd, terminal) = launched
             .confirm()
             .map_err(|source| Error::Launch { id: record.id.clone(), source: Box::new(source) })?;
+        failpoint::hit("create-confirmed");
         undo.armed = false;
         Ok((Self { directory: directory.clone(), record }, Created { pid, pidfd, terminal }))
     }
@@ -266,6 +280,7 @@ impl Container {
         let failed = |source| Error::Prepare { id: id(), source: Box::new(source) };
         let launch_failed = |source| Error::Launch { id: id(), source: Box::new(source) };
         let fifo = make_fifo(directory)?;
+        failpoint::hit("create-fifo");
         let groups = cgroup.record();
         let place =
             prepare::Place { bundle: &record.bundle, groups: &groups, no_pivot: create.no_pivot };
@@ -310,6 +325,7 @@ impl Container {
         let mut run_hooks = |pid: i32, pidfd: &OwnedFd| {
             let state =
                 serde_json::to_vec(&document(record, Status::Creating, pid)).unwrap_or_default();
+            failpoint::hit("create-hooks");
             hooks::run(&plan.hooks.prestart, &state, None)?;
             hooks::run(&plan.hooks.create_runtime, &state, None)?;
             inside::create_hooks(record, cgroup, pidfd, pid)
@@ -333,7 +349,10 @@ impl Container {
         if self.record.status == Status::Creating {
             // Whoever creates it holds the lock; if nobody does, that process was killed.
             let busy = File::open(&self.directory)
-                .is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)));
+                // Shared, so that those who ask at the same time do not take each other for it.
+                .is_ok_and(|file| {
+                    matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
+                });
             return if busy { Status::Creating } else { Status::Stopped };
         }
         if self.live_init().is_none() {
@@ -388,6 +407,7 @@ impl Container {
         if status != Status::Created {
             return Err(wrong(status));
         }
+        failpoint::hit("start-locked");
         let fifo = self.directory.join(FIFO);
         let init = self.init_pidfd().ok_or_else(|| wrong(Status::Stopped))?;
         let hooks = &self.record.hooks;
@@ -409,6 +429,7 @@ impl Container {
         match mount::open(&path, libc::O_WRONLY | libc::O_NONBLOCK) {
             Ok(end) => {
                 nix::unistd::write(&end, &[0]).map_err(failed("write"))?;
+                failpoint::hit("start-written");
             }
             // No reader: the program runs already, an earlier start was killed before it could
             // remove the FIFO; or the init has just died.
@@ -422,6 +443,7 @@ impl Container {
             Err(errno) => return Err(failed("open")(errno)),
         }
         remove(&fifo)?;
+        failpoint::hit("start-removed");
         if !hooks.poststart.is_empty() {
             let state = self.document_bytes(Status::Running);
             if let Err(error) = hooks::run(&hooks.poststart, &state, None) {
@@ -462,6 +484,7 @@ impl Container {
         let _lock = self.lock()?;
         let id = || self.record.id.clone();
         // Under the lock nobody is creating it: that create was killed, and its child died with it.
+        failpoint::hit("delete-locked");
         let unfinished = self.record.status == Status::Creating;
         let status = if unfinished { Status::Stopped } else { self.status() };
         if status != Status::Stopped {
@@ -478,13 +501,17 @@ impl Container {
                 self.let_die()?;
                 self.wait(&init)?;
             }
+            failpoint::hit("delete-killed");
         }
         if let Some(record) = &self.record.cgroup {
             let failed = |source| Error::Cgroup { id: id(), source: Box::new(source) };
             let cgroup = Cgroup::open(record).map_err(failed)?;
             // Without a pid namespace of its own the init's death leaves the others alive.
+            cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
+            failpoint::hit("delete-emptied");
             cgroup.kill_and_destroy().map_err(failed)?;
         }
+        failpoint::hit("delete-cgroup");
         rdt::remove(&self.record.rdt)?;
         if !self.record.hooks.poststop.is_empty() {
             let state = self.document_bytes(Status::Stopped);
@@ -495,6 +522,7 @@ impl Container {
                 }
             }
         }
+        failpoint::hit("delete-hooks");
         fs::remove_dir_all(&self.directory).map_err(|source| Error::File {
             operation: "remove",
             path: self.directory.clone(),
@@ -653,9 +681,17 @@ fn lock(directory: &Path, id: &str) -> Result<Lock, Error> {
             _ => Error::File { operation, path, source },
         }
     };
-    let file = File::open(directory).map_err(failed("open"))?;
-    file.lock().map_err(failed("lock"))?;
-    Ok(Lock(file))
+    loop {
+        let file = File::open(directory).map_err(failed("open"))?;
+        file.lock().map_err(failed("lock"))?;
+        // While we waited the container may have been deleted and another of its name created, whose
+        // lock this is not.
+        let held = file.metadata().map_err(failed("examine"))?;
+        let there = fs::metadata(directory).map_err(failed("examine"))?;
+        if (held.dev(), held.ino()) == (there.dev(), there.ino()) {
+            return Ok(Lock(file));
+        }
+    }
 }
 
 /// Reads a record; a directory without one is what a create left that was killed at its very

@@ -153,7 +153,9 @@ fn time_namespace(prepared: &Prepared) -> Result<u64> {
     let Some(offsets) = offsets else { return Ok(0) };
     let flag = libc::CLONE_NEWTIME;
     sys::unshare(CloneFlags::from_bits_retain(flag)).at(Stage::TimeNamespace)?;
-    let file = mount::open(c"/proc/self/timens_offsets", libc::O_WRONLY);
+    let proc = prepared.setup.as_ref().and_then(|setup| setup.proc.as_ref());
+    let Some(proc) = proc else { return Err(Errno::ENOENT).at_index(Stage::TimeNamespace, 1) };
+    let file = resolve::in_proc(proc.as_fd(), c"self/timens_offsets", libc::O_WRONLY);
     let file = file.at_index(Stage::TimeNamespace, 1)?;
     sys::write(&file, offsets.to_bytes()).at_index(Stage::TimeNamespace, 1)?;
     Ok(u64::from(flag.unsigned_abs()))
@@ -230,9 +232,12 @@ fn run(prepared: &Prepared, found: usize) -> i32 {
 }
 
 fn wait_for_start(prepared: &Prepared) -> Result<()> {
-    let Some(start) = &prepared.start else { return Ok(()) };
-    let kept = [start.as_fd(), prepared.socket.as_fd()];
+    // Closed, not only marked: the kernel resolves the program's path before it closes what is marked,
+    // and `/proc/self/fd/N/..` would lead outside (CVE-2024-21626).
+    let socket = prepared.socket.as_fd();
+    let kept = [prepared.start.as_ref().map_or(socket, |start| start.as_fd()), socket];
     sys::fd::close_from(prepared.program.first_closed, kept).at(Stage::Descriptors)?;
+    let Some(start) = &prepared.start else { return Ok(()) };
     let mut byte = [0];
     loop {
         match sys::read(start, &mut byte) {
@@ -270,7 +275,9 @@ fn namespace(
         process::set_uts_name(true, name).at(Stage::Domainname)?;
     }
     for (index, (path, value)) in setup.sysctl.iter().enumerate() {
-        let file = mount::open(path, libc::O_WRONLY).at_index(Stage::Sysctl, index)?;
+        let Some(proc) = &setup.proc else { return Err(Errno::ENOENT).at(Stage::Sysctl) };
+        let file =
+            resolve::in_proc(proc.as_fd(), path, libc::O_WRONLY).at_index(Stage::Sysctl, index)?;
         sys::write(&file, value.to_bytes()).at_index(Stage::Sysctl, index)?;
     }
     sys::umask(Mode::empty());
@@ -348,7 +355,7 @@ fn perform(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
         Action::FileSystem { .. } => file_system(root, step),
         Action::Attach { tree, directory, later } => {
             let want = if *directory { Want::Directory } else { Want::File };
-            let target = resolve::ensure(root, &step.target, want)?;
+            let target = resolve::mount_point(root, &step.target, want)?;
             mount::move_mount(tree.as_fd(), Some(target.as_fd()), c"")?;
             for flags in later {
                 let path = FdPath::new(tree.as_fd());
@@ -387,14 +394,12 @@ fn file_system(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
     let mut data = data.as_deref();
     let with_mode;
     // A directory that was not there has no mode to take over.
-    let there = if tmpfs.mode { resolve::existing(root, &step.target).ok() } else { None };
-    let target = if let Some(target) = there {
+    let there = tmpfs.mode && resolve::existing(root, &step.target).is_ok();
+    let target = resolve::mount_point(root, &step.target, want)?;
+    if there {
         with_mode = tmpfs::Data::with_mode(tmpfs::mode(target.as_fd())?, data)?;
         data = Some(with_mode.as_c_str());
-        target
-    } else {
-        resolve::ensure(root, &step.target, want)?
-    };
+    }
     let path = FdPath::new(target.as_fd());
     // It must be filled before it becomes read-only.
     let late = if tmpfs.content { flags & libc::MS_RDONLY } else { 0 };
@@ -487,7 +492,13 @@ fn make_device(root: BorrowedFd<'_>, device: &Device) -> sys::Result<()> {
     }
     if device.uid != 0 || device.gid != 0 {
         let (uid, gid) = (device.uid.into(), device.gid.into());
-        sys::fchownat(&directory, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        // By descriptor: in a shared directory something else may lie at the name by now.
+        let node = resolve::exact(directory.as_fd(), name, libc::O_PATH)?;
+        let there = sys::fstat(&node)?;
+        if there.st_mode & libc::S_IFMT != format.bits() || there.st_rdev != device.number {
+            return Err(Errno::EEXIST);
+        }
+        sys::fchownat(&node, c"", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
     }
     Ok(())
 }
@@ -537,7 +548,14 @@ fn open_terminal(root: BorrowedFd<'_>, program: &Program) -> Result<(OwnedFd, Ow
 }
 
 fn bind_console(root: BorrowedFd<'_>, peer: &OwnedFd) -> sys::Result<()> {
-    resolve::ensure(root, c"/dev/console", Want::File)?;
+    // Made by its own name, so that a link of the image is met by the open, which refuses it, before
+    // anything is made where it leads.
+    let dev = resolve::ensure(root, c"/dev", Want::Directory)?;
+    let mode = Mode::from_bits_truncate(0o644);
+    match sys::mknodat(&dev, c"console", SFlag::S_IFREG, mode, 0) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
     let target = resolve::exact(root, c"/dev/console", libc::O_PATH)?;
     let (source, target) = (FdPath::new(peer.as_fd()), FdPath::new(target.as_fd()));
     mount::mount(Some(source.as_c_str()), target.as_c_str(), None, libc::MS_BIND, None)
@@ -582,8 +600,7 @@ fn limits(program: &Program) -> Result<()> {
 /// Opened before the root changes: below the host's `/proc`, for this process only.
 fn open_label(program: &Program) -> Result<Option<(OwnedFd, &[u8])>> {
     let Some(label) = &program.label else { return Ok(None) };
-    let file =
-        mount::openat2(label.proc.as_fd(), label.file, libc::O_WRONLY, 0).at(Stage::Label)?;
+    let file = resolve::in_proc(label.proc.as_fd(), label.file, libc::O_WRONLY).at(Stage::Label)?;
     Ok(Some((file, label.text.to_bytes())))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - `prepare`: everything that may fail or allocate, before the clone;
 //! - `child`: what the clone does, a list of raw system calls;
+//! - `proc`: the host's `/proc`, for labels and sysctls;
 //! - `sync`: what the two say to each other.
 //!
 //! A process that was launched but not confirmed dies with the parent, because it waits on a socket
@@ -9,6 +10,7 @@
 
 mod child;
 pub mod prepare;
+mod proc;
 mod sync;
 
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -386,6 +388,10 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
         Stage::Sysctl => format!("write {}", nth(&names.sysctl)),
         Stage::Propagation => "set the propagation of the mounts".to_owned(),
         Stage::Root => format!("mount the root file system {}", names.root),
+        Stage::Mount if errno == Errno::EXDEV => format!(
+            "mounts[{index}]: links of the image lead {} into /proc, where nothing may be mounted",
+            nth(&names.mounts)
+        ),
         Stage::Mount => format!("mounts[{index}]: mount on {}", nth(&names.mounts)),
         Stage::Device => format!("create device {}", nth(&names.devices)),
         Stage::DeviceLink => "create the links in /dev".to_owned(),
