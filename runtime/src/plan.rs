@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, ffi::CString, path::PathBuf};
 
 use crate::{
-    cgroup::Resources, mount::options::MountOptions, ns::Kind, seccomp, spec, sys::cred::CapSets,
+    cgroup::Resources, mount::options::MountOptions, ns::Kind, process::affinity::CpuAffinity,
+    seccomp, spec, sys::cred::CapSets,
 };
 
 /// A container to be.
@@ -122,6 +123,8 @@ pub struct Process {
     pub oom_score_adj: Option<i32>,
     /// As ioprio_set(2) packs class and level.
     pub io_priority: Option<i32>,
+    /// Of processes that are added.
+    pub affinity: CpuAffinity,
 }
 
 /// Limits of one resource.

@@ -25,6 +25,7 @@ mod freeze;
 mod oom;
 mod resources;
 mod stats;
+mod sub;
 mod v1;
 mod v2;
 mod write;
@@ -45,6 +46,7 @@ pub use self::resources::{
     Resources, Throttle, WeightDevice, default_device_rules,
 };
 pub use self::stats::{CpuStats, MemoryStats, PidsStats, Stats};
+pub use self::sub::SubGroup;
 use self::write::{Fallback, Write};
 use crate::sys::bpf;
 

@@ -6,6 +6,7 @@
 mod console;
 mod create;
 mod delete;
+mod exec;
 mod kill;
 mod log;
 pub mod monitor;
@@ -65,6 +66,8 @@ enum Command {
     Create(create::Arguments),
     /// Delete any resources held by the container
     Delete(delete::Arguments),
+    /// Execute a further process in a container
+    Exec(exec::Arguments),
     /// Send a signal to the container's init process
     Kill(kill::Arguments),
     /// Create and run a container
@@ -84,6 +87,10 @@ pub(crate) enum Error {
     Seal(#[from] seal::Error),
     #[error(transparent)]
     Console(#[from] console::Error),
+    #[error("exec failed")]
+    Exec(#[source] Box<Error>),
+    #[error(transparent)]
+    Process(#[from] exec::Invalid),
     #[error("find the current directory; give --bundle")]
     CurrentDirectory(#[source] std::io::Error),
     #[error("write the pid file {}", path.display())]
@@ -104,6 +111,13 @@ pub(crate) enum Error {
     NotSupported { option: &'static str },
     #[error("become a process that cannot be dumped")]
     Dumpable(#[source] nix::errno::Errno),
+}
+
+impl Error {
+    /// The exit code: 1, and as runc 255 where 1 may be the process's own.
+    fn code(&self) -> ExitCode {
+        if matches!(self, Self::Exec(_)) { ExitCode::from(255) } else { ExitCode::FAILURE }
+    }
 }
 
 /// Runs the command that the process's arguments name.
@@ -138,7 +152,7 @@ pub fn main() -> ExitCode {
             if sink == log::Sink::File {
                 log::to_standard_error(&message);
             }
-            ExitCode::FAILURE
+            error.code()
         }
     }
 }
@@ -158,6 +172,7 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
     match arguments.command {
         Some(Command::Create(create)) => create::run(&root, create),
         Some(Command::Delete(delete)) => delete::run(&root, delete),
+        Some(Command::Exec(exec)) => exec::run(&root, &exec),
         Some(Command::Kill(kill)) => kill::run(&root, kill),
         Some(Command::Run(run)) => run::run(&root, run),
         Some(Command::Start(start)) => start::run(&root, start),
@@ -229,6 +244,8 @@ mod tests {
             &["kill", "--all", "id", "9"],
             &["kill", "-a", "id"],
             &["delete", "--force", "id"],
+            &["exec", "--process", "/p", "--detach", "--pid-file", "/f", "id"],
+            &["exec", "-t", "-u", "1:2", "id", "sh", "-c", "--unknown"],
             &["delete", "id", "-f"],
             &["--systemd-cgroup=false", "state", "id"][1..],
             &["--version"],

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fs};
 
 use serde::{Deserialize, Serialize};
 
-use super::Status;
+use super::{Status, exec::Inherited};
 use crate::{cgroup, seccomp, spec};
 
 /// A process, told apart from later ones that reuse its number.
@@ -50,6 +50,8 @@ pub struct Record {
     pub seccomp: Option<seccomp::Profile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: Option<u32>,
+    #[serde(default)]
+    pub inherited: Inherited,
 }
 
 const FILE: &str = "state.json";

@@ -165,16 +165,32 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
     let mut terminal = None;
     match &prepared.setup {
         Some(setup) => namespace(prepared, setup, &mut terminal)?,
-        None if program.terminal => {
-            let root = mount::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at(Stage::Console)?;
-            terminal = Some(open_terminal(root.as_fd(), program)?);
+        None => {
+            if let Some(root) = &prepared.root {
+                sys::fchdir(root)
+                    .and_then(|()| sys::chroot(c"."))
+                    .and_then(|()| sys::chdir(c"/"))
+                    .at(Stage::ChangeRoot)?;
+            }
+            if program.terminal {
+                let root =
+                    mount::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at(Stage::Console)?;
+                terminal = Some(open_terminal(root.as_fd(), program)?);
+            }
         }
-        None => {}
     }
     limits(program)?; // 11
     streams(program, terminal.as_ref().map(|(_, peer)| peer))?;
     if let Some((file, text)) = label {
         sys::write(&file, text).at(Stage::Label)?;
+    }
+    let master = terminal.map(|(master, _)| master);
+    if prepared.setup.is_none() {
+        // The container's processes see this one already, and from the next step on it may be one
+        // user's with them: what it has of the host goes now (CVE-2016-9962, CVE-2024-21626).
+        let socket = prepared.socket.as_fd();
+        let kept = [socket, master.as_ref().map_or(socket, |master| master.as_fd())];
+        sys::fd::close_from(program.first_closed, kept).at(Stage::Descriptors)?;
     }
     if !program.no_new_privileges {
         seccomp(program)?; // 12
@@ -184,7 +200,7 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
     let found = find(program)?; // 15
     sys::fd::cloexec_from(program.first_closed).at(Stage::Descriptors)?; // 16
     process::reset_signals().at(Stage::Signals)?;
-    tell(prepared, Message::Ready, terminal.as_ref().map(|(master, _)| master.as_fd()))?; // 17
+    tell(prepared, Message::Ready, master.as_ref().map(|master| master.as_fd()))?; // 17
     wait_for_parent(prepared)?;
     Ok(found)
 }

@@ -11,15 +11,16 @@ mod child;
 pub mod prepare;
 mod sync;
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 use crate::{
     cgroup::{self, Cgroup},
     plan::Plan,
-    process::hooks,
+    process::{affinity::CpuAffinity, hooks},
     sys::{
         Errno,
         clone::{Clone, spawn},
@@ -43,6 +44,12 @@ pub enum Error {
     Died,
     #[error("write /proc/{pid}/{file}")]
     IdMap { pid: i32, file: &'static str, source: std::io::Error },
+    #[error("the container has ended")]
+    Ended,
+    #[error("set process.execCPUAffinity.{which}; are these CPUs there and online?")]
+    Affinity { which: &'static str, source: Errno },
+    #[error("{sentence}")]
+    WorkingDirectory { sentence: String },
     #[error("set process.oomScoreAdj to {score}")]
     OomScore { score: i32, source: std::io::Error },
     #[error("join the container's cgroup")]
@@ -97,6 +104,12 @@ pub struct Attendance<'a> {
     /// Plan of a new container, for its id maps.
     pub plan: Option<&'a Plan>,
     pub oom_score_adj: Option<i32>,
+    /// Of a process that is added.
+    pub affinity: Option<&'a CpuAffinity>,
+    /// Init of the container that the process is added to. Whoever deletes the container waits for
+    /// the end of this one and kills what the cgroup then holds: a process that enters later would
+    /// be missed, so it gives up.
+    pub init: Option<BorrowedFd<'a>>,
 }
 
 /// Strings by which a failed step is described.
@@ -148,7 +161,9 @@ fn launch_as(
 ) -> Result<Launched, Error> {
     let names = names(&prepared, attendance.plan);
     let record = attendance.cgroup.record();
-    let unified = if record.v1.is_empty() { attendance.cgroup.v2_dir() } else { None };
+    // Its initial processors are set before it is in the cgroup, so it cannot begin there.
+    let early = attendance.affinity.is_some_and(|affinity| affinity.initial.is_some());
+    let unified = if record.v1.is_empty() && !early { attendance.cgroup.v2_dir() } else { None };
     let flags = if prepared.intermediate { 0 } else { prepared.clone_flags };
     let mut in_cgroup = unified.is_some();
     let clone = Clone { flags, cgroup: unified, withheld: Some(socket.as_fd()) };
@@ -224,8 +239,22 @@ impl Launched {
 }
 
 fn attend(pid: i32, attendance: &Attendance<'_>, in_cgroup: bool) -> Result<(), Error> {
+    let set_affinity = |which, mask: Option<&Vec<u64>>| match mask {
+        Some(mask) => {
+            process::set_affinity(pid, mask).map_err(|source| Error::Affinity { which, source })
+        }
+        None => Ok(()),
+    };
+    let affinity = attendance.affinity;
+    set_affinity("initial", affinity.and_then(|affinity| affinity.initial.as_ref()))?;
     if !in_cgroup {
         attendance.cgroup.add_process(pid).map_err(Error::Cgroup)?;
+    }
+    set_affinity("final", affinity.and_then(|affinity| affinity.last.as_ref()))?;
+    if let Some(init) = attendance.init
+        && poll(&mut [PollFd::new(init, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
+    {
+        return Err(Error::Ended);
     }
     if let Some(plan) = attendance.plan
         && !plan.uid_map.is_empty()
@@ -345,7 +374,15 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
         Stage::Groups => "set the supplementary groups".to_owned(),
         Stage::User => format!("become user {}", names.user),
         Stage::Capabilities => "set the capabilities".to_owned(),
-        Stage::WorkingDirectory => format!("change to the working directory {}", names.cwd),
+        Stage::WorkingDirectory => {
+            let sentence = format!(
+                "chdir to cwd ({:?}) set in config.json failed: {}",
+                names.cwd,
+                errno.desc().to_lowercase()
+            );
+            return Error::WorkingDirectory { sentence };
+        }
+        Stage::ChangeRoot => "change to the container's root".to_owned(),
         Stage::WorkingDirectoryOutside => {
             format!("the working directory {} is outside of the container's root", names.cwd)
         }

@@ -59,10 +59,11 @@ pub(super) enum Stage {
     Signals,
     Start,
     Exec,
+    ChangeRoot,
 }
 
 /// Every stage, in the order of the numbers that travel.
-const STAGES: [Stage; 41] = [
+const STAGES: [Stage; 42] = [
     Stage::Parent,
     Stage::Session,
     Stage::Join,
@@ -104,6 +105,7 @@ const STAGES: [Stage; 41] = [
     Stage::Signals,
     Stage::Start,
     Stage::Exec,
+    Stage::ChangeRoot,
 ];
 
 /// A message of the child.

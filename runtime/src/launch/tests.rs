@@ -136,7 +136,13 @@ fn launch_guarded(user_namespace: bool, first: fn(&Prepared) -> i32) -> Error {
         setup: Some(setup),
         program,
     };
-    let attendance = Attendance { cgroup: &cgroup, plan: Some(&plan), oom_score_adj: Some(100) };
+    let attendance = Attendance {
+        cgroup: &cgroup,
+        plan: Some(&plan),
+        oom_score_adj: Some(100),
+        affinity: None,
+        init: None,
+    };
     FILTER.get_or_init(filter);
     let launched = launch_as(prepared, ours, &attendance, &mut |_, _| Ok(()), first);
     let error = launched.and_then(Launched::execute).expect_err("an exec that fails");

@@ -11,7 +11,10 @@ use crate::{
     mount::options::{Bind, MountOptions, PROPAGATION},
     ns::Kind,
     plan::{self, Plan},
-    process::{caps, rlimit},
+    process::{
+        affinity::{self, CpuAffinity},
+        caps, rlimit,
+    },
     seccomp,
 };
 
@@ -194,9 +197,6 @@ pub fn process(at: &str, raw: &Process) -> Result<plan::Process> {
     if raw.scheduler.is_some() {
         return unsupported(path("scheduler"));
     }
-    if raw.exec_cpu_affinity.is_some() {
-        return unsupported(path("execCPUAffinity"));
-    }
     if raw.args.first().is_none_or(String::is_empty) {
         return Err(Error::Missing { path: path("args") });
     }
@@ -266,7 +266,16 @@ pub fn process(at: &str, raw: &Process) -> Result<plan::Process> {
         selinux_label: label("selinuxLabel", &raw.selinux_label)?,
         oom_score_adj: raw.oom_score_adj,
         io_priority,
+        affinity: affinity(&path("execCPUAffinity"), raw.exec_cpu_affinity.as_ref())?,
     })
+}
+
+fn affinity(at: &str, raw: Option<&super::CpuAffinity>) -> Result<CpuAffinity> {
+    let Some(raw) = raw else { return Ok(CpuAffinity::default()) };
+    let mask = |name: &str, list: &str| {
+        affinity::parse(list).or_else(|rule| invalid(format!("{at}.{name}"), list, rule))
+    };
+    Ok(CpuAffinity { initial: mask("initial", &raw.initial)?, last: mask("final", &raw.last)? })
 }
 
 fn namespaces(linux: &Linux) -> Result<plan::Namespaces> {

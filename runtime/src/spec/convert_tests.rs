@@ -60,7 +60,11 @@ fn refusals_name_the_path() {
             json!({"policy": "SCHED_FIFO"}),
             "process.scheduler: not supported yet",
         ),
-        ("process.execCPUAffinity", json!({}), "process.execCPUAffinity: not supported yet"),
+        (
+            "process.execCPUAffinity",
+            json!({"final": "3-1"}),
+            "process.execCPUAffinity.final: \"3-1\" has a range that ends before it begins",
+        ),
         (
             "process.oomScoreAdj",
             json!(1001),

@@ -75,8 +75,17 @@ pub struct Process {
     pub io_priority: Option<IoPriority>,
     #[serde(skip_serializing)]
     pub scheduler: Unsupported,
-    #[serde(rename = "execCPUAffinity", skip_serializing)]
-    pub exec_cpu_affinity: Unsupported,
+    #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
+    pub exec_cpu_affinity: Option<CpuAffinity>,
+}
+
+/// `process.execCPUAffinity`: lists of processors.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct CpuAffinity {
+    #[serde(default)]
+    pub initial: String,
+    #[serde(default, rename = "final")]
+    pub last: String,
 }
 
 /// `process.consoleSize`, in characters.

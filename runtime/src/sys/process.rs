@@ -194,6 +194,19 @@ pub fn set_io_priority(packed: i32) -> Result<()> {
     Errno::result(rc).map(drop)
 }
 
+/// Sets the processors on which a process may run, as a mask.
+///
+/// # Errors
+/// Those of sched_setaffinity(2).
+pub fn set_affinity(pid: i32, mask: &[u64]) -> Result<()> {
+    // SAFETY: the kernel reads the length that is passed, from a slice of that length. Raw, for
+    // masks longer than libc's type.
+    let rc = unsafe {
+        libc::syscall(libc::SYS_sched_setaffinity, pid, size_of_val(mask), mask.as_ptr())
+    };
+    Errno::result(rc).map(drop)
+}
+
 /// `sethostname` or `setdomainname`.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //! reference, but for those that ask for more.
 
 mod attacks;
+mod exec;
 mod filesystem;
 mod life;
 mod namespaces;
