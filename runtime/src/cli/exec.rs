@@ -29,7 +29,7 @@ pub(crate) enum Invalid {
     #[error("{} has no process; give one with --process", path.display())]
     NoProcess { path: PathBuf },
     #[error("bad {what} {text:?}: --user takes UID[:GID] as numbers")]
-    User { what: &'static str, text: String },
+    User { what: &'static str, text: String, source: std::num::ParseIntError },
     #[error("invalid --cgroup argument: {argument}{hint}")]
     Cgroup { argument: String, hint: &'static str },
     #[error("descriptor {number} of --preserve-fds {count} is not open, or marked close-on-exec")]
@@ -263,7 +263,7 @@ impl Arguments {
         process.env.extend_from_slice(&self.env);
         if let Some(user) = &self.user {
             let number = |what, text: &str| {
-                text.parse().map_err(|_| Invalid::User { what, text: text.to_owned() })
+                text.parse().map_err(|source| Invalid::User { what, text: text.to_owned(), source })
             };
             let (uid, gid) = match user.split_once(':') {
                 Some((uid, gid)) => (uid, Some(gid)),

@@ -134,6 +134,7 @@ fn launch_guarded(user_namespace: bool, first: fn(&Prepared) -> i32) -> Error {
         join: Vec::new(),
         user_namespace,
         setup: Some(setup),
+        root: None,
         program,
     };
     let attendance = Attendance {

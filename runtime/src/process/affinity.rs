@@ -30,7 +30,7 @@ pub fn parse(list: &str) -> Result<Option<Vec<u64>>, &'static str> {
     let mut mask: Vec<u64> = Vec::new();
     for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let number = |text: &str| text.trim().parse::<usize>().map_err(|_| "is no list of CPUs");
+        let number = |text: &str| text.trim().parse::<usize>().ok().ok_or("is no list of CPUs");
         let (first, last) = (number(first)?, number(last)?);
         if first > last {
             return Err("has a range that ends before it begins");

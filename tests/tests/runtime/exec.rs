@@ -385,22 +385,23 @@ fn a_paused_container_is_refused() {
     let bundle = running();
     let freezer = cgroup_mounts().into_iter().find_map(|mount| {
         let path = mount.join(&bundle.id).join("freezer.state");
-        path.exists().then_some((path, "FROZEN", "THAWED"))
+        path.exists().then_some((path.clone(), path, "FROZEN", "THAWED", "FROZEN"))
     });
     let unified = || {
         cgroup_mounts().into_iter().find_map(|mount| {
-            let path = mount.join(&bundle.id).join("cgroup.freeze");
-            path.exists().then_some((path, "1", "0"))
+            let group = mount.join(&bundle.id);
+            let (path, events) = (group.join("cgroup.freeze"), group.join("cgroup.events"));
+            path.exists().then_some((path, events, "1", "0", "frozen 1"))
         })
     };
-    let (path, freeze, thaw) = freezer.or_else(unified).unwrap();
+    let (path, told, freeze, thaw, frozen) = freezer.or_else(unified).unwrap();
     std::fs::write(&path, freeze).unwrap();
-    let frozen = within(Duration::from_secs(5), || {
-        let output = exec(&bundle, &[], &["true"]);
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code() == Some(255)).then_some(text)
+    let reached = within(Duration::from_secs(5), || {
+        std::fs::read_to_string(&told).unwrap().contains(frozen).then_some(())
     });
-    assert!(frozen.unwrap().contains("cannot exec in a paused container"));
+    assert!(reached.is_some());
+    let text = refused(&bundle, &[], &["true"]);
+    assert!(text.contains("cannot exec in a paused container"), "{text}");
     // Or it waits until that is resumed.
     let mut child = bundle
         .command(&["exec", "--ignore-paused", &bundle.id, "sh", "-c", "exit 5"])
