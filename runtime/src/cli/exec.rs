@@ -4,8 +4,6 @@
 //! and what the options change. Options end at the container id: what follows belongs to the command.
 //! Our own failures end with exit code 255, as runc's.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -122,6 +120,9 @@ fn execute(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
     let socket = arguments.console_socket.as_deref().map(console::connect).transpose()?;
     // Until it executes the program, nothing in the container may trace or dump us.
     nix::sys::prctl::set_dumpable(false).map_err(Error::Dumpable)?;
+    // Before it runs: a signal that comes as soon as it does is for it, and must not end us. The
+    // process itself begins with none blocked.
+    let signals = if detach { None } else { Some(foreground::block_signals()?) };
     let mut created = container.exec(
         &process,
         Exec {
@@ -141,18 +142,16 @@ fn execute(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
         if let Some(path) = &arguments.pid_file {
             create::write_pid(path, created.pid)?;
         }
-        if detach {
-            return Ok(None);
-        }
-        let signals = foreground::block_signals()?;
-        Ok::<_, Error>(Some((signals, terminal.map(Proxy::new).transpose()?)))
+        terminal.map(Proxy::new).transpose().map_err(Error::from)
     };
     match begin() {
-        Ok(None) => Ok(0),
-        Ok(Some((signals, proxy))) => {
-            let send = |signal| signal_process(&created, signal);
-            foreground::wait(&send, &created, &signals, proxy)
-        }
+        Ok(proxy) => match &signals {
+            None => Ok(0),
+            Some(signals) => {
+                let send = |signal| signal_process(&created, signal);
+                foreground::wait(&send, &created, signals, proxy)
+            }
+        },
         Err(error) => {
             // Nobody would know of it.
             signal_process(&created, libc::SIGKILL);
@@ -183,9 +182,9 @@ fn preserved(count: u32) -> Result<(), Invalid> {
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Invalid> {
-    let file =
-        File::open(path).map_err(|source| Invalid::Read { path: path.to_owned(), source })?;
-    serde_json::from_reader(BufReader::new(file))
+    let bytes =
+        std::fs::read(path).map_err(|source| Invalid::Read { path: path.to_owned(), source })?;
+    serde_json::from_slice(&bytes)
         .map_err(|source| Invalid::Parse { path: path.to_owned(), source })
 }
 

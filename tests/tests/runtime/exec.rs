@@ -484,3 +484,34 @@ fn without_a_mount_namespace_the_root_is_the_containers() {
     shell(&bundle, &[], "[ -e /inside ] && [ ! -e /home ] && pwd");
     delete(&bundle);
 }
+
+/// Without a pid namespace the end of the init ends nobody else: what enters meanwhile is killed by
+/// the deletion, or does not enter.
+#[test]
+fn what_enters_while_the_container_is_deleted_does_not_stay() {
+    if !is_ours() {
+        return; // more than runc promises
+    }
+    for delay in 0..8 {
+        let mut bundle = Bundle::new("sleep 600");
+        bundle.config["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|namespace| namespace["type"] != "pid");
+        bundle.must(&["run", "-d", &bundle.id]);
+        let mut children = [0; 3].map(|_| {
+            let words = ["exec", bundle.id.as_str(), "sleep", "600"];
+            bundle.command(&words).stderr(Stdio::null()).spawn().unwrap()
+        });
+        // Every round catches them at another step.
+        std::thread::sleep(Duration::from_millis(delay * 3));
+        delete(&bundle);
+        for child in &mut children {
+            let status = within(Duration::from_secs(10), || child.try_wait().unwrap());
+            assert!(
+                matches!(status.and_then(|status| status.code()), Some(137 | 255)),
+                "{status:?}"
+            );
+        }
+    }
+}
