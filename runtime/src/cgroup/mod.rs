@@ -27,6 +27,7 @@ mod oom_watch;
 mod report;
 mod resources;
 mod stats;
+mod sub;
 mod update;
 mod v1;
 mod v2;
@@ -50,6 +51,7 @@ pub use self::resources::{
     Resources, Throttle, WeightDevice, default_device_rules,
 };
 pub use self::stats::{CpuStats, MemoryStats, PidsStats, Stats};
+pub use self::sub::SubGroup;
 use self::write::{Fallback, Write};
 use crate::sys::bpf;
 

@@ -7,6 +7,7 @@ mod console;
 mod create;
 mod delete;
 mod events;
+mod exec;
 mod features;
 mod kill;
 mod list;
@@ -76,6 +77,8 @@ enum Command {
     Delete(delete::Arguments),
     /// Display events of the container: OOM notifications and usage statistics
     Events(events::Arguments),
+    /// Execute a further process in a container
+    Exec(exec::Arguments),
     /// Show the enabled features as JSON
     Features,
     /// Send a signal to the container's init process
@@ -117,6 +120,10 @@ pub(crate) enum Error {
     Ps(#[from] ps::Failure),
     #[error(transparent)]
     Spec(#[from] spec::Failure),
+    #[error("exec failed")]
+    Exec(#[source] Box<Error>),
+    #[error(transparent)]
+    Process(#[from] exec::Invalid),
     #[error("find the current directory; give --bundle")]
     CurrentDirectory(#[source] std::io::Error),
     #[error("write the pid file {}", path.display())]
@@ -139,6 +146,13 @@ pub(crate) enum Error {
     Update(#[from] update::Error),
     #[error("become a process that cannot be dumped")]
     Dumpable(#[source] nix::errno::Errno),
+}
+
+impl Error {
+    /// The exit code: 1, and as runc 255 where 1 may be the process's own.
+    fn code(&self) -> ExitCode {
+        if matches!(self, Self::Exec(_)) { ExitCode::from(255) } else { ExitCode::FAILURE }
+    }
 }
 
 /// Runs the command that the process's arguments name.
@@ -179,7 +193,7 @@ pub fn main() -> ExitCode {
             if sink == log::Sink::File {
                 log::to_standard_error(&message);
             }
-            ExitCode::FAILURE
+            error.code()
         }
     }
 }
@@ -202,6 +216,7 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
         Some(Command::Create(create)) => create::run(&root, create),
         Some(Command::Delete(delete)) => delete::run(&root, delete),
         Some(Command::Events(events)) => events::run(&root, &events),
+        Some(Command::Exec(exec)) => exec::run(&root, &exec),
         Some(Command::Features) => features::run(),
         Some(Command::Kill(kill)) => kill::run(&root, kill),
         Some(Command::Pause(pause)) => pause::run(&root, pause),
@@ -285,6 +300,8 @@ mod tests {
             &["kill", "--all", "id", "9"],
             &["kill", "-a", "id"],
             &["delete", "--force", "id"],
+            &["exec", "--process", "/p", "--detach", "--pid-file", "/f", "id"],
+            &["exec", "-t", "-u", "1:2", "id", "sh", "-c", "--unknown"],
             &["delete", "id", "-f"],
             &["kill", "id", "KILL", "--all"],
             &["run", "id", "--detach", "--bundle", "/b"],

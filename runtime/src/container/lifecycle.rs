@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::monitor::FailureKind;
 
 use super::{
-    Create, Created, State, Status, Stdio,
+    Create, Created, Inherited, State, Status,
     id::{self, Id},
     inside,
     state::{self, ProcessRecord, Record},
@@ -56,6 +56,8 @@ pub enum Error {
     Prepare { id: String, source: Box<prepare::Error> },
     #[error("container {id}")]
     Launch { id: String, source: Box<launch::Error> },
+    #[error("unable to start container process")]
+    Exec(#[source] Box<launch::Error>),
     #[error("read the start time of process {pid}: it is gone")]
     Gone { pid: i32 },
     #[error("send signal {signal} to container {id}")]
@@ -66,7 +68,7 @@ pub enum Error {
     Wait { id: String, source: Errno },
     #[error("container not running: {id} is {}", status.name())]
     NotRunning { id: String, status: Status },
-    #[error("cannot exec in a paused container ({id}); resume it first")]
+    #[error("cannot exec in a paused container ({id}); resume it first, or use --ignore-paused")]
     Paused { id: String },
     #[error("container not paused: {id} is {}", status.name())]
     NotPaused { id: String, status: Status },
@@ -96,7 +98,7 @@ impl Error {
             Self::Id(_) | Self::Parse { .. } | Self::Spec { .. } | Self::Process(_) => {
                 FailureKind::Invalid
             }
-            Self::Launch { source, .. } => match **source {
+            Self::Launch { source, .. } | Self::Exec(source) => match **source {
                 launch::Error::Program { errno: Errno::ENOENT | Errno::ENOTDIR, .. } => {
                     FailureKind::CommandNotFound
                 }
@@ -241,6 +243,7 @@ impl Container {
             no_new_privileges: plan.process.no_new_privileges,
             rdt: rdt.as_ref().map(|(groups, _)| groups.to_remove()).unwrap_or_default(),
             memory_policy: plan.memory_policy.clone(),
+            inherited: Inherited::of(&plan, create.no_new_keyring),
         };
         let state_path = directory.join("state.json");
         record.store(&directory).map_err(file("write", &state_path))?;
@@ -318,10 +321,15 @@ impl Container {
             join,
             user_namespace,
             setup: Some(setup),
+            root: None,
             program,
         };
-        let attendance =
-            Attendance { cgroup, plan: Some(plan), oom_score_adj: plan.process.oom_score_adj };
+        let attendance = Attendance {
+            cgroup,
+            plan: Some(plan),
+            oom_score_adj: plan.process.oom_score_adj,
+            init: None,
+        };
         let mut run_hooks = |pid: i32, pidfd: &OwnedFd| {
             let state =
                 serde_json::to_vec(&document(record, Status::Creating, pid)).unwrap_or_default();
@@ -365,7 +373,7 @@ impl Container {
     }
 
     /// The init process while it lives.
-    fn live_init(&self) -> Option<i32> {
+    pub(super) fn live_init(&self) -> Option<i32> {
         let init = self.record.init?;
         let (time, alive) = state::start_time(init.pid)?;
         let same = time == init.start_time && state::boot_id().ok()? == self.record.boot_id;
@@ -555,62 +563,6 @@ impl Container {
         }
     }
 
-    /// Runs a further process in the container.
-    ///
-    /// # Errors
-    /// If the container has ended, the process is refused, or it cannot be executed.
-    pub fn exec(&self, process: &spec::Process, stdio: Stdio) -> Result<Created, Error> {
-        let plan = spec::process("process", process).map_err(Error::Process)?;
-        let id = || self.record.id.clone();
-        let stopped =
-            || Error::WrongStatus { operation: "exec in", id: id(), status: Status::Stopped };
-        let init = self.init_pidfd().ok_or_else(stopped)?;
-        // The process would stand still in the cgroup before it could say anything.
-        if self.is_paused() {
-            return Err(Error::Paused { id: id() });
-        }
-        let init_pid = self.record.init.map_or(0, |init| init.pid);
-        let failed = |source| Error::Prepare { id: id(), source: Box::new(source) };
-        let root_path = PathBuf::from(format!("/proc/{init_pid}/root"));
-        let root = mount::open(&c_path(&root_path)?, libc::O_PATH | libc::O_DIRECTORY)
-            .map_err(|source| failed(prepare::Error::Root { path: root_path, source }))?;
-        // The path went by number; it was the container's if its init lives still.
-        self.live_init().ok_or_else(stopped)?;
-        let user_namespace = self.record.namespaces & Kind::User.flag() != 0;
-        let around = prepare::Surroundings {
-            root: root.as_fd(),
-            seccomp: self.record.seccomp.as_ref(),
-            personality: self.record.personality,
-            user_namespace,
-            new_keyring: true,
-            preserve_fds: 0,
-        };
-        let mut program = prepare::program(&plan, stdio, &around).map_err(failed)?;
-        program.handover = program.has_listener().then(|| inside::handover(&self.record));
-        program.memory_policy.clone_from(&self.record.memory_policy);
-        let launch_failed = |source| Error::Launch { id: id(), source: Box::new(source) };
-        let (ours, theirs) = launch::conversation().map_err(launch_failed)?;
-        let kinds = i32::try_from(self.record.namespaces).unwrap_or(0);
-        let join = if kinds == 0 { Vec::new() } else { vec![(init, kinds)] };
-        let prepared = prepare::Prepared {
-            socket: theirs,
-            start: None,
-            intermediate: !join.is_empty(),
-            clone_flags: 0,
-            join,
-            user_namespace,
-            setup: None,
-            program,
-        };
-        let cgroup = self.cgroup()?;
-        let attendance =
-            Attendance { cgroup: &cgroup, plan: None, oom_score_adj: plan.oom_score_adj };
-        launch::launch(prepared, ours, &attendance, &mut |_, _| Ok(()))
-            .and_then(launch::Launched::execute)
-            .map(|(pid, pidfd, terminal)| Created { pid, pidfd, terminal })
-            .map_err(launch_failed)
-    }
-
     /// The container's cgroup.
     ///
     /// # Errors
@@ -724,6 +676,7 @@ fn read(directory: &Path, id: &str) -> Result<Record, Error> {
         no_new_privileges: false,
         rdt: Vec::new(),
         memory_policy: None,
+        inherited: Inherited::default(),
     })
 }
 
@@ -747,7 +700,7 @@ fn remove(path: &Path) -> Result<(), Error> {
     })
 }
 
-fn c_path(path: &Path) -> Result<CString, Error> {
+pub(super) fn c_path(path: &Path) -> Result<CString, Error> {
     CString::new(path.as_os_str().as_bytes()).map_err(|error| Error::File {
         operation: "name",
         path: path.to_owned(),

@@ -184,16 +184,32 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
     let mut terminal = None;
     match &prepared.setup {
         Some(setup) => namespace(prepared, setup, &mut terminal)?,
-        None if program.terminal => {
-            let root = mount::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at(Stage::Console)?;
-            terminal = Some(open_terminal(root.as_fd(), program)?);
+        None => {
+            if let Some(root) = &prepared.root {
+                sys::fchdir(root)
+                    .and_then(|()| sys::chroot(c"."))
+                    .and_then(|()| sys::chdir(c"/"))
+                    .at(Stage::ChangeRoot)?;
+            }
+            if program.terminal {
+                let root =
+                    mount::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at(Stage::Console)?;
+                terminal = Some(open_terminal(root.as_fd(), program)?);
+            }
         }
-        None => {}
     }
     limits(program)?; // 11
     streams(program, terminal.as_ref().map(|(_, peer)| peer))?;
     if let Some((file, text)) = label {
         sys::write(&file, text).at(Stage::Label)?;
+    }
+    let master = terminal.map(|(master, _)| master);
+    if prepared.setup.is_none() {
+        // The container's processes see this one already, and from the next step on it may be one
+        // user's with them: what it has of the host goes now (CVE-2016-9962, CVE-2024-21626).
+        let socket = prepared.socket.as_fd();
+        let kept = [socket, master.as_ref().map_or(socket, |master| master.as_fd())];
+        sys::fd::close_from(program.first_closed, kept).at(Stage::Descriptors)?;
     }
     if !program.no_new_privileges {
         seccomp(prepared)?; // 12
@@ -207,7 +223,7 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
         sys::set_no_new_privs().at(Stage::NoNewPrivileges)?;
         seccomp(prepared)?;
     }
-    tell(prepared, Message::Ready, terminal.as_ref().map(|(master, _)| master.as_fd()))?; // 17
+    tell(prepared, Message::Ready, master.as_ref().map(|master| master.as_fd()))?; // 17
     wait_for_parent(prepared)?;
     Ok(found)
 }
@@ -232,12 +248,12 @@ fn run(prepared: &Prepared, found: usize) -> i32 {
 }
 
 fn wait_for_start(prepared: &Prepared) -> Result<()> {
+    // One that joins has closed its descriptors by now.
+    let Some(start) = &prepared.start else { return Ok(()) };
     // Closed, not only marked: the kernel resolves the program's path before it closes what is marked,
     // and `/proc/self/fd/N/..` would lead outside (CVE-2024-21626).
-    let socket = prepared.socket.as_fd();
-    let kept = [prepared.start.as_ref().map_or(socket, |start| start.as_fd()), socket];
+    let kept = [start.as_fd(), prepared.socket.as_fd()];
     sys::fd::close_from(prepared.program.first_closed, kept).at(Stage::Descriptors)?;
-    let Some(start) = &prepared.start else { return Ok(()) };
     let mut byte = [0];
     loop {
         match sys::read(start, &mut byte) {

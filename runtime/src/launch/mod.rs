@@ -13,9 +13,10 @@ pub mod prepare;
 mod proc;
 mod sync;
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
@@ -48,6 +49,10 @@ pub enum Error {
     Died,
     #[error("write /proc/{pid}/{file}")]
     IdMap { pid: i32, file: &'static str, source: std::io::Error },
+    #[error("the container has ended")]
+    Ended,
+    #[error("{sentence}")]
+    WorkingDirectory { sentence: String },
     #[error("set process.oomScoreAdj to {score}; lowering it takes CAP_SYS_RESOURCE")]
     OomScore { score: i32, source: std::io::Error },
     #[error("join the container's cgroup")]
@@ -61,7 +66,7 @@ pub enum Error {
          the cgroup, SCHED_DEADLINE needs all CPUs"
     )]
     Scheduler(#[source] Errno),
-    #[error("set the {which} CPUs of process.execCPUAffinity")]
+    #[error("set process.execCPUAffinity.{which}; are these CPUs there and online?")]
     Affinity { which: &'static str, source: Errno },
     #[error("linux.seccomp")]
     Listener(#[source] listener::Error),
@@ -113,6 +118,10 @@ pub struct Attendance<'a> {
     /// Plan of a new container, for its id maps.
     pub plan: Option<&'a Plan>,
     pub oom_score_adj: Option<i32>,
+    /// Init of the container that the process is added to. Whoever deletes the container waits for
+    /// the end of this one and kills what the cgroup then holds: a process that enters later would
+    /// be missed, so it gives up.
+    pub init: Option<BorrowedFd<'a>>,
 }
 
 /// Strings by which a failed step is described.
@@ -281,6 +290,11 @@ fn attend(pid: i32, attendance: &Attendance<'_>, in_cgroup: bool) -> Result<(), 
     if !in_cgroup {
         attendance.cgroup.add_process(pid).map_err(Error::Cgroup)?;
     }
+    if let Some(init) = attendance.init
+        && poll(&mut [PollFd::new(init, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
+    {
+        return Err(Error::Ended);
+    }
     if let Some(plan) = attendance.plan
         && !plan.uid_map.is_empty()
     {
@@ -424,7 +438,15 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
         Stage::Groups => "set the supplementary groups".to_owned(),
         Stage::User => format!("become user {}", names.user),
         Stage::Capabilities => "set the capabilities".to_owned(),
-        Stage::WorkingDirectory => format!("change to the working directory {}", names.cwd),
+        Stage::WorkingDirectory => {
+            let sentence = format!(
+                "chdir to cwd ({:?}) set in config.json failed: {}",
+                names.cwd,
+                errno.desc().to_lowercase()
+            );
+            return Error::WorkingDirectory { sentence };
+        }
+        Stage::ChangeRoot => "change to the container's root".to_owned(),
         Stage::WorkingDirectoryOutside => {
             format!("the working directory {} is outside of the container's root", names.cwd)
         }

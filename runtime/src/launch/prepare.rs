@@ -83,6 +83,8 @@ pub struct Prepared {
     pub user_namespace: bool,
     /// `None` for a process that joins a container.
     pub setup: Option<Setup>,
+    /// Root of a container that is joined and has no mount namespace of its own.
+    pub root: Option<OwnedFd>,
     pub program: Program,
 }
 
@@ -249,7 +251,7 @@ pub fn program(
         own_streams: process.uid != 0 || around.user_namespace,
         streams,
         null: libc::makedev(1, 3),
-        first_closed: 3 + around.preserve_fds,
+        first_closed: around.preserve_fds.saturating_add(3),
         rlimits: process.rlimits.clone(),
         io_priority: process.io_priority,
         scheduler: process.scheduler,

@@ -62,10 +62,11 @@ pub(super) enum Stage {
     Signals,
     Start,
     Exec,
+    ChangeRoot,
 }
 
 /// Every stage, in the order of the numbers that travel.
-const STAGES: [Stage; 43] = [
+const STAGES: [Stage; 44] = [
     Stage::Parent,
     Stage::Session,
     Stage::Join,
@@ -109,6 +110,7 @@ const STAGES: [Stage; 43] = [
     Stage::Signals,
     Stage::Start,
     Stage::Exec,
+    Stage::ChangeRoot,
 ];
 
 /// A message of the child.

@@ -141,9 +141,11 @@ fn launch_guarded(user_namespace: bool, first: fn(&Prepared) -> i32) -> Error {
         join: Vec::new(),
         user_namespace,
         setup: Some(setup),
+        root: None,
         program,
     };
-    let attendance = Attendance { cgroup: &cgroup, plan: Some(&plan), oom_score_adj: Some(100) };
+    let attendance =
+        Attendance { cgroup: &cgroup, plan: Some(&plan), oom_score_adj: Some(100), init: None };
     FILTER.get_or_init(filter);
     let launched = launch_as(prepared, ours, &attendance, &mut |_, _| Ok(()), first);
     let error = launched.and_then(Launched::execute).expect_err("an exec that fails");

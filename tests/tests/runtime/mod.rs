@@ -4,6 +4,7 @@
 mod adversity;
 mod attacks;
 mod cgroup;
+mod exec;
 mod filesystem;
 mod hooks;
 mod life;
