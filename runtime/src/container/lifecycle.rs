@@ -252,6 +252,7 @@ impl Container {
         let prepared = prepare::Prepared {
             socket: theirs,
             start: Some(fifo),
+            groups: Vec::new(),
             intermediate,
             // Its root is where the process is when it is made; so the child does it, once moved.
             clone_flags: plan.namespaces.new & !Kind::Cgroup.flag(),
@@ -502,6 +503,7 @@ impl Container {
         let prepared = prepare::Prepared {
             socket: theirs,
             start: None,
+            groups: Vec::new(),
             intermediate: !join.is_empty(),
             clone_flags: 0,
             join,

@@ -106,6 +106,7 @@ struct Names {
     cwd: String,
     user: String,
     rlimits: Vec<&'static str>,
+    groups: Vec<String>,
     joined: Vec<String>,
     mounts: Vec<String>,
     devices: Vec<String>,
@@ -140,21 +141,22 @@ pub fn launch(
 
 /// As [`launch`], with what the clone runs; the tests put it under guard.
 fn launch_as(
-    prepared: Prepared,
+    mut prepared: Prepared,
     socket: OwnedFd,
     attendance: &Attendance<'_>,
     hooks: &mut dyn FnMut(i32, &OwnedFd) -> Result<(), hooks::Error>,
     first: fn(&Prepared) -> i32,
 ) -> Result<Launched, Error> {
-    let names = names(&prepared, attendance.plan);
-    let record = attendance.cgroup.record();
-    let unified = if record.v1.is_empty() { attendance.cgroup.v2_dir() } else { None };
+    prepared.groups = attendance.cgroup.tasks_files().map_err(Error::Cgroup)?;
+    let names = names(&prepared, attendance);
+    let unified = attendance.cgroup.v2_dir();
     let flags = if prepared.intermediate { 0 } else { prepared.clone_flags };
-    let mut in_cgroup = unified.is_some();
+    // The child itself joins the v1 groups.
+    let mut in_cgroup = true;
     let clone = Clone { flags, cgroup: unified, withheld: Some(socket.as_fd()) };
     let cloned = match spawn(clone, &prepared, first) {
         // Not into this cgroup: it is threaded, or delegated to somebody else. Moving may still do.
-        Err(_) if in_cgroup => {
+        Err(_) if unified.is_some() => {
             in_cgroup = false;
             spawn(Clone { cgroup: None, ..clone }, &prepared, first)
         }
@@ -266,7 +268,7 @@ fn receive(socket: &OwnedFd, names: &Names) -> Result<(Message, Option<OwnedFd>)
     }
 }
 
-fn names(prepared: &Prepared, plan: Option<&Plan>) -> Names {
+fn names(prepared: &Prepared, attendance: &Attendance<'_>) -> Names {
     let text = |text: &std::ffi::CString| text.to_string_lossy().into_owned();
     let Program { args, cwd, uid, gid, rlimits, .. } = &prepared.program;
     let mut names = Names {
@@ -286,7 +288,10 @@ fn names(prepared: &Prepared, plan: Option<&Plan>) -> Names {
         names.masked = masked.iter().map(text).collect();
         names.readonly = readonly.iter().map(text).collect();
     }
-    if let Some(plan) = plan {
+    let groups = attendance.cgroup.record();
+    names.groups =
+        groups.v1.iter().map(|dir| dir.mount.join(&groups.path).display().to_string()).collect();
+    if let Some(plan) = attendance.plan {
         names.joined =
             plan.namespaces.joined.iter().map(|(_, path)| path.display().to_string()).collect();
         names.mounts = plan.mounts.iter().map(|one| text(&one.destination)).collect();
@@ -301,6 +306,7 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
     let sentence = match stage {
         Stage::Program | Stage::Exec => return describe_program(names, stage, errno),
         Stage::Parent => return Error::Died,
+        Stage::Cgroup => format!("join cgroup {}", nth(&names.groups)),
         Stage::Session => "start a session".to_owned(),
         Stage::Join => match nth(&names.joined) {
             empty if empty.is_empty() => "join the container's namespaces".to_owned(),

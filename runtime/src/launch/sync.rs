@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! child  → Pid(n)      only with an intermediate process, which says who its sibling is
-//! parent → Go          id maps are written, cgroups joined
+//! parent → Go          id maps are written
 //! child  → Hooks       only with hooks: mounts are done, the root has not changed
 //! parent → Go
 //! child  → Ready       only the program is missing; a terminal's master comes beside it
@@ -19,6 +19,7 @@ pub(super) const SIZE: usize = 12;
 #[repr(u8)]
 pub(super) enum Stage {
     Parent,
+    Cgroup,
     Session,
     Join,
     Clone,
@@ -62,8 +63,9 @@ pub(super) enum Stage {
 }
 
 /// Every stage, in the order of the numbers that travel.
-const STAGES: [Stage; 41] = [
+const STAGES: [Stage; 42] = [
     Stage::Parent,
+    Stage::Cgroup,
     Stage::Session,
     Stage::Join,
     Stage::Clone,
