@@ -113,6 +113,15 @@ pub fn main() -> ExitCode {
     if words.next().is_some_and(|word| word == "monitor") {
         return monitor::main(words);
     }
+    // A verb that clones a process seals us first, which executes us anew: now, before the arguments
+    // are parsed for nothing. A word that only looks like the verb costs a copy; and a failure is
+    // reported by the verb, which tries again.
+    if std::env::args_os()
+        .skip(1)
+        .any(|word| ["create", "exec", "run"].iter().any(|verb| word == *verb))
+    {
+        let _ = seal::ensure();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
