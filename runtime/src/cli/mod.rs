@@ -7,6 +7,7 @@ mod console;
 mod create;
 mod delete;
 mod kill;
+mod lazy;
 mod log;
 pub mod monitor;
 mod run;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use self::lazy::Lazy;
 use crate::{container, seal};
 
 /// Version of the runtime specification that we implement.
@@ -62,17 +64,17 @@ enum Rootless {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Create a container
-    Create(create::Arguments),
+    Create(Lazy<create::Arguments>),
     /// Delete any resources held by the container
-    Delete(delete::Arguments),
+    Delete(Lazy<delete::Arguments>),
     /// Send a signal to the container's init process
-    Kill(kill::Arguments),
+    Kill(Lazy<kill::Arguments>),
     /// Create and run a container
-    Run(run::Arguments),
+    Run(Lazy<run::Arguments>),
     /// Execute the user defined process in a created container
-    Start(start::Arguments),
+    Start(Lazy<start::Arguments>),
     /// Output the state of a container
-    State(state::Arguments),
+    State(Lazy<state::Arguments>),
 }
 
 /// Why a command failed.
@@ -165,12 +167,12 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
     }
     let root = arguments.root.unwrap_or_else(|| PathBuf::from("/run/lighter-runtime"));
     match arguments.command {
-        Some(Command::Create(create)) => create::run(&root, create),
-        Some(Command::Delete(delete)) => delete::run(&root, delete),
-        Some(Command::Kill(kill)) => kill::run(&root, kill),
-        Some(Command::Run(run)) => run::run(&root, run),
-        Some(Command::Start(start)) => start::run(&root, start),
-        Some(Command::State(state)) => state::run(&root, state),
+        Some(Command::Create(Lazy(create))) => create::run(&root, create),
+        Some(Command::Delete(Lazy(delete))) => delete::run(&root, delete),
+        Some(Command::Kill(Lazy(kill))) => kill::run(&root, kill),
+        Some(Command::Run(Lazy(run))) => run::run(&root, run),
+        Some(Command::Start(Lazy(start))) => start::run(&root, start),
+        Some(Command::State(Lazy(state))) => state::run(&root, state),
         None => Ok(0),
     }
 }
