@@ -326,6 +326,21 @@ pub(crate) fn remove(mount: &Path, path: &Path) -> Result<(), Error> {
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
+    remove_parents(mount, path);
+    Ok(())
+}
+
+/// Removes the group at `path` if nothing is in it, and says whether it is gone.
+pub(crate) fn remove_empty(mount: &Path, path: &Path) -> bool {
+    let gone = matches!(rustix::fs::rmdir(path), Ok(()) | Err(Errno::NOENT));
+    if gone {
+        remove_parents(mount, path);
+    }
+    gone
+}
+
+/// Removes the marked parents that are empty.
+fn remove_parents(mount: &Path, path: &Path) {
     for parent in path.ancestors().skip(1) {
         if parent == mount || !parent.starts_with(mount) {
             break;
@@ -335,7 +350,6 @@ pub(crate) fn remove(mount: &Path, path: &Path) -> Result<(), Error> {
             break;
         }
     }
-    Ok(())
 }
 
 /// Tries once to remove everything below `path`; true if something went.

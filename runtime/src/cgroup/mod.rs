@@ -317,6 +317,14 @@ impl Cgroup {
         Ok(group)
     }
 
+    /// Removes the group of a record while it has no process: `true` if it is gone in every hierarchy, otherwise the
+    /// rest is to be opened, killed and destroyed. The usual end, for which nothing need be opened.
+    pub fn remove_empty(record: &Record) -> Result<bool, Error> {
+        let path = normalize(&record.path)?;
+        let mut all = record.v1.iter().chain(&record.v2);
+        Ok(all.all(|known| dir::remove_empty(&known.mount, &known.mount.join(&path))))
+    }
+
     /// What `open` needs.
     pub fn record(&self) -> Record {
         self.record.clone()

@@ -433,10 +433,12 @@ impl Container {
         }
         if let Some(record) = &self.record.cgroup {
             let failed = |source| Error::Cgroup { id: id(), source: Box::new(source) };
-            let cgroup = Cgroup::open(record).map_err(failed)?;
-            // Without a pid namespace of its own the init's death leaves the others alive.
-            cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
-            cgroup.destroy().map_err(failed)?;
+            if !Cgroup::remove_empty(record).map_err(failed)? {
+                let cgroup = Cgroup::open(record).map_err(failed)?;
+                // Without a pid namespace of its own the init's death leaves the others alive.
+                cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
+                cgroup.destroy().map_err(failed)?;
+            }
         }
         if !self.record.hooks.poststop.is_empty() {
             let state = self.document_bytes(Status::Stopped);
