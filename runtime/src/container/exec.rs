@@ -161,6 +161,7 @@ impl Container {
         let prepared = prepare::Prepared {
             socket: theirs,
             start: None,
+            groups: Vec::new(),
             intermediate: !join.is_empty(),
             clone_flags: 0,
             join,

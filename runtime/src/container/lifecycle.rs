@@ -315,6 +315,7 @@ impl Container {
         let prepared = prepare::Prepared {
             socket: theirs,
             start: Some(fifo),
+            groups: Vec::new(),
             intermediate,
             // Its root is where the process is when it is made; so the child does it, once moved.
             clone_flags: plan.namespaces.new & !Kind::Cgroup.flag(),
@@ -513,11 +514,13 @@ impl Container {
         }
         if let Some(record) = &self.record.cgroup {
             let failed = |source| Error::Cgroup { id: id(), source: Box::new(source) };
-            let cgroup = Cgroup::open(record).map_err(failed)?;
-            // Without a pid namespace of its own the init's death leaves the others alive.
-            cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
-            failpoint::hit("delete-emptied");
-            cgroup.kill_and_destroy().map_err(failed)?;
+            if !Cgroup::remove_empty(record).map_err(failed)? {
+                let cgroup = Cgroup::open(record).map_err(failed)?;
+                // Without a pid namespace of its own the init's death leaves the others alive.
+                cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
+                failpoint::hit("delete-emptied");
+                cgroup.kill_and_destroy().map_err(failed)?;
+            }
         }
         failpoint::hit("delete-cgroup");
         rdt::remove(&self.record.rdt)?;

@@ -6,9 +6,10 @@
 //!
 //! The order, and why:
 //!
+//!  0. Join the control groups: before them no resource is counted.
 //!  1. Join the namespaces that have a path; the user namespace first, for its privileges.
 //!  2. Clone once more where the parent could not make all at once (a joined pid or user namespace).
-//!  3. Wait for the parent: without id maps no privilege, before the cgroups no resource is counted.
+//!  3. Wait for the parent: without id maps no privilege.
 //!  4. Root in the user namespace; a session; a keyring.
 //!  5. The cgroup namespace, after the cgroup was joined: its root is where we are.
 //!  6. Loopback, names, sysctls: through the host's `/proc`, which the container cannot shape.
@@ -89,6 +90,10 @@ pub(super) fn first(prepared: &Prepared) -> i32 {
     if let Err(errno) = sys::set_dumpable(false) {
         return report(prepared, &Failure { stage: Stage::Session, index: 0, errno });
     }
+    // Whatever is cloned from here begins in the groups.
+    if let Err(failure) = join_groups(prepared) {
+        return report(prepared, &failure);
+    }
     if !prepared.intermediate {
         return container(prepared);
     }
@@ -137,6 +142,13 @@ fn wait_for_parent(prepared: &Prepared) -> Result<()> {
 
 fn tell(prepared: &Prepared, message: Message, fd: Option<BorrowedFd<'_>>) -> Result<()> {
     sys::fd::send(prepared.socket.as_fd(), &message.encode(), fd).at(Stage::Parent)
+}
+
+fn join_groups(prepared: &Prepared) -> Result<()> {
+    for (index, tasks) in prepared.groups.iter().enumerate() {
+        sys::write(tasks, b"0").at_index(Stage::Cgroup, index)?;
+    }
+    Ok(())
 }
 
 fn join(prepared: &Prepared) -> Result<()> {

@@ -131,6 +131,7 @@ struct Names {
     cwd: String,
     user: String,
     rlimits: Vec<&'static str>,
+    groups: Vec<String>,
     joined: Vec<String>,
     mounts: Vec<String>,
     devices: Vec<String>,
@@ -171,19 +172,24 @@ fn launch_as(
     hooks: &mut dyn FnMut(i32, &OwnedFd) -> Result<(), hooks::Error>,
     first: fn(&Prepared) -> i32,
 ) -> Result<Launched, Error> {
-    let names = names(&prepared, attendance.plan);
-    let record = attendance.cgroup.record();
+    let names = names(&prepared, attendance);
     let affinity = prepared.program.affinity.filter(|_| prepared.setup.is_none());
     let initial = affinity.and_then(|affinity| affinity.initial);
-    // A process that begins in the cgroup has no time before the move.
-    let at_once = record.v1.is_empty() && initial.is_none();
+    // A process that begins in the cgroup has no time before the move. And one that is added must be
+    // in it when the container is seen to live: of the first process that is certain only after it
+    // has told of its sibling.
+    let at_once = initial.is_none() && (attendance.init.is_none() || prepared.intermediate);
+    if at_once {
+        prepared.groups = attendance.cgroup.tasks_files().map_err(Error::Cgroup)?;
+    }
     let unified = if at_once { attendance.cgroup.v2_dir() } else { None };
     let flags = if prepared.intermediate { 0 } else { prepared.clone_flags };
-    let mut in_cgroup = unified.is_some();
+    // The child itself joins the v1 groups.
+    let mut in_cgroup = at_once;
     let clone = Clone { flags, cgroup: unified, withheld: Some(socket.as_fd()) };
     let cloned = match spawn(clone, &prepared, first) {
         // Not into this cgroup: it is threaded, or delegated to somebody else. Moving may still do.
-        Err(_) if in_cgroup => {
+        Err(_) if unified.is_some() => {
             in_cgroup = false;
             spawn(Clone { cgroup: None, ..clone }, &prepared, first)
         }
@@ -348,7 +354,7 @@ fn receive(socket: &OwnedFd, names: &Names) -> Result<(Message, Option<OwnedFd>)
     }
 }
 
-fn names(prepared: &Prepared, plan: Option<&Plan>) -> Names {
+fn names(prepared: &Prepared, attendance: &Attendance<'_>) -> Names {
     let text = |text: &std::ffi::CString| text.to_string_lossy().into_owned();
     let Program { args, cwd, uid, gid, rlimits, .. } = &prepared.program;
     let mut names = Names {
@@ -368,7 +374,10 @@ fn names(prepared: &Prepared, plan: Option<&Plan>) -> Names {
         names.masked = masked.iter().map(text).collect();
         names.readonly = readonly.iter().map(text).collect();
     }
-    if let Some(plan) = plan {
+    let groups = attendance.cgroup.record();
+    names.groups =
+        groups.v1.iter().map(|dir| dir.mount.join(&groups.path).display().to_string()).collect();
+    if let Some(plan) = attendance.plan {
         names.joined =
             plan.namespaces.joined.iter().map(|(_, path)| path.display().to_string()).collect();
         names.mounts = plan.mounts.iter().map(|one| text(&one.destination)).collect();
@@ -383,6 +392,7 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
     let sentence = match stage {
         Stage::Program | Stage::Exec => return describe_program(names, stage, errno),
         Stage::Parent => return Error::Died,
+        Stage::Cgroup => format!("join cgroup {}", nth(&names.groups)),
         Stage::Session => "start a session".to_owned(),
         Stage::Join => match nth(&names.joined) {
             empty if empty.is_empty() => "join the container's namespaces".to_owned(),

@@ -73,6 +73,8 @@ pub struct Prepared {
     pub socket: OwnedFd,
     /// FIFO that `start` writes to; `None` for a process that is to run at once.
     pub start: Option<OwnedFd>,
+    /// `tasks` of the cgroup v1 groups to join; [`super::launch`] opens them.
+    pub groups: Vec<OwnedFd>,
     /// The first process only joins namespaces and clones the real one as its sibling.
     pub intermediate: bool,
     /// `CLONE_NEW*` of the real process.

@@ -136,6 +136,7 @@ fn launch_guarded(user_namespace: bool, first: fn(&Prepared) -> i32) -> Error {
     let prepared = Prepared {
         socket: theirs,
         start: None,
+        groups: Vec::new(),
         intermediate: user_namespace,
         clone_flags: plan.namespaces.new & !crate::ns::Kind::Cgroup.flag(),
         join: Vec::new(),

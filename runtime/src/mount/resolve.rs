@@ -49,9 +49,31 @@ pub fn exact(root: BorrowedFd<'_>, path: &CStr, flags: i32) -> Result<OwnedFd> {
 pub fn ensure(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Result<OwnedFd> {
     let resolve = if want == Want::PlainDirectory { EXACT } else { IN_ROOT };
     match mount::openat2(root, path, libc::O_PATH, resolve) {
-        Err(Errno::ENOENT) => make(root, path, want),
+        Err(Errno::ENOENT) => match make_last(root, path, want) {
+            Some(made) => Ok(made),
+            None => make(root, path, want),
+        },
         other => other,
     }
+}
+
+/// The usual case in few calls: no link on the way, and only the last component is missing. `None`
+/// if it is not that, for the long way to find out.
+fn make_last(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Option<OwnedFd> {
+    let slash = path.to_bytes().iter().rposition(|byte| *byte == b'/')?;
+    let name = CStr::from_bytes_with_nul(path.to_bytes_with_nul().get(slash + 1..)?).ok()?;
+    if matches!(name.to_bytes(), b"" | b"." | b"..") {
+        return None;
+    }
+    let mut above = Text::new();
+    above.push(path.to_bytes().get(..slash)?).ok()?;
+    let parent = mount::openat2(root, above.c_str(), libc::O_PATH, EXACT).ok()?;
+    if want == Want::File {
+        mknodat(&parent, name, SFlag::S_IFREG, Mode::from_bits_truncate(0o644), 0).ok()?;
+    } else {
+        mkdirat(&parent, name, Mode::from_bits_truncate(0o755)).ok()?;
+    }
+    mount::openat2(parent.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, EXACT).ok()
 }
 
 /// As [`ensure`], for what is to be mounted on. The configuration's destinations were examined as

@@ -82,7 +82,7 @@ impl<'a> Inside<'a> {
     /// # Errors
     /// If its cgroup cannot be opened.
     pub fn new(init: BorrowedFd<'a>, kinds: i32, cgroup: &'a Cgroup) -> Result<Self, Error> {
-        let groups = cgroup.procs_files().map_err(Box::new)?;
+        let groups = cgroup.tasks_files().map_err(Box::new)?;
         Ok(Self { init, kinds, cgroup, groups, like: None })
     }
 

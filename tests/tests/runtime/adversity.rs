@@ -269,6 +269,9 @@ fn a_delete_killed_at_any_step_is_finished_by_the_next() {
         ["delete-locked", "delete-killed", "delete-emptied", "delete-cgroup", "delete-hooks"]
     {
         for shared in [false, true] {
+            if point == "delete-emptied" && !shared {
+                continue; // nobody outlives the init: an empty group is removed at once
+            }
             let bundle = busy(shared);
             bundle.must(&["run", "-d", &bundle.id]);
             if !killed_at(&bundle, point, &["delete", "--force", &bundle.id]) {
