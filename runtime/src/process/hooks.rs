@@ -230,8 +230,8 @@ const NOT_EXECUTED: i32 = 127;
 fn child(prepared: &Prepared<'_>) -> i32 {
     let enter = || -> sys::Result<()> {
         let Some(inside) = prepared.join else { return Ok(()) };
-        for procs in &inside.groups {
-            sys::write(procs, b"0")?;
+        for tasks in &inside.groups {
+            sys::write(tasks, b"0")?;
         }
         sys::setns(inside.init, CloneFlags::from_bits_retain(inside.kinds))?;
         if inside.kinds & libc::CLONE_NEWUSER != 0 {
