@@ -9,9 +9,10 @@ POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoin
 
 .PHONY: build setup setup-test demo test lint bench install clean
 
-# The three binaries, release-built. The runtime is static: it starts in two thirds of the time.
+# The three binaries, release-built. The runtime is static: it starts in two thirds of the time; and
+# its relocations are packed, which spares 94 kB of the copy that each run makes of it.
 build:
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile runtime -p runtime \
+	RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" cargo build --locked --profile runtime -p runtime \
 	    --bin lighter-runtime --target $(TARGET) --target-dir target/static
 	cargo build --locked --release -p agent -p control-plane
 	install -D -m 0755 -t $(DIST) target/static/$(TARGET)/runtime/lighter-runtime \

@@ -451,7 +451,7 @@ fn records_survive_json() {
     let group = Group::new(&unique(), &Resources::default());
     let text = serde_json::to_string(&group.0.record()).unwrap();
     assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), group.0.record());
-    assert_eq!(group.0.procs_files().unwrap().len(), group.0.v1.len());
+    assert_eq!(group.0.tasks_files().unwrap().len(), group.0.v1.len());
     assert_eq!(group.0.v2_dir().is_some(), group.0.v2.is_some());
 }
 

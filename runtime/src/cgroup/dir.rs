@@ -349,6 +349,21 @@ pub(crate) fn remove(mount: &Path, path: &Path, deadline: Instant) -> Result<(),
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
+    remove_parents(mount, path);
+    Ok(())
+}
+
+/// Removes the group at `path` if nothing is in it, and says whether it is gone.
+pub(crate) fn remove_empty(mount: &Path, path: &Path) -> bool {
+    let gone = matches!(rustix::fs::rmdir(path), Ok(()) | Err(Errno::NOENT));
+    if gone {
+        remove_parents(mount, path);
+    }
+    gone
+}
+
+/// Removes the marked parents that are empty.
+fn remove_parents(mount: &Path, path: &Path) {
     for parent in path.ancestors().skip(1) {
         if parent == mount || !parent.starts_with(mount) {
             break;
@@ -358,7 +373,6 @@ pub(crate) fn remove(mount: &Path, path: &Path, deadline: Instant) -> Result<(),
             break;
         }
     }
-    Ok(())
 }
 
 /// Tries once to remove everything below `path`; true if something went.

@@ -27,6 +27,7 @@ mod oom_watch;
 mod report;
 mod resources;
 mod stats;
+mod sub;
 mod update;
 mod v1;
 mod v2;
@@ -50,6 +51,7 @@ pub use self::resources::{
     Resources, Throttle, WeightDevice, default_device_rules,
 };
 pub use self::stats::{CpuStats, MemoryStats, PidsStats, Stats};
+pub use self::sub::SubGroup;
 use self::write::{Fallback, Write};
 use crate::sys::bpf;
 
@@ -347,6 +349,14 @@ impl Cgroup {
         Ok(group)
     }
 
+    /// Removes the group of a record while it has no process: `true` if it is gone in every hierarchy, otherwise the
+    /// rest is to be opened, killed and destroyed. The usual end, for which nothing need be opened.
+    pub fn remove_empty(record: &Record) -> Result<bool, Error> {
+        let path = normalize(&record.path)?;
+        let mut all = record.v1.iter().chain(&record.v2);
+        Ok(all.all(|known| dir::remove_empty(&known.mount, &known.mount.join(&path))))
+    }
+
     /// What `open` needs.
     pub fn record(&self) -> Record {
         self.record.clone()
@@ -393,13 +403,16 @@ impl Cgroup {
         self.v2.as_ref().map(Dir::fd)
     }
 
-    /// `cgroup.procs` of every cgroup v1 hierarchy, open for writing: a process that writes `0` joins.
-    pub fn procs_files(&self) -> Result<Vec<OwnedFd>, Error> {
+    /// `tasks` of every cgroup v1 hierarchy, open for writing: a thread that writes `0` joins.
+    ///
+    /// A thread that moves itself alone needs none of the locks against forks and exits that a move by
+    /// `cgroup.procs` takes, and the first taker after a rest waits for an RCU grace period, 10 ms and more.
+    pub fn tasks_files(&self) -> Result<Vec<OwnedFd>, Error> {
         self.v1
             .iter()
             .map(|dir| {
-                dir.open_file("cgroup.procs", OFlags::WRONLY)
-                    .map_err(|source| Error::Open { path: dir.path.join("cgroup.procs"), source })
+                dir.open_file("tasks", OFlags::WRONLY)
+                    .map_err(|source| Error::Open { path: dir.path.join("tasks"), source })
             })
             .collect()
     }

@@ -18,6 +18,8 @@ pub(crate) enum Error {
     Required,
     #[error("--console-socket is given, but the process wants no terminal (process.terminal)")]
     NotWanted,
+    #[error("--console-socket is given without --detach: in the foreground the terminal is ours")]
+    Foreground,
     #[error("connect to the console socket {}", path.display())]
     Connect { path: PathBuf, source: io::Error },
     #[error("send the terminal over the console socket")]

@@ -104,16 +104,20 @@ impl Common {
         })?)
     }
 
-    /// Written beside and renamed, so that a reader never sees half a number.
+    /// Writes the file that was asked for.
     pub(super) fn write_pid_file(&self, pid: i32) -> Result<(), Error> {
-        let Some(path) = &self.pid_file else { return Ok(()) };
-        let fail = |source| Error::PidFile { path: path.clone(), source };
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".{}", std::process::id()));
-        let temporary = path.with_file_name(name);
-        let mut file = std::fs::File::create(&temporary).map_err(fail)?;
-        file.write_all(pid.to_string().as_bytes()).map_err(fail)?;
-        std::fs::rename(&temporary, path).map_err(fail)
+        self.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, pid))
     }
+}
+
+/// Written beside and renamed, so that a reader never sees half a number.
+pub(super) fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
+    let fail = |source| Error::PidFile { path: path.to_owned(), source };
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let mut file = std::fs::File::create(&temporary).map_err(fail)?;
+    file.write_all(pid.to_string().as_bytes()).map_err(fail)?;
+    std::fs::rename(&temporary, path).map_err(fail)
 }

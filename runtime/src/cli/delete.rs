@@ -18,10 +18,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
-    let container = match Container::load(root, &arguments.id) {
-        Err(container::Error::NotFound { .. }) if arguments.force => return Ok(0),
-        other => other?,
-    };
-    container.delete(arguments.force)?;
-    Ok(0)
+    let deleted = Container::load(root, &arguments.id).and_then(|one| one.delete(arguments.force));
+    match deleted {
+        // Never there, or another delete was faster.
+        Err(container::Error::NotFound { .. }) if arguments.force => Ok(0),
+        other => Ok(other.map(|()| 0)?),
+    }
 }

@@ -7,8 +7,10 @@ mod console;
 mod create;
 mod delete;
 mod events;
+mod exec;
 mod features;
 mod kill;
+mod lazy;
 mod list;
 mod log;
 pub mod monitor;
@@ -26,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+use self::lazy::Lazy;
 use crate::{container, seal};
 
 /// Version of the runtime specification that we implement.
@@ -71,33 +74,35 @@ enum Rootless {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Create a container
-    Create(create::Arguments),
+    Create(Lazy<create::Arguments>),
     /// Delete any resources held by the container
-    Delete(delete::Arguments),
+    Delete(Lazy<delete::Arguments>),
     /// Display events of the container: OOM notifications and usage statistics
-    Events(events::Arguments),
+    Events(Lazy<events::Arguments>),
+    /// Execute a further process in a container
+    Exec(Lazy<exec::Arguments>),
     /// Show the enabled features as JSON
     Features,
     /// Send a signal to the container's init process
-    Kill(kill::Arguments),
+    Kill(Lazy<kill::Arguments>),
     /// Suspend all processes of a container
-    Pause(pause::Arguments),
+    Pause(Lazy<pause::Arguments>),
     /// Resume all processes of a paused container
-    Resume(resume::Arguments),
+    Resume(Lazy<resume::Arguments>),
     /// List the containers below the state root
-    List(list::Arguments),
+    List(Lazy<list::Arguments>),
     /// Display the processes inside a container
-    Ps(ps::Arguments),
+    Ps(Lazy<ps::Arguments>),
     /// Create and run a container
-    Run(run::Arguments),
+    Run(Lazy<run::Arguments>),
     /// Create a starter config.json
-    Spec(spec::Arguments),
+    Spec(Lazy<spec::Arguments>),
     /// Execute the user defined process in a created container
-    Start(start::Arguments),
+    Start(Lazy<start::Arguments>),
     /// Output the state of a container
-    State(state::Arguments),
+    State(Lazy<state::Arguments>),
     /// Update the resource limits of a container
-    Update(Box<update::Arguments>),
+    Update(Box<Lazy<update::Arguments>>),
 }
 
 /// Why a command failed.
@@ -117,6 +122,10 @@ pub(crate) enum Error {
     Ps(#[from] ps::Failure),
     #[error(transparent)]
     Spec(#[from] spec::Failure),
+    #[error("exec failed")]
+    Exec(#[source] Box<Error>),
+    #[error(transparent)]
+    Process(#[from] exec::Invalid),
     #[error("find the current directory; give --bundle")]
     CurrentDirectory(#[source] std::io::Error),
     #[error("write the pid file {}", path.display())]
@@ -141,12 +150,28 @@ pub(crate) enum Error {
     Dumpable(#[source] nix::errno::Errno),
 }
 
+impl Error {
+    /// The exit code: 1, and as runc 255 where 1 may be the process's own.
+    fn code(&self) -> ExitCode {
+        if matches!(self, Self::Exec(_)) { ExitCode::from(255) } else { ExitCode::FAILURE }
+    }
+}
+
 /// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
     // The monitor's verb is hidden, and its process small: it does without the parser.
     let mut words = std::env::args_os().skip(1);
     if words.next().is_some_and(|word| word == "monitor") {
         return monitor::main(words);
+    }
+    // A verb that clones a process seals us first, which executes us anew: now, before the arguments
+    // are parsed for nothing. A word that only looks like the verb costs a copy; and a failure is
+    // reported by the verb, which tries again.
+    if std::env::args_os()
+        .skip(1)
+        .any(|word| ["create", "exec", "run"].iter().any(|verb| word == *verb))
+    {
+        let _ = seal::ensure();
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -179,7 +204,7 @@ pub fn main() -> ExitCode {
             if sink == log::Sink::File {
                 log::to_standard_error(&message);
             }
-            ExitCode::FAILURE
+            error.code()
         }
     }
 }
@@ -199,20 +224,21 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
     // Not the arguments: an environment may hold secrets.
     ::log::debug!("lighter-runtime {}, state root {}", env!("CARGO_PKG_VERSION"), root.display());
     match arguments.command {
-        Some(Command::Create(create)) => create::run(&root, create),
-        Some(Command::Delete(delete)) => delete::run(&root, delete),
-        Some(Command::Events(events)) => events::run(&root, &events),
+        Some(Command::Create(Lazy(create))) => create::run(&root, create),
+        Some(Command::Delete(Lazy(delete))) => delete::run(&root, delete),
+        Some(Command::Events(Lazy(events))) => events::run(&root, &events),
+        Some(Command::Exec(Lazy(exec))) => exec::run(&root, &exec),
         Some(Command::Features) => features::run(),
-        Some(Command::Kill(kill)) => kill::run(&root, kill),
-        Some(Command::Pause(pause)) => pause::run(&root, pause),
-        Some(Command::Resume(resume)) => resume::run(&root, resume),
-        Some(Command::List(list)) => list::run(&root, &list),
-        Some(Command::Ps(ps)) => ps::run(&root, ps),
-        Some(Command::Run(run)) => run::run(&root, run),
-        Some(Command::Spec(spec)) => spec::run(&spec),
-        Some(Command::Start(start)) => start::run(&root, start),
-        Some(Command::State(state)) => state::run(&root, state),
-        Some(Command::Update(update)) => update::run(&root, *update),
+        Some(Command::Kill(Lazy(kill))) => kill::run(&root, kill),
+        Some(Command::Pause(Lazy(pause))) => pause::run(&root, pause),
+        Some(Command::Resume(Lazy(resume))) => resume::run(&root, resume),
+        Some(Command::List(Lazy(list))) => list::run(&root, &list),
+        Some(Command::Ps(Lazy(ps))) => ps::run(&root, ps),
+        Some(Command::Run(Lazy(run))) => run::run(&root, run),
+        Some(Command::Spec(Lazy(spec))) => spec::run(&spec),
+        Some(Command::Start(Lazy(start))) => start::run(&root, start),
+        Some(Command::State(Lazy(state))) => state::run(&root, state),
+        Some(Command::Update(update)) => update::run(&root, (*update).0),
         None => help(),
     }
 }
@@ -285,6 +311,8 @@ mod tests {
             &["kill", "--all", "id", "9"],
             &["kill", "-a", "id"],
             &["delete", "--force", "id"],
+            &["exec", "--process", "/p", "--detach", "--pid-file", "/f", "id"],
+            &["exec", "-t", "-u", "1:2", "id", "sh", "-c", "--unknown"],
             &["delete", "id", "-f"],
             &["kill", "id", "KILL", "--all"],
             &["run", "id", "--detach", "--bundle", "/b"],

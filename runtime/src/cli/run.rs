@@ -13,7 +13,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use super::Error;
 use super::console::{self, Proxy};
 use super::create::{Common, give_back};
-use crate::container::{Container, Created, Stdio};
+use crate::container::{Created, Stdio};
 use crate::{container, seal};
 
 #[derive(Debug, Args)]
@@ -67,22 +67,28 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
         }
     };
     let Some(signals) = signals else { return Ok(0) };
-    let code = wait(&container, &created, &signals, proxy)?;
+    let send = |signal| {
+        // It may have ended just now; its end is told by the pidfd.
+        if let Err(error) = container.kill(signal, false) {
+            log::debug!("forward signal {signal}: {}", super::describe(&error));
+        }
+    };
+    let code = wait(&send, &created, &signals, proxy)?;
     if !keep {
         container.delete(true)?;
     }
     Ok(code)
 }
 
-fn block_signals() -> Result<SignalFd, Error> {
+pub(super) fn block_signals() -> Result<SignalFd, Error> {
     let all = SigSet::all();
     all.thread_block().map_err(Error::Wait)?;
     SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(Error::Wait)
 }
 
 /// Passes signals and the terminal on until the process ends; its exit code, or 128 and the signal.
-fn wait(
-    container: &Container,
+pub(super) fn wait(
+    send: &dyn Fn(i32),
     created: &Created,
     signals: &SignalFd,
     mut proxy: Option<Proxy>,
@@ -92,7 +98,7 @@ fn wait(
         let (ended, signalled, printed, typed) =
             ready(&created.pidfd, signals, proxy.as_ref(), output_open)?;
         if signalled {
-            forward(container, signals, proxy.as_ref());
+            forward(send, signals, proxy.as_ref());
         }
         if let Some(proxy) = &mut proxy {
             if typed {
@@ -137,7 +143,7 @@ fn ready(
     Ok((is_ready(0), is_ready(1), output.is_some_and(is_ready), input.is_some_and(is_ready)))
 }
 
-fn forward(container: &Container, signals: &SignalFd, proxy: Option<&Proxy>) {
+fn forward(send: &dyn Fn(i32), signals: &SignalFd, proxy: Option<&Proxy>) {
     while let Ok(Some(signal)) = signals.read_signal() {
         let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
         match number {
@@ -147,17 +153,12 @@ fn forward(container: &Container, signals: &SignalFd, proxy: Option<&Proxy>) {
                     proxy.resize();
                 }
             }
-            number => {
-                // It may have ended just now; its end is told by the pidfd.
-                if let Err(error) = container.kill(number, false) {
-                    log::debug!("forward signal {number}: {}", super::describe(&error));
-                }
-            }
+            number => send(number),
         }
     }
 }
 
-fn reap(process: &OwnedFd) -> Result<u8, Error> {
+pub(super) fn reap(process: &OwnedFd) -> Result<u8, Error> {
     loop {
         match waitid(Id::PIDFd(process.as_fd()), WaitPidFlag::WEXITED) {
             Ok(WaitStatus::Exited(_, code)) => {

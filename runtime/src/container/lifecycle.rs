@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -13,13 +13,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::monitor::FailureKind;
 
 use super::{
-    Create, Created, State, Status, Stdio,
+    Create, Created, Inherited, State, Status,
     id::{self, Id},
     inside,
     state::{self, ProcessRecord, Record},
 };
 use crate::{
     cgroup::{self, Cgroup},
+    failpoint,
     launch::{self, Attendance, prepare},
     ns::Kind,
     plan::Plan,
@@ -55,6 +56,8 @@ pub enum Error {
     Prepare { id: String, source: Box<prepare::Error> },
     #[error("container {id}")]
     Launch { id: String, source: Box<launch::Error> },
+    #[error("unable to start container process")]
+    Exec(#[source] Box<launch::Error>),
     #[error("read the start time of process {pid}: it is gone")]
     Gone { pid: i32 },
     #[error("send signal {signal} to container {id}")]
@@ -65,7 +68,7 @@ pub enum Error {
     Wait { id: String, source: Errno },
     #[error("container not running: {id} is {}", status.name())]
     NotRunning { id: String, status: Status },
-    #[error("cannot exec in a paused container ({id}); resume it first")]
+    #[error("cannot exec in a paused container ({id}); resume it first, or use --ignore-paused")]
     Paused { id: String },
     #[error("container not paused: {id} is {}", status.name())]
     NotPaused { id: String, status: Status },
@@ -95,7 +98,7 @@ impl Error {
             Self::Id(_) | Self::Parse { .. } | Self::Spec { .. } | Self::Process(_) => {
                 FailureKind::Invalid
             }
-            Self::Launch { source, .. } => match **source {
+            Self::Launch { source, .. } | Self::Exec(source) => match **source {
                 launch::Error::Program { errno: Errno::ENOENT | Errno::ENOTDIR, .. } => {
                     FailureKind::CommandNotFound
                 }
@@ -193,8 +196,16 @@ impl Container {
             io::ErrorKind::AlreadyExists => Error::Exists { id: create.id.to_owned() },
             _ => file("create", &directory)(error),
         })?;
+        failpoint::hit("create-directory");
+        let _lock = lock(&directory, create.id).inspect_err(|error| {
+            // Whoever deleted it has left nothing; otherwise it is ours, and empty.
+            if !matches!(error, Error::NotFound { .. }) {
+                let _ = fs::remove_dir(&directory);
+            }
+        })?;
+        // After the lock, so that it acts before the lock is given back: then the name is another's.
         let mut undo = Undo { directory: &directory, cgroup: None, rdt: Vec::new(), armed: true };
-        let _lock = lock(&directory, create.id)?;
+        failpoint::hit("create-locked");
         let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
         let groups = match &plan.cgroups_path {
             Some(path) => Cgroup::plan(path),
@@ -232,13 +243,17 @@ impl Container {
             no_new_privileges: plan.process.no_new_privileges,
             rdt: rdt.as_ref().map(|(groups, _)| groups.to_remove()).unwrap_or_default(),
             memory_policy: plan.memory_policy.clone(),
+            inherited: Inherited::of(&plan, create.no_new_keyring),
         };
         let state_path = directory.join("state.json");
         record.store(&directory).map_err(file("write", &state_path))?;
+        failpoint::hit("create-planned");
         let cgroup =
             undo.cgroup.insert(Cgroup::create_planned(groups, &plan.resources).map_err(failed)?);
+        failpoint::hit("create-cgroup");
         let launched = Self::launch(create, &plan, &record, cgroup, &directory)
             .map_err(|error| inside::if_out_of_memory(cgroup, error))?;
+        failpoint::hit("create-launched");
         if let Some((groups, clause)) = &rdt {
             undo.rdt.clone_from(&record.rdt);
             groups.enter(clause, launched.pid)?;
@@ -248,9 +263,11 @@ impl Container {
             state::start_time(launched.pid).ok_or(Error::Gone { pid: launched.pid })?;
         record.init = Some(ProcessRecord { pid: launched.pid, start_time });
         record.store(&directory).map_err(file("write", &state_path))?;
+        failpoint::hit("create-recorded");
         let (pid, pidfd, terminal) = launched
             .confirm()
             .map_err(|source| Error::Launch { id: record.id.clone(), source: Box::new(source) })?;
+        failpoint::hit("create-confirmed");
         undo.armed = false;
         Ok((Self { directory: directory.clone(), record }, Created { pid, pidfd, terminal }))
     }
@@ -266,6 +283,7 @@ impl Container {
         let failed = |source| Error::Prepare { id: id(), source: Box::new(source) };
         let launch_failed = |source| Error::Launch { id: id(), source: Box::new(source) };
         let fifo = make_fifo(directory)?;
+        failpoint::hit("create-fifo");
         let groups = cgroup.record();
         let place =
             prepare::Place { bundle: &record.bundle, groups: &groups, no_pivot: create.no_pivot };
@@ -297,19 +315,26 @@ impl Container {
         let prepared = prepare::Prepared {
             socket: theirs,
             start: Some(fifo),
+            groups: Vec::new(),
             intermediate,
             // Its root is where the process is when it is made; so the child does it, once moved.
             clone_flags: plan.namespaces.new & !Kind::Cgroup.flag(),
             join,
             user_namespace,
             setup: Some(setup),
+            root: None,
             program,
         };
-        let attendance =
-            Attendance { cgroup, plan: Some(plan), oom_score_adj: plan.process.oom_score_adj };
+        let attendance = Attendance {
+            cgroup,
+            plan: Some(plan),
+            oom_score_adj: plan.process.oom_score_adj,
+            init: None,
+        };
         let mut run_hooks = |pid: i32, pidfd: &OwnedFd| {
             let state =
                 serde_json::to_vec(&document(record, Status::Creating, pid)).unwrap_or_default();
+            failpoint::hit("create-hooks");
             hooks::run(&plan.hooks.prestart, &state, None)?;
             hooks::run(&plan.hooks.create_runtime, &state, None)?;
             inside::create_hooks(record, cgroup, pidfd, pid)
@@ -333,7 +358,10 @@ impl Container {
         if self.record.status == Status::Creating {
             // Whoever creates it holds the lock; if nobody does, that process was killed.
             let busy = File::open(&self.directory)
-                .is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)));
+                // Shared, so that those who ask at the same time do not take each other for it.
+                .is_ok_and(|file| {
+                    matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
+                });
             return if busy { Status::Creating } else { Status::Stopped };
         }
         if self.live_init().is_none() {
@@ -346,7 +374,7 @@ impl Container {
     }
 
     /// The init process while it lives.
-    fn live_init(&self) -> Option<i32> {
+    pub(super) fn live_init(&self) -> Option<i32> {
         let init = self.record.init?;
         let (time, alive) = state::start_time(init.pid)?;
         let same = time == init.start_time && state::boot_id().ok()? == self.record.boot_id;
@@ -388,6 +416,7 @@ impl Container {
         if status != Status::Created {
             return Err(wrong(status));
         }
+        failpoint::hit("start-locked");
         let fifo = self.directory.join(FIFO);
         let init = self.init_pidfd().ok_or_else(|| wrong(Status::Stopped))?;
         let hooks = &self.record.hooks;
@@ -409,6 +438,7 @@ impl Container {
         match mount::open(&path, libc::O_WRONLY | libc::O_NONBLOCK) {
             Ok(end) => {
                 nix::unistd::write(&end, &[0]).map_err(failed("write"))?;
+                failpoint::hit("start-written");
             }
             // No reader: the program runs already, an earlier start was killed before it could
             // remove the FIFO; or the init has just died.
@@ -422,6 +452,7 @@ impl Container {
             Err(errno) => return Err(failed("open")(errno)),
         }
         remove(&fifo)?;
+        failpoint::hit("start-removed");
         if !hooks.poststart.is_empty() {
             let state = self.document_bytes(Status::Running);
             if let Err(error) = hooks::run(&hooks.poststart, &state, None) {
@@ -462,6 +493,7 @@ impl Container {
         let _lock = self.lock()?;
         let id = || self.record.id.clone();
         // Under the lock nobody is creating it: that create was killed, and its child died with it.
+        failpoint::hit("delete-locked");
         let unfinished = self.record.status == Status::Creating;
         let status = if unfinished { Status::Stopped } else { self.status() };
         if status != Status::Stopped {
@@ -478,13 +510,19 @@ impl Container {
                 self.let_die()?;
                 self.wait(&init)?;
             }
+            failpoint::hit("delete-killed");
         }
         if let Some(record) = &self.record.cgroup {
             let failed = |source| Error::Cgroup { id: id(), source: Box::new(source) };
-            let cgroup = Cgroup::open(record).map_err(failed)?;
-            // Without a pid namespace of its own the init's death leaves the others alive.
-            cgroup.kill_and_destroy().map_err(failed)?;
+            if !Cgroup::remove_empty(record).map_err(failed)? {
+                let cgroup = Cgroup::open(record).map_err(failed)?;
+                // Without a pid namespace of its own the init's death leaves the others alive.
+                cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
+                failpoint::hit("delete-emptied");
+                cgroup.kill_and_destroy().map_err(failed)?;
+            }
         }
+        failpoint::hit("delete-cgroup");
         rdt::remove(&self.record.rdt)?;
         if !self.record.hooks.poststop.is_empty() {
             let state = self.document_bytes(Status::Stopped);
@@ -495,6 +533,7 @@ impl Container {
                 }
             }
         }
+        failpoint::hit("delete-hooks");
         fs::remove_dir_all(&self.directory).map_err(|source| Error::File {
             operation: "remove",
             path: self.directory.clone(),
@@ -525,62 +564,6 @@ impl Container {
                 Err(source) => return Err(Error::Wait { id: self.record.id.clone(), source }),
             }
         }
-    }
-
-    /// Runs a further process in the container.
-    ///
-    /// # Errors
-    /// If the container has ended, the process is refused, or it cannot be executed.
-    pub fn exec(&self, process: &spec::Process, stdio: Stdio) -> Result<Created, Error> {
-        let plan = spec::process("process", process).map_err(Error::Process)?;
-        let id = || self.record.id.clone();
-        let stopped =
-            || Error::WrongStatus { operation: "exec in", id: id(), status: Status::Stopped };
-        let init = self.init_pidfd().ok_or_else(stopped)?;
-        // The process would stand still in the cgroup before it could say anything.
-        if self.is_paused() {
-            return Err(Error::Paused { id: id() });
-        }
-        let init_pid = self.record.init.map_or(0, |init| init.pid);
-        let failed = |source| Error::Prepare { id: id(), source: Box::new(source) };
-        let root_path = PathBuf::from(format!("/proc/{init_pid}/root"));
-        let root = mount::open(&c_path(&root_path)?, libc::O_PATH | libc::O_DIRECTORY)
-            .map_err(|source| failed(prepare::Error::Root { path: root_path, source }))?;
-        // The path went by number; it was the container's if its init lives still.
-        self.live_init().ok_or_else(stopped)?;
-        let user_namespace = self.record.namespaces & Kind::User.flag() != 0;
-        let around = prepare::Surroundings {
-            root: root.as_fd(),
-            seccomp: self.record.seccomp.as_ref(),
-            personality: self.record.personality,
-            user_namespace,
-            new_keyring: true,
-            preserve_fds: 0,
-        };
-        let mut program = prepare::program(&plan, stdio, &around).map_err(failed)?;
-        program.handover = program.has_listener().then(|| inside::handover(&self.record));
-        program.memory_policy.clone_from(&self.record.memory_policy);
-        let launch_failed = |source| Error::Launch { id: id(), source: Box::new(source) };
-        let (ours, theirs) = launch::conversation().map_err(launch_failed)?;
-        let kinds = i32::try_from(self.record.namespaces).unwrap_or(0);
-        let join = if kinds == 0 { Vec::new() } else { vec![(init, kinds)] };
-        let prepared = prepare::Prepared {
-            socket: theirs,
-            start: None,
-            intermediate: !join.is_empty(),
-            clone_flags: 0,
-            join,
-            user_namespace,
-            setup: None,
-            program,
-        };
-        let cgroup = self.cgroup()?;
-        let attendance =
-            Attendance { cgroup: &cgroup, plan: None, oom_score_adj: plan.oom_score_adj };
-        launch::launch(prepared, ours, &attendance, &mut |_, _| Ok(()))
-            .and_then(launch::Launched::execute)
-            .map(|(pid, pidfd, terminal)| Created { pid, pidfd, terminal })
-            .map_err(launch_failed)
     }
 
     /// The container's cgroup.
@@ -653,9 +636,17 @@ fn lock(directory: &Path, id: &str) -> Result<Lock, Error> {
             _ => Error::File { operation, path, source },
         }
     };
-    let file = File::open(directory).map_err(failed("open"))?;
-    file.lock().map_err(failed("lock"))?;
-    Ok(Lock(file))
+    loop {
+        let file = File::open(directory).map_err(failed("open"))?;
+        file.lock().map_err(failed("lock"))?;
+        // While we waited the container may have been deleted and another of its name created, whose
+        // lock this is not.
+        let held = file.metadata().map_err(failed("examine"))?;
+        let there = fs::metadata(directory).map_err(failed("examine"))?;
+        if (held.dev(), held.ino()) == (there.dev(), there.ino()) {
+            return Ok(Lock(file));
+        }
+    }
 }
 
 /// Reads a record; a directory without one is what a create left that was killed at its very
@@ -688,6 +679,7 @@ fn read(directory: &Path, id: &str) -> Result<Record, Error> {
         no_new_privileges: false,
         rdt: Vec::new(),
         memory_policy: None,
+        inherited: Inherited::default(),
     })
 }
 
@@ -711,7 +703,7 @@ fn remove(path: &Path) -> Result<(), Error> {
     })
 }
 
-fn c_path(path: &Path) -> Result<CString, Error> {
+pub(super) fn c_path(path: &Path) -> Result<CString, Error> {
     CString::new(path.as_os_str().as_bytes()).map_err(|error| Error::File {
         operation: "name",
         path: path.to_owned(),

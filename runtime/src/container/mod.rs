@@ -16,6 +16,7 @@
 //! killed `create` left therefore finds all of it. Commands that change a container hold a lock on
 //! the directory; `state` does not, so that hooks may call it.
 
+mod exec;
 pub mod id;
 mod inside;
 mod lifecycle;
@@ -30,6 +31,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use exec::{Exec, Inherited};
 pub use lifecycle::{Container, Error};
 pub(crate) use limits::resctrl_mount;
 pub(crate) use state::timestamp;

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fs};
 
 use serde::{Deserialize, Serialize};
 
-use super::Status;
+use super::{Status, exec::Inherited};
 use crate::{cgroup, seccomp, spec};
 
 /// A process, told apart from later ones that reuse its number.
@@ -61,6 +61,8 @@ pub struct Record {
     pub rdt: Vec<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_policy: Option<crate::plan::MemoryPolicy>,
+    #[serde(default)]
+    pub inherited: Inherited,
 }
 
 const FILE: &str = "state.json";

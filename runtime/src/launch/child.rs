@@ -6,9 +6,10 @@
 //!
 //! The order, and why:
 //!
+//!  0. Join the control groups: before them no resource is counted.
 //!  1. Join the namespaces that have a path; the user namespace first, for its privileges.
 //!  2. Clone once more where the parent could not make all at once (a joined pid or user namespace).
-//!  3. Wait for the parent: without id maps no privilege, before the cgroups no resource is counted.
+//!  3. Wait for the parent: without id maps no privilege.
 //!  4. Root in the user namespace; a session; a keyring.
 //!  5. The cgroup namespace, after the cgroup was joined: its root is where we are.
 //!  6. Loopback, names, sysctls: through the host's `/proc`, which the container cannot shape.
@@ -89,6 +90,10 @@ pub(super) fn first(prepared: &Prepared) -> i32 {
     if let Err(errno) = sys::set_dumpable(false) {
         return report(prepared, &Failure { stage: Stage::Session, index: 0, errno });
     }
+    // Whatever is cloned from here begins in the groups.
+    if let Err(failure) = join_groups(prepared) {
+        return report(prepared, &failure);
+    }
     if !prepared.intermediate {
         return container(prepared);
     }
@@ -139,6 +144,13 @@ fn tell(prepared: &Prepared, message: Message, fd: Option<BorrowedFd<'_>>) -> Re
     sys::fd::send(prepared.socket.as_fd(), &message.encode(), fd).at(Stage::Parent)
 }
 
+fn join_groups(prepared: &Prepared) -> Result<()> {
+    for (index, tasks) in prepared.groups.iter().enumerate() {
+        sys::write(tasks, b"0").at_index(Stage::Cgroup, index)?;
+    }
+    Ok(())
+}
+
 fn join(prepared: &Prepared) -> Result<()> {
     for (index, (fd, flags)) in prepared.join.iter().enumerate() {
         sys::setns(fd, CloneFlags::from_bits_retain(*flags)).at_index(Stage::Join, index)?;
@@ -153,7 +165,9 @@ fn time_namespace(prepared: &Prepared) -> Result<u64> {
     let Some(offsets) = offsets else { return Ok(0) };
     let flag = libc::CLONE_NEWTIME;
     sys::unshare(CloneFlags::from_bits_retain(flag)).at(Stage::TimeNamespace)?;
-    let file = mount::open(c"/proc/self/timens_offsets", libc::O_WRONLY);
+    let proc = prepared.setup.as_ref().and_then(|setup| setup.proc.as_ref());
+    let Some(proc) = proc else { return Err(Errno::ENOENT).at_index(Stage::TimeNamespace, 1) };
+    let file = resolve::in_proc(proc.as_fd(), c"self/timens_offsets", libc::O_WRONLY);
     let file = file.at_index(Stage::TimeNamespace, 1)?;
     sys::write(&file, offsets.to_bytes()).at_index(Stage::TimeNamespace, 1)?;
     Ok(u64::from(flag.unsigned_abs()))
@@ -182,16 +196,32 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
     let mut terminal = None;
     match &prepared.setup {
         Some(setup) => namespace(prepared, setup, &mut terminal)?,
-        None if program.terminal => {
-            let root = mount::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at(Stage::Console)?;
-            terminal = Some(open_terminal(root.as_fd(), program)?);
+        None => {
+            if let Some(root) = &prepared.root {
+                sys::fchdir(root)
+                    .and_then(|()| sys::chroot(c"."))
+                    .and_then(|()| sys::chdir(c"/"))
+                    .at(Stage::ChangeRoot)?;
+            }
+            if program.terminal {
+                let root =
+                    mount::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at(Stage::Console)?;
+                terminal = Some(open_terminal(root.as_fd(), program)?);
+            }
         }
-        None => {}
     }
     limits(program)?; // 11
     streams(program, terminal.as_ref().map(|(_, peer)| peer))?;
     if let Some((file, text)) = label {
         sys::write(&file, text).at(Stage::Label)?;
+    }
+    let master = terminal.map(|(master, _)| master);
+    if prepared.setup.is_none() {
+        // The container's processes see this one already, and from the next step on it may be one
+        // user's with them: what it has of the host goes now (CVE-2016-9962, CVE-2024-21626).
+        let socket = prepared.socket.as_fd();
+        let kept = [socket, master.as_ref().map_or(socket, |master| master.as_fd())];
+        sys::fd::close_from(program.first_closed, kept).at(Stage::Descriptors)?;
     }
     if !program.no_new_privileges {
         seccomp(prepared)?; // 12
@@ -205,7 +235,7 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
         sys::set_no_new_privs().at(Stage::NoNewPrivileges)?;
         seccomp(prepared)?;
     }
-    tell(prepared, Message::Ready, terminal.as_ref().map(|(master, _)| master.as_fd()))?; // 17
+    tell(prepared, Message::Ready, master.as_ref().map(|master| master.as_fd()))?; // 17
     wait_for_parent(prepared)?;
     Ok(found)
 }
@@ -230,7 +260,10 @@ fn run(prepared: &Prepared, found: usize) -> i32 {
 }
 
 fn wait_for_start(prepared: &Prepared) -> Result<()> {
+    // One that joins has closed its descriptors by now.
     let Some(start) = &prepared.start else { return Ok(()) };
+    // Closed, not only marked: the kernel resolves the program's path before it closes what is marked,
+    // and `/proc/self/fd/N/..` would lead outside (CVE-2024-21626).
     let kept = [start.as_fd(), prepared.socket.as_fd()];
     sys::fd::close_from(prepared.program.first_closed, kept).at(Stage::Descriptors)?;
     let mut byte = [0];
@@ -270,7 +303,9 @@ fn namespace(
         process::set_uts_name(true, name).at(Stage::Domainname)?;
     }
     for (index, (path, value)) in setup.sysctl.iter().enumerate() {
-        let file = mount::open(path, libc::O_WRONLY).at_index(Stage::Sysctl, index)?;
+        let Some(proc) = &setup.proc else { return Err(Errno::ENOENT).at(Stage::Sysctl) };
+        let file =
+            resolve::in_proc(proc.as_fd(), path, libc::O_WRONLY).at_index(Stage::Sysctl, index)?;
         sys::write(&file, value.to_bytes()).at_index(Stage::Sysctl, index)?;
     }
     sys::umask(Mode::empty());
@@ -348,7 +383,7 @@ fn perform(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
         Action::FileSystem { .. } => file_system(root, step),
         Action::Attach { tree, directory, later } => {
             let want = if *directory { Want::Directory } else { Want::File };
-            let target = resolve::ensure(root, &step.target, want)?;
+            let target = resolve::mount_point(root, &step.target, want)?;
             mount::move_mount(tree.as_fd(), Some(target.as_fd()), c"")?;
             for flags in later {
                 let path = FdPath::new(tree.as_fd());
@@ -387,14 +422,12 @@ fn file_system(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
     let mut data = data.as_deref();
     let with_mode;
     // A directory that was not there has no mode to take over.
-    let there = if tmpfs.mode { resolve::existing(root, &step.target).ok() } else { None };
-    let target = if let Some(target) = there {
+    let there = tmpfs.mode && resolve::existing(root, &step.target).is_ok();
+    let target = resolve::mount_point(root, &step.target, want)?;
+    if there {
         with_mode = tmpfs::Data::with_mode(tmpfs::mode(target.as_fd())?, data)?;
         data = Some(with_mode.as_c_str());
-        target
-    } else {
-        resolve::ensure(root, &step.target, want)?
-    };
+    }
     let path = FdPath::new(target.as_fd());
     // It must be filled before it becomes read-only.
     let late = if tmpfs.content { flags & libc::MS_RDONLY } else { 0 };
@@ -487,7 +520,13 @@ fn make_device(root: BorrowedFd<'_>, device: &Device) -> sys::Result<()> {
     }
     if device.uid != 0 || device.gid != 0 {
         let (uid, gid) = (device.uid.into(), device.gid.into());
-        sys::fchownat(&directory, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        // By descriptor: in a shared directory something else may lie at the name by now.
+        let node = resolve::exact(directory.as_fd(), name, libc::O_PATH)?;
+        let there = sys::fstat(&node)?;
+        if there.st_mode & libc::S_IFMT != format.bits() || there.st_rdev != device.number {
+            return Err(Errno::EEXIST);
+        }
+        sys::fchownat(&node, c"", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
     }
     Ok(())
 }
@@ -537,7 +576,14 @@ fn open_terminal(root: BorrowedFd<'_>, program: &Program) -> Result<(OwnedFd, Ow
 }
 
 fn bind_console(root: BorrowedFd<'_>, peer: &OwnedFd) -> sys::Result<()> {
-    resolve::ensure(root, c"/dev/console", Want::File)?;
+    // Made by its own name, so that a link of the image is met by the open, which refuses it, before
+    // anything is made where it leads.
+    let dev = resolve::ensure(root, c"/dev", Want::Directory)?;
+    let mode = Mode::from_bits_truncate(0o644);
+    match sys::mknodat(&dev, c"console", SFlag::S_IFREG, mode, 0) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
     let target = resolve::exact(root, c"/dev/console", libc::O_PATH)?;
     let (source, target) = (FdPath::new(peer.as_fd()), FdPath::new(target.as_fd()));
     mount::mount(Some(source.as_c_str()), target.as_c_str(), None, libc::MS_BIND, None)
@@ -582,8 +628,7 @@ fn limits(program: &Program) -> Result<()> {
 /// Opened before the root changes: below the host's `/proc`, for this process only.
 fn open_label(program: &Program) -> Result<Option<(OwnedFd, &[u8])>> {
     let Some(label) = &program.label else { return Ok(None) };
-    let file =
-        mount::openat2(label.proc.as_fd(), label.file, libc::O_WRONLY, 0).at(Stage::Label)?;
+    let file = resolve::in_proc(label.proc.as_fd(), label.file, libc::O_WRONLY).at(Stage::Label)?;
     Ok(Some((file, label.text.to_bytes())))
 }
 

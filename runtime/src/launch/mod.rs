@@ -2,6 +2,7 @@
 //!
 //! - `prepare`: everything that may fail or allocate, before the clone;
 //! - `child`: what the clone does, a list of raw system calls;
+//! - `proc`: the host's `/proc`, for labels and sysctls;
 //! - `sync`: what the two say to each other.
 //!
 //! A process that was launched but not confirmed dies with the parent, because it waits on a socket
@@ -9,11 +10,13 @@
 
 mod child;
 pub mod prepare;
+mod proc;
 mod sync;
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
@@ -46,6 +49,10 @@ pub enum Error {
     Died,
     #[error("write /proc/{pid}/{file}")]
     IdMap { pid: i32, file: &'static str, source: std::io::Error },
+    #[error("the container has ended")]
+    Ended,
+    #[error("{sentence}")]
+    WorkingDirectory { sentence: String },
     #[error("set process.oomScoreAdj to {score}; lowering it takes CAP_SYS_RESOURCE")]
     OomScore { score: i32, source: std::io::Error },
     #[error("join the container's cgroup")]
@@ -59,7 +66,7 @@ pub enum Error {
          the cgroup, SCHED_DEADLINE needs all CPUs"
     )]
     Scheduler(#[source] Errno),
-    #[error("set the {which} CPUs of process.execCPUAffinity")]
+    #[error("set process.execCPUAffinity.{which}; are these CPUs there and online?")]
     Affinity { which: &'static str, source: Errno },
     #[error("linux.seccomp")]
     Listener(#[source] listener::Error),
@@ -111,6 +118,10 @@ pub struct Attendance<'a> {
     /// Plan of a new container, for its id maps.
     pub plan: Option<&'a Plan>,
     pub oom_score_adj: Option<i32>,
+    /// Init of the container that the process is added to. Whoever deletes the container waits for
+    /// the end of this one and kills what the cgroup then holds: a process that enters later would
+    /// be missed, so it gives up.
+    pub init: Option<BorrowedFd<'a>>,
 }
 
 /// Strings by which a failed step is described.
@@ -120,6 +131,7 @@ struct Names {
     cwd: String,
     user: String,
     rlimits: Vec<&'static str>,
+    groups: Vec<String>,
     joined: Vec<String>,
     mounts: Vec<String>,
     devices: Vec<String>,
@@ -160,19 +172,24 @@ fn launch_as(
     hooks: &mut dyn FnMut(i32, &OwnedFd) -> Result<(), hooks::Error>,
     first: fn(&Prepared) -> i32,
 ) -> Result<Launched, Error> {
-    let names = names(&prepared, attendance.plan);
-    let record = attendance.cgroup.record();
+    let names = names(&prepared, attendance);
     let affinity = prepared.program.affinity.filter(|_| prepared.setup.is_none());
     let initial = affinity.and_then(|affinity| affinity.initial);
-    // A process that begins in the cgroup has no time before the move.
-    let at_once = record.v1.is_empty() && initial.is_none();
+    // A process that begins in the cgroup has no time before the move. And one that is added must be
+    // in it when the container is seen to live: of the first process that is certain only after it
+    // has told of its sibling.
+    let at_once = initial.is_none() && (attendance.init.is_none() || prepared.intermediate);
+    if at_once {
+        prepared.groups = attendance.cgroup.tasks_files().map_err(Error::Cgroup)?;
+    }
     let unified = if at_once { attendance.cgroup.v2_dir() } else { None };
     let flags = if prepared.intermediate { 0 } else { prepared.clone_flags };
-    let mut in_cgroup = unified.is_some();
+    // The child itself joins the v1 groups.
+    let mut in_cgroup = at_once;
     let clone = Clone { flags, cgroup: unified, withheld: Some(socket.as_fd()) };
     let cloned = match spawn(clone, &prepared, first) {
         // Not into this cgroup: it is threaded, or delegated to somebody else. Moving may still do.
-        Err(_) if in_cgroup => {
+        Err(_) if unified.is_some() => {
             in_cgroup = false;
             spawn(Clone { cgroup: None, ..clone }, &prepared, first)
         }
@@ -279,6 +296,11 @@ fn attend(pid: i32, attendance: &Attendance<'_>, in_cgroup: bool) -> Result<(), 
     if !in_cgroup {
         attendance.cgroup.add_process(pid).map_err(Error::Cgroup)?;
     }
+    if let Some(init) = attendance.init
+        && poll(&mut [PollFd::new(init, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
+    {
+        return Err(Error::Ended);
+    }
     if let Some(plan) = attendance.plan
         && !plan.uid_map.is_empty()
     {
@@ -332,7 +354,7 @@ fn receive(socket: &OwnedFd, names: &Names) -> Result<(Message, Option<OwnedFd>)
     }
 }
 
-fn names(prepared: &Prepared, plan: Option<&Plan>) -> Names {
+fn names(prepared: &Prepared, attendance: &Attendance<'_>) -> Names {
     let text = |text: &std::ffi::CString| text.to_string_lossy().into_owned();
     let Program { args, cwd, uid, gid, rlimits, .. } = &prepared.program;
     let mut names = Names {
@@ -352,7 +374,10 @@ fn names(prepared: &Prepared, plan: Option<&Plan>) -> Names {
         names.masked = masked.iter().map(text).collect();
         names.readonly = readonly.iter().map(text).collect();
     }
-    if let Some(plan) = plan {
+    let groups = attendance.cgroup.record();
+    names.groups =
+        groups.v1.iter().map(|dir| dir.mount.join(&groups.path).display().to_string()).collect();
+    if let Some(plan) = attendance.plan {
         names.joined =
             plan.namespaces.joined.iter().map(|(_, path)| path.display().to_string()).collect();
         names.mounts = plan.mounts.iter().map(|one| text(&one.destination)).collect();
@@ -367,6 +392,7 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
     let sentence = match stage {
         Stage::Program | Stage::Exec => return describe_program(names, stage, errno),
         Stage::Parent => return Error::Died,
+        Stage::Cgroup => format!("join cgroup {}", nth(&names.groups)),
         Stage::Session => "start a session".to_owned(),
         Stage::Join => match nth(&names.joined) {
             empty if empty.is_empty() => "join the container's namespaces".to_owned(),
@@ -386,6 +412,10 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
         Stage::Sysctl => format!("write {}", nth(&names.sysctl)),
         Stage::Propagation => "set the propagation of the mounts".to_owned(),
         Stage::Root => format!("mount the root file system {}", names.root),
+        Stage::Mount if errno == Errno::EXDEV => format!(
+            "mounts[{index}]: links of the image lead {} into /proc, where nothing may be mounted",
+            nth(&names.mounts)
+        ),
         Stage::Mount => format!("mounts[{index}]: mount on {}", nth(&names.mounts)),
         Stage::Device => format!("create device {}", nth(&names.devices)),
         Stage::DeviceLink => "create the links in /dev".to_owned(),
@@ -418,7 +448,15 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
         Stage::Groups => "set the supplementary groups".to_owned(),
         Stage::User => format!("become user {}", names.user),
         Stage::Capabilities => "set the capabilities".to_owned(),
-        Stage::WorkingDirectory => format!("change to the working directory {}", names.cwd),
+        Stage::WorkingDirectory => {
+            let sentence = format!(
+                "chdir to cwd ({:?}) set in config.json failed: {}",
+                names.cwd,
+                errno.desc().to_lowercase()
+            );
+            return Error::WorkingDirectory { sentence };
+        }
+        Stage::ChangeRoot => "change to the container's root".to_owned(),
         Stage::WorkingDirectoryOutside => {
             format!("the working directory {} is outside of the container's root", names.cwd)
         }

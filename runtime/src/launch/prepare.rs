@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::proc;
 use crate::{
     cgroup,
     container::Stdio,
@@ -40,6 +41,8 @@ pub enum Error {
     Device { path: PathBuf, source: Errno },
     #[error(transparent)]
     Mount(#[from] mount::steps::Error),
+    #[error(transparent)]
+    Proc(#[from] proc::Error),
     #[error("linux.seccomp")]
     Seccomp(#[source] seccomp::Error),
     #[error("process.apparmorProfile: this kernel runs without AppArmor; remove the profile")]
@@ -70,6 +73,8 @@ pub struct Prepared {
     pub socket: OwnedFd,
     /// FIFO that `start` writes to; `None` for a process that is to run at once.
     pub start: Option<OwnedFd>,
+    /// `tasks` of the cgroup v1 groups to join; [`super::launch`] opens them.
+    pub groups: Vec<OwnedFd>,
     /// The first process only joins namespaces and clones the real one as its sibling.
     pub intermediate: bool,
     /// `CLONE_NEW*` of the real process.
@@ -80,6 +85,8 @@ pub struct Prepared {
     pub user_namespace: bool,
     /// `None` for a process that joins a container.
     pub setup: Option<Setup>,
+    /// Root of a container that is joined and has no mount namespace of its own.
+    pub root: Option<OwnedFd>,
     pub program: Program,
 }
 
@@ -91,6 +98,8 @@ pub struct Setup {
     pub hostname: Option<CString>,
     pub domainname: Option<CString>,
     pub sysctl: Vec<(CString, CString)>,
+    /// The host's `/proc`, for the sysctls and the clocks.
+    pub proc: Option<OwnedFd>,
     /// Where the root file system is.
     pub root: CString,
     /// A detached clone of it; `None` without a mount namespace.
@@ -244,7 +253,7 @@ pub fn program(
         own_streams: process.uid != 0 || around.user_namespace,
         streams,
         null: libc::makedev(1, 3),
-        first_closed: 3 + around.preserve_fds,
+        first_closed: around.preserve_fds.saturating_add(3),
         rlimits: process.rlimits.clone(),
         io_priority: process.io_priority,
         scheduler: process.scheduler,
@@ -291,9 +300,7 @@ fn label(process: &plan::Process) -> Result<Option<Label>, Error> {
     } else {
         return Ok(None);
     };
-    let proc = open(c"/proc", libc::O_PATH | libc::O_DIRECTORY)
-        .map_err(|errno| Error::Read { path: "/proc", source: errno.into() })?;
-    Ok(Some(Label { proc, file, text }))
+    Ok(Some(Label { proc: proc::open()?, file, text }))
 }
 
 /// Whether a path leads to what a descriptor is of; false where it cannot be told.
@@ -400,6 +407,11 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
         hostname: plan.hostname.clone(),
         domainname: plan.domainname.clone(),
         sysctl: plan.sysctl.clone(),
+        proc: if plan.sysctl.is_empty() && plan.time_offsets.is_none() {
+            None
+        } else {
+            Some(proc::open()?)
+        },
         root,
         tree,
         root_later,

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! child  → Pid(n)      only with an intermediate process, which says who its sibling is
-//! parent → Go          id maps are written, cgroups joined
+//! parent → Go          id maps are written
 //! child  → Hooks       only with hooks: mounts are done, the root has not changed
 //! parent → Go
 //! child  → Listener    the filter is in force; its listener comes beside it, and no answer is due
@@ -20,6 +20,7 @@ pub(super) const SIZE: usize = 12;
 #[repr(u8)]
 pub(super) enum Stage {
     Parent,
+    Cgroup,
     Session,
     Join,
     TimeNamespace,
@@ -62,11 +63,13 @@ pub(super) enum Stage {
     Signals,
     Start,
     Exec,
+    ChangeRoot,
 }
 
 /// Every stage, in the order of the numbers that travel.
-const STAGES: [Stage; 43] = [
+const STAGES: [Stage; 45] = [
     Stage::Parent,
+    Stage::Cgroup,
     Stage::Session,
     Stage::Join,
     Stage::TimeNamespace,
@@ -109,6 +112,7 @@ const STAGES: [Stage; 43] = [
     Stage::Signals,
     Stage::Start,
     Stage::Exec,
+    Stage::ChangeRoot,
 ];
 
 /// A message of the child.

@@ -136,14 +136,17 @@ fn launch_guarded(user_namespace: bool, first: fn(&Prepared) -> i32) -> Error {
     let prepared = Prepared {
         socket: theirs,
         start: None,
+        groups: Vec::new(),
         intermediate: user_namespace,
         clone_flags: plan.namespaces.new & !crate::ns::Kind::Cgroup.flag(),
         join: Vec::new(),
         user_namespace,
         setup: Some(setup),
+        root: None,
         program,
     };
-    let attendance = Attendance { cgroup: &cgroup, plan: Some(&plan), oom_score_adj: Some(100) };
+    let attendance =
+        Attendance { cgroup: &cgroup, plan: Some(&plan), oom_score_adj: Some(100), init: None };
     FILTER.get_or_init(filter);
     let launched = launch_as(prepared, ours, &attendance, &mut |_, _| Ok(()), first);
     let error = launched.and_then(Launched::execute).expect_err("an exec that fails");

@@ -501,7 +501,7 @@ impl Held {
         let container = self.runtime(around, "exec in")?;
         let created = around
             .oom
-            .restored(|| container.exec(&process, stdio))
+            .restored(|| container.exec(&process, container::Exec::new(stdio)))
             .map_err(|error| refused(&what, &error))?;
         let id = process::identify(created.pid).map_err(|error| failed(&what, &error))?;
         let added = Added {

@@ -49,9 +49,65 @@ pub fn exact(root: BorrowedFd<'_>, path: &CStr, flags: i32) -> Result<OwnedFd> {
 pub fn ensure(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Result<OwnedFd> {
     let resolve = if want == Want::PlainDirectory { EXACT } else { IN_ROOT };
     match mount::openat2(root, path, libc::O_PATH, resolve) {
-        Err(Errno::ENOENT) => make(root, path, want),
+        Err(Errno::ENOENT) => match make_last(root, path, want) {
+            Some(made) => Ok(made),
+            None => make(root, path, want),
+        },
         other => other,
     }
+}
+
+/// The usual case in few calls: no link on the way, and only the last component is missing. `None`
+/// if it is not that, for the long way to find out.
+fn make_last(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Option<OwnedFd> {
+    let slash = path.to_bytes().iter().rposition(|byte| *byte == b'/')?;
+    let name = CStr::from_bytes_with_nul(path.to_bytes_with_nul().get(slash + 1..)?).ok()?;
+    if matches!(name.to_bytes(), b"" | b"." | b"..") {
+        return None;
+    }
+    let mut above = Text::new();
+    above.push(path.to_bytes().get(..slash)?).ok()?;
+    let parent = mount::openat2(root, above.c_str(), libc::O_PATH, EXACT).ok()?;
+    if want == Want::File {
+        mknodat(&parent, name, SFlag::S_IFREG, Mode::from_bits_truncate(0o644), 0).ok()?;
+    } else {
+        mkdirat(&parent, name, Mode::from_bits_truncate(0o755)).ok()?;
+    }
+    mount::openat2(parent.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, EXACT).ok()
+}
+
+/// As [`ensure`], for what is to be mounted on. The configuration's destinations were examined as
+/// text; a link of the image must not lead such a mount into `/proc`, through which labels and limits
+/// are written (CVE-2019-16884).
+///
+/// # Errors
+/// As [`ensure`]; `EXDEV` if links lead into a procfs.
+pub fn mount_point(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Result<OwnedFd> {
+    match mount::openat2(root, path, libc::O_PATH, EXACT) {
+        Err(Errno::ENOENT | Errno::ELOOP) => {}
+        other => return other,
+    }
+    let target = ensure(root, path, want)?;
+    // What names `/proc` itself has been examined; `/proc/net` is a link of the kernel's own.
+    if !path.to_bytes().starts_with(b"/proc/")
+        && mount::file_system(target.as_fd())? == mount::PROC_SUPER_MAGIC
+    {
+        return Err(Errno::EXDEV);
+    }
+    Ok(target)
+}
+
+/// Opens a file below the host's `/proc`, as [`crate::launch::proc`] found it; the path may begin
+/// with `/proc/`. Nothing that is mounted over a part of it is written to (CVE-2025-52881).
+///
+/// # Errors
+/// Those of openat2(2); `EXDEV` for what lies on another mount.
+pub fn in_proc(proc: BorrowedFd<'_>, path: &CStr, flags: i32) -> Result<OwnedFd> {
+    let bytes = path.to_bytes_with_nul();
+    let rest = bytes.strip_prefix(b"/proc/").unwrap_or(bytes);
+    let rest = CStr::from_bytes_with_nul(rest).or(Err(Errno::EINVAL))?;
+    let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_MAGICLINKS;
+    mount::openat2(proc, rest, flags, resolve)
 }
 
 fn make(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Result<OwnedFd> {
@@ -266,5 +322,33 @@ mod tests {
         let (_directory, root) = root();
         let path = std::ffi::CString::new("/a".repeat(3000)).unwrap();
         assert_eq!(ensure(root.as_fd(), &path, Want::Directory).unwrap_err(), Errno::ENAMETOOLONG);
+    }
+
+    #[test]
+    fn links_into_proc_are_no_mount_points() {
+        let (directory, root) = root();
+        symlink("/proc", directory.path().join("trap")).unwrap();
+        std::fs::create_dir(directory.path().join("proc")).unwrap();
+        // An empty directory that is called so is harmless.
+        assert!(mount_point(root.as_fd(), c"/trap", Want::Directory).is_ok());
+        let host: OwnedFd = std::fs::File::open("/").unwrap().into();
+        // `/proc/net` is a link; only what is called `/proc/` may pass through it.
+        let here = std::env::temp_dir().join(format!("lighter-trap-{}", std::process::id()));
+        symlink("/proc/self/attr", &here).unwrap();
+        let path = std::ffi::CString::new(here.to_str().unwrap()).unwrap();
+        let refused = mount_point(host.as_fd(), &path, Want::Directory).map(drop);
+        std::fs::remove_file(&here).unwrap();
+        assert_eq!(refused.unwrap_err(), Errno::EXDEV);
+        assert!(mount_point(host.as_fd(), c"/proc/net/dev", Want::File).is_ok());
+    }
+
+    #[test]
+    fn what_is_mounted_in_proc_is_not_opened() {
+        let proc: OwnedFd = std::fs::File::open("/proc").unwrap().into();
+        let open = |path: &CStr| in_proc(proc.as_fd(), path, libc::O_PATH).map(drop);
+        assert_eq!(open(c"/proc/sys/kernel/shmmni"), Ok(()));
+        assert_eq!(open(c"thread-self/attr/exec"), Ok(()));
+        assert_eq!(open(c"/proc/../etc"), Err(Errno::EXDEV));
+        assert_eq!(open(c"self/root"), Err(Errno::ELOOP));
     }
 }

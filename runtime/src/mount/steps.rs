@@ -210,11 +210,10 @@ fn bind<'a>(
     let failed =
         |errno| Error::Source { index: one.index, source_path: source.to_owned(), source: errno };
     let tree = mount::open_tree(None, &path, true, recursive).map_err(failed)?;
-    if one.destination.as_c_str() == c"/proc" {
-        const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-        if mount::file_system(tree.as_fd()).map_err(failed)? != PROC_SUPER_MAGIC {
-            return Err(Error::NotProc { index: one.index, source_path: source.to_owned() });
-        }
+    if one.destination.as_c_str() == c"/proc"
+        && mount::file_system(tree.as_fd()).map_err(failed)? != mount::PROC_SUPER_MAGIC
+    {
+        return Err(Error::NotProc { index: one.index, source_path: source.to_owned() });
     }
     if let Some(map) = &one.id_map {
         map_ids(one.index, map, &tree, source, namespaces)?;

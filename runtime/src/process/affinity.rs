@@ -1,17 +1,26 @@
 //! CPUs of an added process (config.md, `process.execCPUAffinity`).
 
+use serde::{Deserialize, Serialize};
+
 use crate::sys::sched::{CpuMask, WORDS};
 
 /// Where an added process may run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Affinity {
     /// Until it is in the container's cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial: Option<CpuMask>,
     /// From then on; without it, wherever the cgroup allows.
+    #[serde(default, rename = "final", skip_serializing_if = "Option::is_none")]
     pub end: Option<CpuMask>,
 }
 
 impl Affinity {
+    /// Whether it asks for nothing.
+    pub fn is_empty(&self) -> bool {
+        self.initial.is_none() && self.end.is_none()
+    }
+
     /// What is to be set once the process is in the container's cgroup.
     pub fn after_the_move(&self) -> Option<CpuMask> {
         // Before Linux 6.2 a cpuset resets what was set initially, since then it does not.

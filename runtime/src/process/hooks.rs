@@ -82,7 +82,7 @@ impl<'a> Inside<'a> {
     /// # Errors
     /// If its cgroup cannot be opened.
     pub fn new(init: BorrowedFd<'a>, kinds: i32, cgroup: &'a Cgroup) -> Result<Self, Error> {
-        let groups = cgroup.procs_files().map_err(Box::new)?;
+        let groups = cgroup.tasks_files().map_err(Box::new)?;
         Ok(Self { init, kinds, cgroup, groups, like: None })
     }
 
@@ -230,8 +230,8 @@ const NOT_EXECUTED: i32 = 127;
 fn child(prepared: &Prepared<'_>) -> i32 {
     let enter = || -> sys::Result<()> {
         let Some(inside) = prepared.join else { return Ok(()) };
-        for procs in &inside.groups {
-            sys::write(procs, b"0")?;
+        for tasks in &inside.groups {
+            sys::write(tasks, b"0")?;
         }
         sys::setns(inside.init, CloneFlags::from_bits_retain(inside.kinds))?;
         if inside.kinds & libc::CLONE_NEWUSER != 0 {

@@ -181,6 +181,21 @@ fn refusals_name_the_path() {
         ),
         (
             "mounts",
+            json!([{"destination": "//proc/./self/", "type": "bind", "source": "/"}]),
+            "mounts[0].destination: \"/proc/self\" is inside /proc",
+        ),
+        (
+            "mounts",
+            json!([{"destination": "/proc/", "type": "tmpfs"}]),
+            "mounts[0].destination: \"/proc\" takes a mount of type proc only",
+        ),
+        (
+            "mounts",
+            json!([{"destination": "proc", "type": "cgroup"}]),
+            "mounts[0].destination: \"/proc\" takes a mount of type proc only",
+        ),
+        (
+            "mounts",
             json!([{"destination": "/x", "type": "ramfs", "options": ["tmpcopyup"]}]),
             "mounts[0].options: \"tmpcopyup\" is for a tmpfs only",
         ),

@@ -24,7 +24,9 @@ pub(super) fn mounts(
     for (index, mount) in raw.iter().enumerate() {
         let at = format!("mounts[{index}]");
         // Relative destinations are an old habit that runc still takes: below the root.
-        let destination = Path::new("/").join(&mount.destination);
+        // In one spelling only, for what is compared with `/proc` and `/dev`.
+        let destination: std::path::PathBuf =
+            Path::new("/").join(&mount.destination).components().collect();
         let destination = absolute(&format!("{at}.destination"), &destination)?;
         let options = MountOptions::parse(&mount.options).or_else(|error| {
             invalid(format!("{at}.options"), mount.options.join(","), error.to_string())
@@ -46,12 +48,15 @@ pub(super) fn mounts(
             let recursive = options.bind == Some(Bind::Recursive);
             plan::MountKind::Bind { source: source.clone(), recursive }
         } else if kind == "cgroup" || kind == "cgroup2" {
+            check_proc(&at, &destination)?;
+            check_over_proc(&at, &destination)?;
             plan::MountKind::Cgroup
         } else if kind.is_empty() {
             return Err(Error::Missing { path: format!("{at}.type") });
         } else {
             if kind != "proc" {
                 check_proc(&at, &destination)?;
+                check_over_proc(&at, &destination)?;
             }
             let source = mount.source.as_deref().unwrap_or(Path::new(kind));
             plan::MountKind::FileSystem {
@@ -136,6 +141,15 @@ fn check_proc(at: &str, destination: &CString) -> Result<()> {
         && !ALLOWED.iter().any(|allowed| clean == Path::new(allowed))
     {
         return invalid(format!("{at}.destination"), text, "is inside /proc");
+    }
+    Ok(())
+}
+
+/// Nothing but a procfs may lie on `/proc` itself (CVE-2019-19921).
+fn check_over_proc(at: &str, destination: &CString) -> Result<()> {
+    let text = destination.to_string_lossy();
+    if Path::new(text.as_ref()).components().eq(Path::new("/proc").components()) {
+        return invalid(format!("{at}.destination"), text, "takes a mount of type proc only");
     }
     Ok(())
 }

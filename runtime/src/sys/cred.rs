@@ -1,5 +1,7 @@
 //! Identity of the calling thread. Raw calls on purpose: libc's own tell every thread, through locks.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Errno, Result};
 
 /// Sets real, effective and saved group.
@@ -33,7 +35,7 @@ pub fn setgroups(gids: &[u32]) -> Result<()> {
 }
 
 /// Capability sets as bit masks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CapSets {
     pub bounding: u64,
     pub effective: u64,

@@ -55,6 +55,15 @@ pub fn close_from(first: u32, kept: [BorrowedFd<'_>; 2]) -> Result<()> {
     Ok(())
 }
 
+/// Whether a number is a descriptor that the caller passed on to this process. Ours are not: they are
+/// all marked to be closed by an exec.
+pub fn is_inherited(number: u32) -> bool {
+    let Ok(number) = RawFd::try_from(number) else { return false };
+    // SAFETY: takes numbers only and changes nothing.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
+
 /// Makes `target` another number of `fd`, kept over exec. Nothing may own `target` in Rust's sense:
 /// it is one of the standard streams.
 ///

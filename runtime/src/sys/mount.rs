@@ -6,6 +6,9 @@ use std::ptr;
 
 use super::{Errno, Result};
 
+/// How often `openat2` is tried again when the kernel says so.
+const MOST_TRIES: u32 = 256;
+
 /// `openat2` with `RESOLVE_*` flags.
 ///
 /// # Errors
@@ -20,17 +23,25 @@ pub fn openat2(
     let mut how: libc::open_how = unsafe { core::mem::zeroed() };
     how.flags = u64::from((flags | libc::O_CLOEXEC).unsigned_abs());
     how.resolve = resolve;
-    // SAFETY: the path is a C string, the struct's size is passed.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            directory.as_raw_fd(),
-            path.as_ptr(),
-            &raw const how,
-            size_of::<libc::open_how>(),
-        )
-    };
-    owned(Errno::result(fd)?)
+    // Where a name was changed or a mount made meanwhile, anywhere on the host, the kernel cannot say
+    // whether a `..` stayed inside, and asks to be asked again. Not for ever: somebody may see to it.
+    let mut tries = 0;
+    loop {
+        // SAFETY: the path is a C string, the struct's size is passed.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                directory.as_raw_fd(),
+                path.as_ptr(),
+                &raw const how,
+                size_of::<libc::open_how>(),
+            )
+        };
+        match Errno::result(fd) {
+            Err(Errno::EAGAIN) if tries < MOST_TRIES => tries += 1,
+            other => return owned(other?),
+        }
+    }
 }
 
 /// Opens a path as it stands; for paths of the host.
@@ -233,6 +244,9 @@ pub fn pivot_here() -> Result<()> {
     let rc = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
     Errno::result(rc).map(drop)
 }
+
+/// Type of a procfs.
+pub const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// Type of the file system, `*_MAGIC`.
 ///

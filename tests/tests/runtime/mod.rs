@@ -1,8 +1,10 @@
 //! The OCI runtime's command line on real bundles, as root. `RUNTIME=runc` runs the same tests on the
 //! reference, but for those that ask for more.
 
+mod adversity;
 mod attacks;
 mod cgroup;
+mod exec;
 mod filesystem;
 mod hooks;
 mod life;

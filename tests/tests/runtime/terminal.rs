@@ -10,7 +10,7 @@ use serde_json::json;
 use tests::bundle::{Bundle, is_ours, within};
 
 /// Takes the terminal's master from a console socket.
-fn master(listener: &UnixListener) -> std::fs::File {
+pub(super) fn master(listener: &UnixListener) -> std::fs::File {
     let (connection, _) = listener.accept().unwrap();
     let mut name = [0; 64];
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
