@@ -4,10 +4,11 @@ TARGET  := $(shell rustc -vV | sed -n 's/^host: //p')
 DIST    := target/dist
 PREFIX  ?= /usr/local
 DESTDIR ?=
+UNITDIR ?= /etc/systemd/system
 # The crash tests' daemons kill themselves at named points; what is shipped has none of them.
 POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoints
 
-.PHONY: build setup setup-test demo test lint bench install clean
+.PHONY: build setup setup-test setup-vm demo test test-vm lint bench install install-files deb clean
 
 # The three binaries, release-built. The runtime is static: it starts in two thirds of the time; and
 # its relocations are packed, which spares 94 kB of the copy that each run makes of it.
@@ -23,6 +24,9 @@ setup:
 
 setup-test:
 	.ci/setup test
+
+setup-vm:
+	.ci/setup vm
 
 demo: setup build
 	examples/demo.sh $(DIST)
@@ -41,16 +45,28 @@ test: lint build
 	LIGHTER_DIST=$(CURDIR)/$(DIST) LIGHTER_FAILPOINTS=$(CURDIR)/target/debug \
 	    cargo nextest run --locked --workspace $(POINTS)
 
+# The tests whose results depend on the host, in machines of our own: pure cgroup v2, systemd, NFS.
+test-vm: setup-vm deb
+	cargo build --locked --workspace --bins --tests $(POINTS)
+	LIGHTER_POINTS="$(POINTS)" tests/vm/suite
+
 bench: setup-test build
 	LIGHTER_DIST=$(CURDIR)/$(DIST) benches/run.sh $(BENCH)
 
-install: build
+install: build install-files
+
+# What `install` and the package have in common; the binaries are there.
+install-files:
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(DIST)/lighter $(DIST)/lighter-runtime $(DIST)/lighter-control-plane
 	for unit in systemd/*.service; do \
 	    sed 's|/usr/local/bin|$(PREFIX)/bin|g' "$$unit" | \
-	        install -D -m 0644 /dev/stdin "$(DESTDIR)/etc/systemd/system/$${unit##*/}" || exit 1; \
+	        install -D -m 0644 /dev/stdin "$(DESTDIR)$(UNITDIR)/$${unit##*/}" || exit 1; \
 	done
 	install -D -m 0600 ecs.config.example $(DESTDIR)/etc/ecs/ecs.config.example
+
+# target/lighter_VERSION_ARCH.deb
+deb: build
+	packaging/deb/build target
 
 clean:
 	cargo clean
