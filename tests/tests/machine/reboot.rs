@@ -34,7 +34,7 @@ fn assert_ended_with_the_machine(id: &str) {
 
 /// The tasks of a boot: one network mode each, one with two containers.
 fn start_tasks() {
-    let lasting = "echo started; exec sleep 100000";
+    let lasting = "echo started; trap exit TERM; while :; do sleep 1; done";
     let ids = [
         detach(&script("bridge", lasting)),
         detach(&script("awsvpc", lasting)),
