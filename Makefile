@@ -2,6 +2,8 @@
 
 TARGET  := $(shell rustc -vV | sed -n 's/^host: //p')
 DIST    := target/dist
+# Shown by `lighter-runtime --version`.
+COMMIT  := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 PREFIX  ?= /usr/local
 DESTDIR ?=
 # The crash tests' daemons kill themselves at named points; what is shipped has none of them.
@@ -12,7 +14,7 @@ POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoin
 # The three binaries, release-built. The runtime is static: it starts in two thirds of the time; and
 # its relocations are packed, which spares 94 kB of the copy that each run makes of it.
 build:
-	RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" cargo build --locked --profile runtime -p runtime \
+	LIGHTER_COMMIT="$(COMMIT)" RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" cargo build --locked --profile runtime -p runtime \
 	    --bin lighter-runtime --target $(TARGET) --target-dir target/static
 	cargo build --locked --release -p agent -p control-plane
 	install -D -m 0755 -t $(DIST) target/static/$(TARGET)/runtime/lighter-runtime \

@@ -101,6 +101,7 @@ impl Common {
             preserve_fds: self.preserve_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
+            restore: None,
         })?)
     }
 

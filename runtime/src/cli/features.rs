@@ -5,10 +5,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Error, SPEC, print};
+use super::{Error, print};
 use crate::mount::options;
 use crate::ns;
 use crate::process::caps;
+use crate::spec;
 use crate::sys::seccomp;
 
 /// Oldest version of the specification whose configurations are taken.
@@ -72,7 +73,7 @@ fn document() -> Value {
     let supported = FLAGS.iter().filter(|(_, flags)| seccomp::knows(*flags));
     json!({
         "ociVersionMin": OLDEST,
-        "ociVersionMax": SPEC,
+        "ociVersionMax": spec::VERSION,
         "hooks": HOOKS,
         "mountOptions": sorted(options::names().collect()),
         "linux": {
@@ -95,7 +96,11 @@ fn document() -> Value {
             },
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "intelRdt": { "enabled": INTEL_RDT },
+            "intelRdt": { "enabled": INTEL_RDT, "schemata": INTEL_RDT, "monitoring": INTEL_RDT },
+            "memoryPolicy": {
+                "modes": spec::MEMORY_MODES.map(|row| row.0),
+                "flags": spec::MEMORY_FLAGS.map(|row| row.0),
+            },
             "mountExtensions": { "idmap": { "enabled": IDMAP } },
             "netDevices": { "enabled": NET_DEVICES },
         },
@@ -109,7 +114,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::seccomp::{Arch, Profile};
-    use crate::spec;
 
     /// Whether a configuration with this value at a pointer is taken.
     fn takes(changes: &[(&str, Value)]) -> bool {

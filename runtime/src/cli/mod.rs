@@ -1,8 +1,10 @@
 //! The command line of runc: `lighter-runtime [global options] COMMAND [options] <container-id>`.
 //!
 //! Options may follow the container id. Our own failures go to standard error, and to the `--log` file
-//! as the last entry, where containerd's shim and dockerd look for it; they end with exit code 1.
+//! as the last entry, where containerd's shim and dockerd look for it; they end with exit code 1, and
+//! with 3 for a command that is none.
 
+mod checkpoint;
 mod console;
 mod create;
 mod delete;
@@ -16,6 +18,7 @@ mod log;
 pub mod monitor;
 mod pause;
 mod ps;
+mod restore;
 mod resume;
 mod run;
 mod spec;
@@ -30,9 +33,6 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use self::lazy::Lazy;
 use crate::{container, seal};
-
-/// Version of the runtime specification that we implement.
-const SPEC: &str = "1.3.0";
 
 /// OCI container runtime.
 #[derive(Debug, Parser)]
@@ -57,6 +57,9 @@ struct Arguments {
     // Not global, as the others: `spec` has an option of that name.
     #[arg(long, value_enum, default_value_t = Rootless::Auto)]
     rootless: Rootless,
+    /// Name or path of the criu program, for checkpoint and restore
+    #[arg(long, global = true, value_name = "FILE", default_value = "criu")]
+    criu: PathBuf,
     /// Print the version
     #[arg(long, short)]
     version: bool,
@@ -73,6 +76,8 @@ enum Rootless {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Save the state of a running container
+    Checkpoint(Box<Lazy<checkpoint::Arguments>>),
     /// Create a container
     Create(Lazy<create::Arguments>),
     /// Delete any resources held by the container
@@ -87,6 +92,8 @@ enum Command {
     Kill(Lazy<kill::Arguments>),
     /// Suspend all processes of a container
     Pause(Lazy<pause::Arguments>),
+    /// Restore a container from a checkpoint
+    Restore(Box<Lazy<restore::Arguments>>),
     /// Resume all processes of a paused container
     Resume(Lazy<resume::Arguments>),
     /// List the containers below the state root
@@ -126,6 +133,8 @@ pub(crate) enum Error {
     Exec(#[source] Box<Error>),
     #[error(transparent)]
     Process(#[from] exec::Invalid),
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Invalid),
     #[error("find the current directory; give --bundle")]
     CurrentDirectory(#[source] std::io::Error),
     #[error("write the pid file {}", path.display())]
@@ -179,6 +188,9 @@ pub fn main() -> ExitCode {
             if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
                 return ExitCode::from(help().unwrap_or(1));
             }
+            if error.kind() == clap::error::ErrorKind::InvalidSubcommand {
+                return unknown(&error);
+            }
             let asked_for_help = !error.use_stderr();
             // Nothing better can be done where even this cannot be printed.
             let _ = error.print();
@@ -211,8 +223,7 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<u8, Error> {
     if arguments.version {
-        let text = format!("lighter-runtime version {}\nspec: {SPEC}\n", env!("CARGO_PKG_VERSION"));
-        return print(&text);
+        return print(&version());
     }
     if arguments.systemd_cgroup {
         return Err(Error::NotSupported { option: "--systemd-cgroup" });
@@ -224,6 +235,9 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
     // Not the arguments: an environment may hold secrets.
     ::log::debug!("lighter-runtime {}, state root {}", env!("CARGO_PKG_VERSION"), root.display());
     match arguments.command {
+        Some(Command::Checkpoint(checkpoint)) => {
+            checkpoint::run(&root, &arguments.criu, &checkpoint.0)
+        }
         Some(Command::Create(Lazy(create))) => create::run(&root, create),
         Some(Command::Delete(Lazy(delete))) => delete::run(&root, delete),
         Some(Command::Events(Lazy(events))) => events::run(&root, &events),
@@ -231,6 +245,7 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
         Some(Command::Features) => features::run(),
         Some(Command::Kill(Lazy(kill))) => kill::run(&root, kill),
         Some(Command::Pause(Lazy(pause))) => pause::run(&root, pause),
+        Some(Command::Restore(restore)) => restore::run(&root, &arguments.criu, (*restore).0),
         Some(Command::Resume(Lazy(resume))) => resume::run(&root, resume),
         Some(Command::List(Lazy(list))) => list::run(&root, &list),
         Some(Command::Ps(Lazy(ps))) => ps::run(&root, ps),
@@ -241,6 +256,26 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
         Some(Command::Update(update)) => update::run(&root, (*update).0),
         None => help(),
     }
+}
+
+/// In the lines of runc's, which containerd, dockerd and Podman read.
+fn version() -> String {
+    let mut text = format!("lighter-runtime version {}\n", env!("CARGO_PKG_VERSION"));
+    if let Some(commit) = option_env!("LIGHTER_COMMIT").filter(|commit| !commit.is_empty()) {
+        text.push_str(&format!("commit: {commit}\n"));
+    }
+    text.push_str(&format!("spec: {}\n", crate::spec::VERSION));
+    text
+}
+
+/// Refuses a command that is none, in runc's words and with its code.
+fn unknown(error: &clap::Error) -> ExitCode {
+    let word = error.get(clap::error::ContextKind::InvalidSubcommand);
+    let word = word.map(ToString::to_string).unwrap_or_default();
+    let message = format!("No help topic for '{word}'");
+    log::to_standard_error(&message);
+    log::misuse(&message);
+    ExitCode::from(3)
 }
 
 /// What runc says when it is given nothing to do.
@@ -340,6 +375,8 @@ mod tests {
             &["features"],
             &["spec", "-b", "/b", "--rootless"],
             &["--rootless=false", "spec"],
+            &["checkpoint", "--image-path", "/i", "--manage-cgroups-mode", "soft", "id"],
+            &["--criu", "/c", "restore", "-d", "-b", "/b", "--pid-file", "/p", "id"],
             &["--version"],
             &["-v"],
         ] {

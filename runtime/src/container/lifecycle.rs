@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::monitor::FailureKind;
 
 use super::{
-    Create, Created, Inherited, State, Status,
+    Create, Created, Inherited, State, Status, criu,
     id::{self, Id},
     inside,
     state::{self, ProcessRecord, Record},
@@ -81,6 +81,10 @@ pub enum Error {
     OutOfMemory,
     #[error(transparent)]
     Rdt(#[from] rdt::Error),
+    #[error("checkpoint container {id}")]
+    Checkpoint { id: String, source: Box<criu::Error> },
+    #[error("restore container {id}")]
+    Restore { id: String, source: Box<criu::Error> },
     #[error("start container {id}: run hooks")]
     Hooks { id: String, source: Box<hooks::Error> },
 }
@@ -176,11 +180,7 @@ impl Container {
             move |source| Error::File { operation, path, source }
         };
         let bundle = fs::canonicalize(create.bundle).map_err(file("find bundle", create.bundle))?;
-        let path = bundle.join("config.json");
-        let bytes = fs::read(&path).map_err(file("read", &path))?;
-        let raw: spec::Spec = serde_json::from_slice(&bytes)
-            .map_err(|source| Error::Parse { path: path.clone(), source })?;
-        let plan = spec::plan(raw).map_err(|source| Error::Spec { path, source })?;
+        let plan = read_plan(&bundle)?;
 
         let directory = create.root.join(id.as_str());
         let mut builder = DirBuilder::new();
@@ -251,6 +251,21 @@ impl Container {
         let cgroup =
             undo.cgroup.insert(Cgroup::create_planned(groups, &plan.resources).map_err(failed)?);
         failpoint::hit("create-cgroup");
+        if let Some(restore) = create.restore {
+            let admit = |pid| {
+                cgroup.add_process(pid).map_err(failed)?;
+                let Some((groups, clause)) = &rdt else { return Ok(()) };
+                Ok(groups.enter(clause, pid)?)
+            };
+            undo.rdt.clone_from(&record.rdt);
+            let revived = restore.revive(&plan, &mut record, &directory, &admit);
+            let created = revived.map_err(|source| Error::Restore {
+                id: create.id.to_owned(),
+                source: Box::new(source),
+            })?;
+            undo.armed = false;
+            return Ok((Self { directory: directory.clone(), record }, created));
+        }
         let launched = Self::launch(create, &plan, &record, cgroup, &directory)
             .map_err(|error| inside::if_out_of_memory(cgroup, error))?;
         failpoint::hit("create-launched");
@@ -612,6 +627,19 @@ pub(super) fn document(record: &Record, status: Status, pid: i32) -> State {
         created: record.created.clone(),
         annotations: record.annotations.clone(),
     }
+}
+
+/// What a bundle's configuration asks for.
+pub(super) fn read_plan(bundle: &Path) -> Result<Plan, Error> {
+    let path = bundle.join("config.json");
+    let bytes = fs::read(&path).map_err(|source| Error::File {
+        operation: "read",
+        path: path.clone(),
+        source,
+    })?;
+    let raw: spec::Spec = serde_json::from_slice(&bytes)
+        .map_err(|source| Error::Parse { path: path.clone(), source })?;
+    spec::plan(raw).map_err(|source| Error::Spec { path, source })
 }
 
 /// A held lock. Released explicitly: a clone of this process has the same lock, and closing our

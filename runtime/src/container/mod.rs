@@ -16,6 +16,8 @@
 //! killed `create` left therefore finds all of it. Commands that change a container hold a lock on
 //! the directory; `state` does not, so that hooks may call it.
 
+mod checkpoint;
+mod criu;
 mod exec;
 pub mod id;
 mod inside;
@@ -31,6 +33,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use checkpoint::{Checkpoint, Restore};
+pub use criu::Options as CriuOptions;
 pub use exec::{Exec, Inherited};
 pub use lifecycle::{Container, Error};
 pub(crate) use limits::resctrl_mount;
@@ -54,6 +58,8 @@ pub struct Create<'a> {
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
+    /// Bring the processes of a checkpoint back instead of making new ones.
+    pub restore: Option<&'a Restore<'a>>,
 }
 
 /// Standard streams of a container's process.

@@ -434,7 +434,7 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
 }
 
 /// The specification's default devices: name and minor number, major 1 but for the terminal.
-const STANDARD: [(&CStr, u32, u32); 6] = [
+pub const STANDARD: [(&CStr, u32, u32); 6] = [
     (c"/dev/null", 1, 3),
     (c"/dev/zero", 1, 5),
     (c"/dev/full", 1, 7),

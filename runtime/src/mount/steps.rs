@@ -319,11 +319,9 @@ fn control_groups(
             label: None,
         },
     ));
-    let destination = Path::new(OsStr::from_bytes(one.destination.to_bytes()));
-    for recorded in groups.v1.iter().chain(&groups.v2) {
-        let Some(name) = recorded.mount.file_name() else { continue };
-        let target = c_path(destination.join(name))?;
-        steps.push(step(target, open(recorded)?));
+    for (target, recorded) in group_mounts(one, groups) {
+        let name = recorded.mount.file_name().unwrap_or_default();
+        steps.push(step(c_path(target)?, open(recorded)?));
         if recorded.controllers.contains(',') {
             for controller in recorded.controllers.split(',') {
                 let action =
@@ -336,6 +334,20 @@ fn control_groups(
         steps.push(step(one.destination.clone(), Action::ReadOnly));
     }
     Ok(())
+}
+
+/// Where the trees of the container's groups are mounted: at the destination itself on a unified host,
+/// else in a directory there, by the names of the hierarchies.
+pub fn group_mounts<'a>(
+    one: &Mount,
+    groups: &'a cgroup::Record,
+) -> Vec<(PathBuf, &'a cgroup::RecordedDir)> {
+    let destination = Path::new(OsStr::from_bytes(one.destination.to_bytes()));
+    if let (true, Some(unified)) = (groups.v1.is_empty(), &groups.v2) {
+        return vec![(destination.to_owned(), unified)];
+    }
+    let named = groups.v1.iter().chain(&groups.v2);
+    named.filter_map(|dir| Some((destination.join(dir.mount.file_name()?), dir))).collect()
 }
 
 fn c_path(path: PathBuf) -> Result<CString, std::ffi::NulError> {

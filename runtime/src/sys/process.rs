@@ -2,9 +2,11 @@
 
 use std::ffi::{CStr, CString, c_char};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::ptr;
 
-use super::{Errno, Result};
+use super::{Errno, Result, mount};
 
 /// C strings with the null-terminated array of pointers that `execve` wants.
 #[derive(Debug)]
@@ -52,6 +54,29 @@ pub fn fexecve(program: BorrowedFd<'_>, arguments: &CStrings, environment: &CStr
         )
     };
     Errno::last()
+}
+
+/// Has a command keep descriptors that are marked to be closed. With `root`, it begins in a mount
+/// namespace of its own, from which nothing gets out, with the first path bound on the second.
+pub fn keep_open(command: &mut Command, kept: Vec<RawFd>, root: Option<(CString, CString)>) {
+    let prepare = move || {
+        for number in &kept {
+            // SAFETY: takes numbers only, of descriptors in this copy of the process.
+            let rc = unsafe { libc::fcntl(*number, libc::F_SETFD, 0) };
+            Errno::result(rc)?;
+        }
+        // The caller's may be blocked, to be forwarded.
+        nix::sys::signal::SigSet::empty().thread_set_mask()?;
+        if let Some((from, to)) = &root {
+            super::unshare(super::CloneFlags::CLONE_NEWNS)?;
+            mount::mount(None, c"/", None, libc::MS_REC | libc::MS_SLAVE, None)?;
+            mount::mount(Some(from), to, None, libc::MS_REC | libc::MS_BIND, None)?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes system calls only, without allocating: what it refers to
+    // was prepared before.
+    unsafe { command.pre_exec(prepare) };
 }
 
 /// Ends the process without running exit handlers.
