@@ -147,12 +147,7 @@ impl Checkpoint<'_> {
             }
             Ok(())
         };
-        Criu::start(self.options.program, &[], None)?.ask(
-            kind,
-            &self.options,
-            &request,
-            &mut moment,
-        )
+        Criu::start(self.options.program)?.ask(kind, &self.options, &request, &mut moment)
     }
 
     /// Tells what is the host's, and writes down what the standard streams are.
@@ -206,7 +201,7 @@ impl Restore<'_> {
             require(self.options.program, option, "3.16", (3, 16))?;
         }
         let config = record.annotations.get(CONFIG_ANNOTATION);
-        let (mut request, _open) =
+        let (mut request, directories) =
             request(Request::Restore, &self.options, config.map(String::as_str))?;
         for number in [field::EVASIVE_DEVICES, field::RESTORE_SIBLING] {
             request.number(number, true);
@@ -237,7 +232,7 @@ impl Restore<'_> {
         fs::create_dir(&root).map_err(file("create", &root))?;
         request.text(field::ROOT, root.as_os_str().as_bytes());
         let bound = (c_string(&record.rootfs)?, c_string(&root)?);
-        let criu = Criu::start(self.options.program, &kept, Some(bound))?;
+        let criu = Criu::start_apart(self.options.program, &kept, bound, &directories)?;
         admit(criu.pid()).map_err(|error| Error::Admit(Box::new(error)))?;
         cgroup_roots(criu.pid(), &mut request)?;
         let mut created = None;

@@ -7,7 +7,8 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
@@ -269,18 +270,44 @@ pub(super) struct Criu {
 }
 
 impl Criu {
-    /// Runs the program, with `kept` open in it. With `root`, it gets mounts of its own, which go when
-    /// it ends, with the first path bound on the second: CRIU restores into what is a mount.
-    pub(super) fn start(
+    /// Runs the program.
+    pub(super) fn start(program: &Path) -> Result<Self, Error> {
+        Self::run(program, &[], None)
+    }
+
+    /// Runs the program with `kept` open in it, and with mounts of its own, which go when it ends:
+    /// there the first path of `root` is bound on the second, since CRIU restores into what is a mount.
+    pub(super) fn start_apart(
         program: &Path,
         kept: &[OwnedFd],
-        root: Option<(CString, CString)>,
+        root: (CString, CString),
+        directories: &Directories<'_>,
+    ) -> Result<Self, Error> {
+        let named = directories
+            .iter()
+            .map(|(path, fd)| Ok((CString::new(path.as_os_str().as_bytes())?, fd.as_raw_fd())));
+        let directories = named.collect::<Result<_, Error>>()?;
+        let criu = Self::run(program, kept, Some((root, directories)))?;
+        let (_, socket) = sys::fd::receive(criu.socket.as_fd(), &mut [0]).map_err(Error::Talk)?;
+        Ok(Self { socket: socket.ok_or(Error::Talk(Errno::EPROTO))?, ..criu })
+    }
+
+    fn run(
+        program: &Path,
+        kept: &[OwnedFd],
+        apart: Option<((CString, CString), Vec<(CString, RawFd)>)>,
     ) -> Result<Self, Error> {
         let (socket, theirs) = launch::conversation().map_err(Error::Socket)?;
         let mut command = Command::new(program);
         command.arg("swrk").arg(theirs.as_raw_fd().to_string());
         let kept = kept.iter().chain([&theirs]).map(|fd| fd.as_raw_fd()).collect();
-        sys::process::keep_open(&mut command, kept, root);
+        let socket_number = theirs.as_raw_fd();
+        let apart = apart.map(|(root, directories)| sys::process::Apart {
+            root,
+            directories,
+            socket: socket_number,
+        });
+        sys::process::keep_open(&mut command, kept, apart);
         let child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Error::Missing { program: program.to_owned() },
             _ => Error::Run { program: program.to_owned(), source },
@@ -359,6 +386,9 @@ impl Criu {
     }
 }
 
+/// Directories of a request: CRIU opens them by the numbers they have here.
+pub(super) type Directories<'a> = Vec<(&'a Path, File)>;
+
 /// Refuses an option that the program is too old for: it would not know it, and go on without.
 pub(super) fn require(
     program: &Path,
@@ -366,7 +396,7 @@ pub(super) fn require(
     needed: &'static str,
     at_least: (u64, u64),
 ) -> Result<(), Error> {
-    let mut criu = Criu::start(program, &[], None)?;
+    let mut criu = Criu::start(program)?;
     let mut request = Message::default();
     request.number(1, Kind::Version as u64);
     let answered = criu.send(&request).and_then(|()| criu.receive());
@@ -380,27 +410,28 @@ pub(super) fn require(
 }
 
 /// The request with what every dump and restore is told, and the directories that it refers to, to be
-/// kept until the end: CRIU opens them by our number.
-pub(super) fn request(
+/// kept until the end.
+pub(super) fn request<'a>(
     kind: Kind,
-    options: &Options<'_>,
+    options: &Options<'a>,
     config: Option<&str>,
-) -> Result<(Message, Vec<File>), Error> {
+) -> Result<(Message, Directories<'a>), Error> {
     const CONFIG: &str = "/etc/criu/runc.conf";
-    let open = |path: &Path| {
-        File::open(path).map_err(|source| Error::File {
+    let open = |path: &'a Path| {
+        let opened = File::open(path).map(|file| (path, file));
+        opened.map_err(|source| Error::File {
             operation: "open the directory",
             path: path.to_owned(),
             source,
         })
     };
     let mut request = Message::default();
-    let mut open_files = vec![open(options.images)?];
+    let mut directories = vec![open(options.images)?];
     if let Some(work) = options.work {
-        open_files.push(open(work)?);
+        directories.push(open(work)?);
     }
     // images_dir_fd and work_dir_fd
-    for (number, file) in [1, 17].into_iter().zip(&open_files) {
+    for (number, (_, file)) in [1, 17].into_iter().zip(&directories) {
         request.number(number, file.as_raw_fd().unsigned_abs());
     }
     for (number, value) in [
@@ -430,7 +461,7 @@ pub(super) fn request(
     if !config.is_empty() {
         request.text(field::CONFIG_FILE, config);
     }
-    Ok((request, open_files))
+    Ok((request, directories))
 }
 
 fn failure(kind: Kind, options: &Options<'_>) -> Error {

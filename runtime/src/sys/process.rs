@@ -1,7 +1,7 @@
 //! Processes: exec, exit, limits, signals, pidfds.
 
 use std::ffi::{CStr, CString, c_char};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::ptr;
@@ -56,9 +56,20 @@ pub fn fexecve(program: BorrowedFd<'_>, arguments: &CStrings, environment: &CStr
     Errno::last()
 }
 
-/// Has a command keep descriptors that are marked to be closed. With `root`, it begins in a mount
-/// namespace of its own, from which nothing gets out, with the first path bound on the second.
-pub fn keep_open(command: &mut Command, kept: Vec<RawFd>, root: Option<(CString, CString)>) {
+/// Mounts of a command's own, from which nothing gets out to the host's.
+#[derive(Debug)]
+pub struct Apart {
+    /// Bound on the second.
+    pub root: (CString, CString),
+    /// Directories to be opened there, and the numbers of ours that they take.
+    pub directories: Vec<(CString, RawFd)>,
+    /// Over this one it sends an end of a conversation that it began itself, whose other end takes its
+    /// number: to the peer of that, what is open there is open in the same mounts.
+    pub socket: RawFd,
+}
+
+/// Has a command keep descriptors that are marked to be closed, and begin apart.
+pub fn keep_open(command: &mut Command, kept: Vec<RawFd>, apart: Option<Apart>) {
     let prepare = move || {
         for number in &kept {
             // SAFETY: takes numbers only, of descriptors in this copy of the process.
@@ -67,16 +78,35 @@ pub fn keep_open(command: &mut Command, kept: Vec<RawFd>, root: Option<(CString,
         }
         // The caller's may be blocked, to be forwarded.
         nix::sys::signal::SigSet::empty().thread_set_mask()?;
-        if let Some((from, to)) = &root {
-            super::unshare(super::CloneFlags::CLONE_NEWNS)?;
-            mount::mount(None, c"/", None, libc::MS_REC | libc::MS_SLAVE, None)?;
-            mount::mount(Some(from), to, None, libc::MS_REC | libc::MS_BIND, None)?;
+        if let Some(apart) = &apart {
+            part(apart)?;
         }
         Ok(())
     };
     // SAFETY: between fork and exec it makes system calls only, without allocating: what it refers to
     // was prepared before.
     unsafe { command.pre_exec(prepare) };
+}
+
+fn part(apart: &Apart) -> Result<()> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    let replace = |fd: OwnedFd, number| {
+        // SAFETY: takes numbers only; what the number stood for is not used by this copy any more.
+        Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) }).map(drop)
+    };
+    super::unshare(super::CloneFlags::CLONE_NEWNS)?;
+    mount::mount(None, c"/", None, libc::MS_REC | libc::MS_SLAVE, None)?;
+    let (from, to) = &apart.root;
+    mount::mount(Some(from), to, None, libc::MS_REC | libc::MS_BIND, None)?;
+    for (path, number) in &apart.directories {
+        replace(mount::open(path, libc::O_DIRECTORY)?, *number)?;
+    }
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    // SAFETY: the caller keeps it open until the command runs.
+    let socket = unsafe { BorrowedFd::borrow_raw(apart.socket) };
+    super::fd::send(socket, &[0], Some(theirs.as_fd()))?;
+    replace(ours, apart.socket)
 }
 
 /// Ends the process without running exit handlers.
