@@ -24,6 +24,9 @@ pub(super) struct Common {
     /// Unix socket that receives the master of the console's pseudoterminal
     #[arg(long, value_name = "SOCKET")]
     pub(super) console_socket: Option<PathBuf>,
+    /// Unix socket that receives a descriptor of the container's process
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) pidfd_socket: Option<PathBuf>,
     /// File to write the process id to
     #[arg(long, value_name = "FILE")]
     pub(super) pid_file: Option<PathBuf>,
@@ -58,7 +61,7 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
         if let (Some(socket), Some(master)) = (&socket, &created.terminal) {
             console::send(socket, master)?;
         }
-        common.write_pid_file(created.pid)
+        common.tell(&created)
     };
     match finish() {
         Ok(()) => Ok(0),
@@ -105,14 +108,26 @@ impl Common {
         })?)
     }
 
-    /// Writes the file that was asked for.
-    pub(super) fn write_pid_file(&self, pid: i32) -> Result<(), Error> {
-        self.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, pid))
+    /// Tells of the process as was asked for.
+    pub(super) fn tell(&self, created: &Created) -> Result<(), Error> {
+        tell(created, self.pidfd_socket.as_deref(), self.pid_file.as_deref())
     }
 }
 
+/// Sends a descriptor of a process, and writes its number.
+pub(super) fn tell(
+    created: &Created,
+    pidfd_socket: Option<&Path>,
+    pid_file: Option<&Path>,
+) -> Result<(), Error> {
+    if let Some(path) = pidfd_socket {
+        console::send_process(path, &created.pidfd)?;
+    }
+    pid_file.map_or(Ok(()), |path| write_pid(path, created.pid))
+}
+
 /// Written beside and renamed, so that a reader never sees half a number.
-pub(super) fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
+fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
     let fail = |source| Error::PidFile { path: path.to_owned(), source };
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());

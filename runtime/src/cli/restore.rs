@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::checkpoint;
 use super::console::{self, Proxy};
-use super::create::{give_back, write_pid};
+use super::create::{give_back, tell};
 use super::{Error, run as foreground};
 use crate::container::{self, Container, Create, Restore, Stdio};
 
@@ -80,9 +80,7 @@ pub(super) fn run(root: &Path, criu: &Path, arguments: Arguments) -> Result<u8, 
         {
             console::send(socket, &master)?;
         }
-        if let Some(path) = pid_file {
-            write_pid(path, created.pid)?;
-        }
+        tell(&created, None, pid_file.as_deref())?;
         terminal.map(Proxy::new).transpose().map_err(Error::from)
     };
     let proxy = match begin() {

@@ -52,7 +52,7 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
         {
             console::send(socket, &master)?;
         }
-        common.write_pid_file(created.pid)?;
+        common.tell(&created)?;
         // Blocked only now: the container's process has the caller's own mask.
         let signals = if detach { None } else { Some(block_signals()?) };
         let proxy = if detach { None } else { terminal.map(Proxy::new).transpose()? };

@@ -26,7 +26,7 @@ use super::{
     state::{self, ProcessRecord, Record},
 };
 use crate::{
-    cgroup,
+    cgroup, failpoint,
     launch::prepare,
     mount::{
         resolve::{self, Want},
@@ -232,19 +232,25 @@ impl Restore<'_> {
         fs::create_dir(&root).map_err(file("create", &root))?;
         request.text(field::ROOT, root.as_os_str().as_bytes());
         let bound = (c_string(&record.rootfs)?, c_string(&root)?);
+        failpoint::hit("restore-root");
         let criu = Criu::start_apart(self.options.program, &kept, bound, &directories)?;
         admit(criu.pid()).map_err(|error| Error::Admit(Box::new(error)))?;
         cgroup_roots(criu.pid(), &mut request)?;
+        failpoint::hit("restore-admitted");
         let mut created = None;
         let mut terminal = None;
         let mut moment = |name: &str, pid: i32, descriptor: Option<OwnedFd>| {
             match name {
-                "setup-namespaces" => set_namespaces_up(plan, record, pid)?,
+                "setup-namespaces" => {
+                    failpoint::hit("restore-namespaces");
+                    set_namespaces_up(plan, record, pid)?;
+                }
                 "orphan-pts-master" => terminal = descriptor,
                 "post-restore" => {
                     let failed = |source| Error::Restored { pid, source };
                     let pidfd = process::pidfd_open(pid).map_err(failed)?;
                     remember(record, directory, pid)?;
+                    failpoint::hit("restore-recorded");
                     created = Some((pid, pidfd));
                 }
                 _ => {}

@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -287,7 +287,8 @@ impl Criu {
             .iter()
             .map(|(path, fd)| Ok((CString::new(path.as_os_str().as_bytes())?, fd.as_raw_fd())));
         let directories = named.collect::<Result<_, Error>>()?;
-        let criu = Self::run(program, kept, Some((root, directories)))?;
+        let apart = sys::process::Apart { root, directories, socket: -1 };
+        let criu = Self::run(program, kept, Some(apart))?;
         let (_, socket) = sys::fd::receive(criu.socket.as_fd(), &mut [0]).map_err(Error::Talk)?;
         Ok(Self { socket: socket.ok_or(Error::Talk(Errno::EPROTO))?, ..criu })
     }
@@ -295,18 +296,15 @@ impl Criu {
     fn run(
         program: &Path,
         kept: &[OwnedFd],
-        apart: Option<((CString, CString), Vec<(CString, RawFd)>)>,
+        mut apart: Option<sys::process::Apart>,
     ) -> Result<Self, Error> {
         let (socket, theirs) = launch::conversation().map_err(Error::Socket)?;
         let mut command = Command::new(program);
         command.arg("swrk").arg(theirs.as_raw_fd().to_string());
         let kept = kept.iter().chain([&theirs]).map(|fd| fd.as_raw_fd()).collect();
-        let socket_number = theirs.as_raw_fd();
-        let apart = apart.map(|(root, directories)| sys::process::Apart {
-            root,
-            directories,
-            socket: socket_number,
-        });
+        if let Some(apart) = &mut apart {
+            apart.socket = theirs.as_raw_fd();
+        }
         sys::process::keep_open(&mut command, kept, apart);
         let child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Error::Missing { program: program.to_owned() },

@@ -37,7 +37,6 @@ pub use checkpoint::{Checkpoint, Restore};
 pub use criu::Options as CriuOptions;
 pub use exec::{Exec, Inherited};
 pub use lifecycle::{Container, Error};
-pub(crate) use limits::resctrl_mount;
 pub(crate) use state::timestamp;
 pub use state::{ProcessRecord, Record};
 

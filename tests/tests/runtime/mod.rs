@@ -4,6 +4,8 @@
 mod adversity;
 mod attacks;
 mod cgroup;
+mod checkpoint;
+mod cli;
 mod exec;
 mod filesystem;
 mod hooks;
