@@ -1,11 +1,16 @@
 //! checkpoint and restore, by CRIU where it can work on this kernel: Debian 12's cannot from Linux 6.13 on.
 
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 use tests::bundle::{Bundle, is_ours, within};
+
+use super::terminal::master;
 
 /// Whether CRIU is there and knows this kernel.
 fn criu_works() -> bool {
@@ -179,7 +184,7 @@ fn output_goes_on_into_a_file_of_the_host() {
     let bundle = Bundle::new("i=0; while :; do i=$((i+1)); echo line $i; sleep 0.02; done");
     let log = bundle.beside().join("log");
     let into = |words: &[&str]| {
-        let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
+        let file = File::options().create(true).append(true).open(&log).unwrap();
         let status = bundle.command(words).stdout(file).stderr(Stdio::null()).status().unwrap();
         assert!(status.success(), "{words:?}");
     };
@@ -198,6 +203,38 @@ fn output_goes_on_into_a_file_of_the_host() {
     into(&words("restore", &images(&bundle), &["-d"], &bundle.id));
     passes(stood + 3);
     bundle.must(&["delete", "-f", &bundle.id]);
+}
+
+#[test]
+fn a_terminal_is_handed_over_again() {
+    if !criu_works() {
+        return;
+    }
+    let mut bundle = Bundle::new("i=0; while read line; do i=$((i+1)); echo $line $i; done");
+    bundle.set("/process/terminal", json!(true));
+    let path = bundle.beside().join("console");
+    let listener = UnixListener::bind(&path).unwrap();
+    let socket = ["--console-socket", path.to_str().unwrap()];
+    bundle.must(&[&["run", "-d"], &socket[..], &[&bundle.id]].concat());
+    let answer = |terminal: &mut File, text: &str, expected: &str| {
+        terminal.write_all(text.as_bytes()).unwrap();
+        let mut seen = String::new();
+        let mut buffer = [0; 256];
+        while !seen.contains(expected) {
+            let count = terminal.read(&mut buffer).unwrap();
+            assert_ne!(count, 0, "{seen}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    };
+    let mut terminal = master(&listener);
+    answer(&mut terminal, "before\n", "before 1\r\n");
+    checkpoint(&bundle, &[]);
+    drop(terminal);
+    restore(&bundle, &socket);
+    let mut terminal = master(&listener);
+    answer(&mut terminal, "after\n", "after 2\r\n");
+    bundle.must(&["delete", "-f", &bundle.id]);
+    assert_eq!(bundle.left(), [""; 0]);
 }
 
 #[test]
