@@ -36,7 +36,7 @@ pub(super) struct Common {
     /// Keep the caller's session keyring
     #[arg(long)]
     pub(super) no_new_keyring: bool,
-    /// Pass this many descriptors from 3 on to the process
+    /// Pass this many descriptors from 3 and $LISTEN_FDS on to the process
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) preserve_fds: u32,
     /// Name of the container, unique on this host
@@ -96,12 +96,14 @@ impl Common {
     ) -> Result<(Container, Created), Error> {
         // Until it executes the user's program, nothing in the container may trace or dump us.
         nix::sys::prctl::set_dumpable(false).map_err(Error::Dumpable)?;
+        let listen_fds = listen_fds();
         Ok(Container::create(Create {
             root,
             id: &self.id,
             bundle,
             stdio,
-            preserve_fds: self.preserve_fds,
+            preserve_fds: self.preserve_fds.saturating_add(listen_fds),
+            listen_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             restore: None,
@@ -112,6 +114,13 @@ impl Common {
     pub(super) fn tell(&self, created: &Created) -> Result<(), Error> {
         tell(created, self.pidfd_socket.as_deref(), self.pid_file.as_deref())
     }
+}
+
+/// How many sockets systemd gave us, of which it says to whom they belong.
+fn listen_fds() -> u32 {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    let ours = number("LISTEN_PID") == Some(std::process::id());
+    number("LISTEN_FDS").filter(|_| ours).unwrap_or(0)
 }
 
 /// Sends a descriptor of a process, and writes its number.

@@ -230,6 +230,9 @@ impl Restore<'_> {
         self.inherit_streams(&mut request)?;
         let root = directory.join("criu-root");
         fs::create_dir(&root).map_err(file("create", &root))?;
+        // CRIU goes to another directory.
+        let root = fs::canonicalize(&root).map_err(file("find", &root))?;
+        fs::metadata(&record.rootfs).map_err(file("find the root file system", &record.rootfs))?;
         request.text(field::ROOT, root.as_os_str().as_bytes());
         let bound = (c_string(&record.rootfs)?, c_string(&root)?);
         failpoint::hit("restore-root");

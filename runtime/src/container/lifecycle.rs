@@ -180,7 +180,12 @@ impl Container {
             move |source| Error::File { operation, path, source }
         };
         let bundle = fs::canonicalize(create.bundle).map_err(file("find bundle", create.bundle))?;
-        let plan = read_plan(&bundle)?;
+        let mut plan = read_plan(&bundle)?;
+        if create.listen_fds > 0 {
+            let set = |name, value| CString::new(format!("{name}={value}")).unwrap_or_default();
+            plan.process.env.push(set("LISTEN_FDS", create.listen_fds));
+            plan.process.env.push(set("LISTEN_PID", 1));
+        }
 
         let directory = create.root.join(id.as_str());
         let mut builder = DirBuilder::new();

@@ -53,6 +53,8 @@ pub struct Create<'a> {
     pub stdio: Stdio,
     /// Descriptors from 3 on that the process inherits.
     pub preserve_fds: u32,
+    /// How many of these are sockets that the process is told to listen on (`$LISTEN_FDS`).
+    pub listen_fds: u32,
     /// Move the root instead of `pivot_root`, for hosts that run from a ramdisk.
     pub no_pivot: bool,
     /// Keep the caller's session keyring.

@@ -218,11 +218,6 @@ fn refusals_name_the_path() {
             "mounts[0]: \"an id map\" is for bind mounts only",
         ),
         (
-            "mounts",
-            json!([{"destination": "/x", "type": "bind", "source": "/", "options": ["bind", "remount"]}]),
-            "mounts[0].options: \"remount\" is of no use to a bind mount: give the mount its options at once",
-        ),
-        (
             "hooks",
             json!({"poststop": [{"path": "x"}]}),
             "hooks.poststop[0].path: \"x\" must be an absolute path",

@@ -28,7 +28,7 @@ pub(super) fn mounts(
         let destination: std::path::PathBuf =
             Path::new("/").join(&mount.destination).components().collect();
         let destination = absolute(&format!("{at}.destination"), &destination)?;
-        let options = MountOptions::parse(&mount.options).or_else(|error| {
+        let mut options = MountOptions::parse(&mount.options).or_else(|error| {
             invalid(format!("{at}.options"), mount.options.join(","), error.to_string())
         })?;
         let kind = mount.kind.as_deref().unwrap_or_default();
@@ -40,13 +40,15 @@ pub(super) fn mounts(
             if let Some(option) = options.unknown.first() {
                 return invalid(format!("{at}.options"), option, "is no option of a bind mount");
             }
-            if options.flags & libc::MS_REMOUNT != 0 {
-                let rule = "is of no use to a bind mount: give the mount its options at once";
-                return invalid(format!("{at}.options"), "remount", rule);
-            }
             check_proc(&at, &destination)?;
-            let recursive = options.bind == Some(Bind::Recursive);
-            plan::MountKind::Bind { source: source.clone(), recursive }
+            if options.flags & libc::MS_REMOUNT != 0 {
+                // Of the mount that is there, and not of its file system.
+                options.flags |= libc::MS_BIND;
+                plan::MountKind::FileSystem { kind: c"bind".into(), source: c"none".into() }
+            } else {
+                let recursive = options.bind == Some(Bind::Recursive);
+                plan::MountKind::Bind { source: source.clone(), recursive }
+            }
         } else if kind == "cgroup" || kind == "cgroup2" {
             check_proc(&at, &destination)?;
             check_over_proc(&at, &destination)?;
