@@ -9,7 +9,7 @@ use protocol::ecs;
 
 use super::{bump, key};
 use crate::api::page::page;
-use crate::api::{Context, Refusal, errors, lookup};
+use crate::api::{Context, errors, lookup};
 use crate::model::{Instance, InstanceStatus};
 use crate::state::{Stored, View};
 
@@ -177,37 +177,33 @@ async fn change(
     given: &[ecs::Attribute],
     change: impl Fn(&mut Instance, &ecs::Attribute) -> Result<(), ApiError>,
 ) -> Result<Vec<ecs::Attribute>, ApiError> {
-    let attributes = cx
-        .state
-        .transact(|view, edit| {
-            let cluster = lookup::cluster(view, cx, cluster)?;
-            let mut changed: BTreeMap<String, (&Stored<Instance>, Instance)> = BTreeMap::new();
-            let mut attributes = Vec::new();
-            for attribute in given {
-                let target = attribute.target_id.as_deref().unwrap_or_default();
-                let before = find(view, cx, &cluster.name, target)?;
-                let (_, after) = changed
-                    .entry(before.id.clone())
-                    .or_insert_with(|| (before, before.value.clone()));
-                change(after, attribute)?;
-                attributes.push(ecs::Attribute {
-                    name: attribute.name.clone(),
-                    value: attribute.value.clone(),
-                    target_type: None,
-                    target_id: Some(before.arn(cx.account())),
-                });
+    cx.transact(|view, edit| {
+        let cluster = lookup::cluster(view, cx, cluster)?;
+        let mut changed: BTreeMap<String, (&Stored<Instance>, Instance)> = BTreeMap::new();
+        let mut attributes = Vec::new();
+        for attribute in given {
+            let target = attribute.target_id.as_deref().unwrap_or_default();
+            let before = find(view, cx, &cluster.name, target)?;
+            let (_, after) =
+                changed.entry(before.id.clone()).or_insert_with(|| (before, before.value.clone()));
+            change(after, attribute)?;
+            attributes.push(ecs::Attribute {
+                name: attribute.name.clone(),
+                value: attribute.value.clone(),
+                target_type: None,
+                target_id: Some(before.arn(cx.account())),
+            });
+        }
+        for (before, mut after) in changed.into_values() {
+            if after != before.value {
+                after.version += 1;
+                edit.update(before, &after);
+                bump(view, edit, &after);
             }
-            for (before, mut after) in changed.into_values() {
-                if after != before.value {
-                    after.version += 1;
-                    edit.update(before, &after);
-                    bump(view, edit, &after);
-                }
-            }
-            Ok::<_, Refusal>(attributes)
-        })
-        .await?;
-    Ok(attributes)
+        }
+        Ok(attributes)
+    })
+    .await
 }
 
 fn find<'v>(

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::{attributes, bump, shape};
-use crate::api::{Context, Refusal, errors, lookup};
+use crate::api::{Context, errors, lookup};
 use crate::model::{Entity, Guard, Instance, InstanceStatus, Resources, Token};
 use crate::state::{Edit, Stored, View};
 
@@ -43,7 +43,6 @@ pub(super) async fn register(
     let new_id = uuid::Uuid::new_v4().simple().to_string();
     let token = token(cx, &request, client_token)?;
     let instance = cx
-        .state
         .transact(|view, edit| {
             let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
             if let Some(token) = &token
@@ -75,7 +74,7 @@ pub(super) async fn register(
                     None => edit.create(&made),
                 }
             }
-            Ok::<_, Refusal>(answer(cx, view, &instance, &host))
+            Ok(answer(cx, view, &instance, &host))
         })
         .await?;
     Ok(ecs::RegisterContainerInstanceResponse { container_instance: Some(instance) })

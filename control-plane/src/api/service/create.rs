@@ -8,7 +8,7 @@ use protocol::ecs;
 use sha2::{Digest, Sha256};
 
 use super::super::task::checks as task_checks;
-use super::super::{Context, Refusal, errors, lookup};
+use super::super::{Context, errors, lookup};
 use super::checks::{self, Rolling, Unsupported};
 use super::describe::describe;
 use crate::model::{LaunchType, Scheduling, Service, ServiceStatus};
@@ -20,9 +20,8 @@ pub(super) async fn create(
     request: ecs::CreateServiceRequest,
 ) -> Result<ecs::CreateServiceResponse, ApiError> {
     let id = super::draw_deployment();
-    let answer: Result<_, Refusal> =
-        cx.state.transact(|view, edit| Ok(decide(view, cx, edit, &request, &id)?)).await;
-    Ok(ecs::CreateServiceResponse { service: Some(answer?) })
+    let service = cx.transact(|view, edit| decide(view, cx, edit, &request, &id)).await?;
+    Ok(ecs::CreateServiceResponse { service: Some(service) })
 }
 
 fn decide(

@@ -5,7 +5,7 @@ use protocol::aws_json::ApiError;
 use protocol::ecs;
 
 use super::super::task::checks as task_checks;
-use super::super::{Context, Refusal, errors, lookup};
+use super::super::{Context, errors, lookup};
 use super::checks::{self, Rolling, Unsupported};
 use super::describe::describe;
 use super::find;
@@ -18,9 +18,8 @@ pub(super) async fn update(
     request: ecs::UpdateServiceRequest,
 ) -> Result<ecs::UpdateServiceResponse, ApiError> {
     let id = super::draw_deployment();
-    let answer: Result<_, Refusal> =
-        cx.state.transact(|view, edit| Ok(decide(view, cx, edit, &request, &id)?)).await;
-    Ok(ecs::UpdateServiceResponse { service: Some(answer?) })
+    let service = cx.transact(|view, edit| decide(view, cx, edit, &request, &id)).await?;
+    Ok(ecs::UpdateServiceResponse { service: Some(service) })
 }
 
 fn decide(

@@ -5,7 +5,7 @@ use protocol::ecs;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::super::{Context, Refusal, errors, lookup};
+use super::super::{Context, errors, lookup};
 use super::{checks, describe, draw_ids, draw_seed};
 use crate::model::{Entity, LaunchType, Task, Token};
 use crate::scheduler::{
@@ -39,28 +39,22 @@ pub(super) async fn run(
     let tags = lookup::tags(request.tags.clone())?;
     let drawn: Vec<TaskIds> = (0..count).map(|_| draw_ids()).collect();
     let seed = draw_seed();
-    let answer: Result<_, Refusal> = cx
-        .state
-        .transact(|view, edit| {
-            if let Some(token) = &token
-                && let Some(answer) = repeated(view, cx, token)?
-            {
-                return Ok(answer);
-            }
-            let (tasks, failures) = decide(view, cx, edit, &request, &tags, &drawn, seed)?;
-            if let Some(token) = token.as_ref().filter(|_| !tasks.is_empty()) {
-                edit.create(&Token {
-                    made: tasks.iter().map(Entity::key).collect(),
-                    ..token.clone()
-                });
-            }
-            Ok(ecs::RunTaskResponse {
-                tasks: tasks.iter().map(|task| describe(task, cx, view, true)).collect(),
-                failures,
-            })
+    cx.transact(|view, edit| {
+        if let Some(token) = &token
+            && let Some(answer) = repeated(view, cx, token)?
+        {
+            return Ok(answer);
+        }
+        let (tasks, failures) = decide(view, cx, edit, &request, &tags, &drawn, seed)?;
+        if let Some(token) = token.as_ref().filter(|_| !tasks.is_empty()) {
+            edit.create(&Token { made: tasks.iter().map(Entity::key).collect(), ..token.clone() });
+        }
+        Ok(ecs::RunTaskResponse {
+            tasks: tasks.iter().map(|task| describe(task, cx, view, true)).collect(),
+            failures,
         })
-        .await;
-    Ok(answer?)
+    })
+    .await
 }
 
 /// Places the tasks, as many as there is room for.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use protocol::aws_json::ApiError;
 use protocol::ecs;
 
-use super::super::{Context, Refusal, lookup};
+use super::super::{Context, lookup};
 use super::{checks, describe, draw_ids, identifiers};
 use crate::model::{Instance, LaunchType, Task};
 use crate::scheduler::{
@@ -28,17 +28,14 @@ pub(super) async fn start(
     let tags = lookup::tags(request.tags.take())?;
     let drawn: Vec<(String, TaskIds)> =
         instances.into_iter().map(|instance| (instance, draw_ids())).collect();
-    let answer: Result<_, Refusal> = cx
-        .state
-        .transact(|view, edit| {
-            let (tasks, failures) = decide(view, cx, edit, &request, &tags, &drawn)?;
-            Ok(ecs::StartTaskResponse {
-                tasks: tasks.iter().map(|task| describe(task, cx, view, true)).collect(),
-                failures,
-            })
+    cx.transact(|view, edit| {
+        let (tasks, failures) = decide(view, cx, edit, &request, &tags, &drawn)?;
+        Ok(ecs::StartTaskResponse {
+            tasks: tasks.iter().map(|task| describe(task, cx, view, true)).collect(),
+            failures,
         })
-        .await;
-    Ok(answer?)
+    })
+    .await
 }
 
 fn decide(

@@ -3,7 +3,7 @@
 use protocol::aws_json::ApiError;
 use protocol::ecs;
 
-use super::super::{Context, Refusal, errors, lookup};
+use super::super::{Context, errors, lookup};
 use super::describe;
 use crate::model::{Connection, Instance, InstanceStatus, StopCode, Task};
 use crate::state::View;
@@ -24,38 +24,30 @@ pub(super) async fn stop(
         return Err(errors::invalid(format!("reason can have at most {MAX_REASON} characters.")));
     }
     let reason = reason.unwrap_or("Task stopped by user");
-    let answer: Result<_, Refusal> = cx
-        .state
-        .transact(|view, edit| {
-            let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
-            let id = lookup::task_id(cx, &cluster.name, given)?;
-            let before = view
-                .tasks
-                .get(&Task::key_of(&cx.region, &cluster.name, &id))
-                .ok_or_else(|| errors::invalid("The referenced task was not found."))?;
-            let mut task = before.value.clone();
-            task.stop(StopCode::UserInitiated, reason.to_owned(), cx.now);
-            if is_out_of_reach(view, &task) {
-                task.end(cx.now);
-                // An agent that connects meanwhile gets the task, and has to stop it.
-                let instance = Instance::key_of(&task.region, &task.cluster, &task.instance);
-                if view
-                    .instances
-                    .get(&instance)
-                    .is_some_and(|i| i.status != InstanceStatus::Inactive)
-                {
-                    let connection =
-                        Connection::key_of(&task.region, &task.cluster, &task.instance);
-                    edit.depend_on_absence(connection);
-                }
+    cx.transact(|view, edit| {
+        let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
+        let id = lookup::task_id(cx, &cluster.name, given)?;
+        let before = view
+            .tasks
+            .get(&Task::key_of(&cx.region, &cluster.name, &id))
+            .ok_or_else(|| errors::invalid("The referenced task was not found."))?;
+        let mut task = before.value.clone();
+        task.stop(StopCode::UserInitiated, reason.to_owned(), cx.now);
+        if is_out_of_reach(view, &task) {
+            task.end(cx.now);
+            // An agent that connects meanwhile gets the task, and has to stop it.
+            let instance = Instance::key_of(&task.region, &task.cluster, &task.instance);
+            if view.instances.get(&instance).is_some_and(|i| i.status != InstanceStatus::Inactive) {
+                let connection = Connection::key_of(&task.region, &task.cluster, &task.instance);
+                edit.depend_on_absence(connection);
             }
-            if task != before.value {
-                edit.update(before, &task);
-            }
-            Ok(ecs::StopTaskResponse { task: Some(describe(&task, cx, view, true)) })
-        })
-        .await;
-    Ok(answer?)
+        }
+        if task != before.value {
+            edit.update(before, &task);
+        }
+        Ok(ecs::StopTaskResponse { task: Some(describe(&task, cx, view, true)) })
+    })
+    .await
 }
 
 /// Nobody will ever report that it has stopped: its instance is gone, or has never heard of it and is
