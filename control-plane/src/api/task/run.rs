@@ -6,11 +6,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::super::{Context, errors, lookup};
+use super::wanted::{Wanted, named};
 use super::{checks, describe, draw_ids, draw_seed};
 use crate::model::{Entity, LaunchType, Task, Token};
-use crate::scheduler::{
-    Failure, NewTask, Reason, Request, TaskIds, candidates, new_task, place, record, reserve, tags,
-};
+use crate::scheduler::{Failure, Reason, TaskIds, candidates, place};
 use crate::state::{Edit, View};
 
 /// Most tasks of a call.
@@ -67,77 +66,34 @@ fn decide(
     drawn: &[TaskIds],
     seed: u64,
 ) -> Result<(Vec<Task>, Vec<ecs::Failure>), ApiError> {
-    let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
-    let definition = lookup::active_definition(
-        view,
-        cx,
-        request.task_definition.as_deref().unwrap_or_default(),
-    )?;
+    let (cluster, definition) = named(view, cx, request)?;
     let launch_type = checks::launch_type(
         cluster,
         request.launch_type.as_deref(),
         request.capacity_provider_strategy.as_ref(),
     )?;
     checks::compatible(definition, launch_type)?;
-    checks::supported(request.enable_execute_command, request.volume_configurations.as_ref())?;
-    let network = checks::network(definition, launch_type, request.network_configuration.as_ref())?;
-    let platform_version =
-        checks::platform_version(launch_type, request.platform_version.as_deref())?;
-    let none = ecs::TaskOverride::default();
-    let overrides = request.overrides.as_ref().unwrap_or(&none);
-    checks::overrides(definition, launch_type, overrides)?;
-    let group = checks::group(definition, request.group.as_deref())?;
-    let started_by = checks::started_by(request.started_by.as_deref(), MAX_STARTED_BY)?;
-    let propagated = checks::propagates_definition(request.propagate_tags.as_deref())?;
-    let propagated = if propagated { definition.tags.as_slice() } else { &[] };
-    let managed =
-        request.enable_ecs_managed_tags.unwrap_or(false).then_some((cluster.name.as_str(), None));
+    let wanted =
+        Wanted::check((cluster, definition), request, launch_type, MAX_STARTED_BY, own_tags)?;
     let (constraints, strategy) = checks::placement(
         definition,
         launch_type,
         request.placement_constraints.as_deref(),
         request.placement_strategy.as_deref(),
     )?;
-    checks::roles(view, cx, definition, overrides)?;
+    wanted.check_roles(view, cx)?;
 
-    let reserved = reserve(&definition.definition, overrides);
-    let wanted = Request {
-        definition,
-        reserved: &reserved,
-        launch_type,
-        group: &group,
-        constraints: &constraints,
-        strategy: &strategy,
-    };
     let mut candidates = candidates(view, &cx.region, &cluster.name);
-    let placed = place(&wanted, &mut candidates, drawn.len(), seed);
+    let sought = wanted.request(launch_type, &constraints, &strategy);
+    let placed = place(&sought, &mut candidates, drawn.len(), seed);
     let (mut tasks, mut failures) = (Vec::new(), Vec::new());
     for (placed, ids) in placed.into_iter().zip(drawn) {
         match placed {
-            Ok(instance) => tasks.push(new_task(NewTask {
-                account: cx.account(),
-                cluster: &cluster.name,
-                definition,
-                instance: &instance.id,
-                launch_type,
-                group: &group,
-                started_by,
-                service: None,
-                deployment: None,
-                overrides,
-                network_configuration: network,
-                tags: tags(own_tags, propagated, managed),
-                enable_execute_command: false,
-                platform_version,
-                ids: *ids,
-                now: cx.now,
-            })),
+            Ok(instance) => tasks.push(wanted.task(cx, &instance.id, launch_type, *ids)),
             Err(failure) => failures.push(refused(cx, &cluster.name, launch_type, &failure)?),
         }
     }
-    edit.depend(cluster);
-    edit.depend(definition);
-    record(view, edit, &tasks);
+    wanted.record(view, edit, &tasks);
     Ok((tasks, failures))
 }
 
