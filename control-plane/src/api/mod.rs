@@ -14,6 +14,7 @@ mod service;
 mod tag;
 mod task;
 mod task_definition;
+mod token;
 
 use std::sync::Arc;
 

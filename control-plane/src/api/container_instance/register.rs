@@ -10,17 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::aws_json::ApiError;
 use protocol::ecs;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use super::{attributes, bump, shape};
-use crate::api::{Context, errors, lookup};
+use crate::api::{Context, errors, lookup, token};
 use crate::model::{Entity, Guard, Instance, InstanceStatus, Resources, Token};
 use crate::state::{Edit, Stored, View};
 
 const OPERATION: &str = "RegisterContainerInstance";
 /// Agents send about 60.
 const MOST_ATTRIBUTES: usize = 500;
-const LONGEST_TOKEN: usize = 64;
 
 /// A registration, checked.
 struct Host {
@@ -41,7 +39,7 @@ pub(super) async fn register(
     let client_token = request.client_token.take();
     let host = Host::read(cx, &request)?;
     let new_id = uuid::Uuid::new_v4().simple().to_string();
-    let token = token(cx, &request, client_token)?;
+    let token = token::read(cx, OPERATION, client_token, &request)?;
     let instance = cx
         .transact(|view, edit| {
             let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
@@ -89,29 +87,6 @@ fn answer(cx: &Context, view: &View, instance: &Instance, host: &Host) -> ecs::C
         });
     }
     shape
-}
-
-/// The token of the request, with nothing made yet.
-fn token(
-    cx: &Context,
-    request: &ecs::RegisterContainerInstanceRequest,
-    token: Option<String>,
-) -> Result<Option<Token>, ApiError> {
-    let Some(token) = token.filter(|token| !token.is_empty()) else { return Ok(None) };
-    if token.len() > LONGEST_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(errors::invalid(format!(
-            "clientToken should be at most {LONGEST_TOKEN} visible ASCII characters."
-        )));
-    }
-    let json = serde_json::to_vec(request).map_err(|error| ApiError::server(error.to_string()))?;
-    Ok(Some(Token {
-        region: cx.region.clone(),
-        operation: OPERATION.to_owned(),
-        token,
-        request: hex::encode(Sha256::digest(&json)),
-        made: Vec::new(),
-        created_at: cx.now,
-    }))
 }
 
 /// The instance that a request with this token made before, if it still is one.

@@ -33,16 +33,7 @@ fn decide(
     if before.status != ServiceStatus::Active {
         return Err(ApiError::client("ServiceNotActiveException", "Service was not ACTIVE."));
     }
-    Unsupported {
-        load_balancers: request.load_balancers.as_ref(),
-        service_registries: request.service_registries.as_ref(),
-        capacity_provider_strategy: request.capacity_provider_strategy.as_ref(),
-        vpc_lattice_configurations: request.vpc_lattice_configurations.as_ref(),
-        service_connect_configuration: request.service_connect_configuration.as_ref(),
-        deployment_controller: request.deployment_controller.as_ref(),
-        deployment_configuration: request.deployment_configuration.as_ref(),
-    }
-    .check()?;
+    Unsupported::from(request).check()?;
     task_checks::supported(request.enable_execute_command, request.volume_configurations.as_ref())?;
     let mut service = before.value.clone();
     change(&mut service, request)?;

@@ -2,10 +2,8 @@
 
 use protocol::aws_json::ApiError;
 use protocol::ecs;
-use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use super::super::{Context, errors, lookup};
+use super::super::{Context, errors, lookup, token};
 use super::wanted::{Wanted, named};
 use super::{checks, describe, draw_ids, draw_seed};
 use crate::model::{Entity, LaunchType, Task, Token};
@@ -16,15 +14,13 @@ use crate::state::{Edit, View};
 const MAX_COUNT: usize = 10;
 /// Longest `startedBy`.
 const MAX_STARTED_BY: usize = 128;
-/// Longest `clientToken`.
-const MAX_TOKEN: usize = 64;
 const OPERATION: &str = "RunTask";
 const NO_CAPACITY: &str = "Capacity is unavailable at this time. Please try again later or in a \
                            different availability zone";
 
 pub(super) async fn run(
     cx: &Context,
-    request: ecs::RunTaskRequest,
+    mut request: ecs::RunTaskRequest,
 ) -> Result<ecs::RunTaskResponse, ApiError> {
     let count = match request.count {
         None => 1,
@@ -34,8 +30,9 @@ pub(super) async fn run(
             )?
         }
     };
-    let token = token(cx, &request)?;
-    let tags = lookup::tags(request.tags.clone())?;
+    let given = request.client_token.take();
+    let token = token::read(cx, OPERATION, given, &request)?;
+    let tags = lookup::tags(request.tags.take())?;
     let drawn: Vec<TaskIds> = (0..count).map(|_| draw_ids()).collect();
     let seed = draw_seed();
     cx.transact(|view, edit| {
@@ -114,31 +111,6 @@ fn refused(
         crate::model::Instance::arn_of(&cx.region, cx.account(), cluster, instance)
     });
     Ok(ecs::Failure { arn, reason: Some(failure.reason.name().to_owned()), detail: None })
-}
-
-/// The request's token, with nothing made yet.
-fn token(cx: &Context, request: &ecs::RunTaskRequest) -> Result<Option<Token>, ApiError> {
-    let Some(token) = request.client_token.clone().filter(|token| !token.is_empty()) else {
-        return Ok(None);
-    };
-    if token.len() > MAX_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(errors::invalid(format!(
-            "clientToken should be at most {MAX_TOKEN} visible ASCII characters."
-        )));
-    }
-    Ok(Some(Token {
-        region: cx.region.clone(),
-        operation: OPERATION.to_owned(),
-        token,
-        request: digest(&ecs::RunTaskRequest { client_token: None, ..request.clone() })?,
-        made: Vec::new(),
-        created_at: cx.now,
-    }))
-}
-
-fn digest(request: &impl Serialize) -> Result<String, ApiError> {
-    let json = serde_json::to_vec(request).map_err(|error| ApiError::server(error.to_string()))?;
-    Ok(hex::encode(Sha256::digest(&json)))
 }
 
 /// The answer to a request with a token that was used before.
