@@ -145,4 +145,6 @@ impl From<state::Error> for ApiError {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::model::*;
+use crate::scheduler::fixtures::access_key;
 use crate::store::{Answer, Change, Changes, KeyValue, LeaseId, Outcome, Range, Redb, Transaction};
 
 const REGION: &str = "us-east-1";
@@ -445,17 +446,7 @@ async fn a_commit_fails_when_the_store_is_not_followed() {
 
 #[test]
 fn secrets_are_not_shown() {
-    let key = AccessKey {
-        id: "AKIA1".into(),
-        secret: "hush".into(),
-        session_token: None,
-        principal: "arn:aws:iam::000000000000:user/a".into(),
-        allow: Vec::new(),
-        created_at: Timestamp::UNIX_EPOCH,
-        expires_at: None,
-        description: None,
-        task: None,
-    };
+    let key = AccessKey { secret: "hush".into(), ..access_key("AKIA1") };
     let mut edit = Edit::default();
     edit.put(&key);
     let bytes = format!("{:?}", b"hush").trim_matches(['[', ']']).to_owned();
