@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use protocol::acs::{self, AgentMessage, Payload, RawTask, RoleCredentialsAck};
 use protocol::ids::TaskId;
-use protocol::taskdef::{NamespaceMode, NetworkMode, TaskDefinition};
+use protocol::taskdef::{NetworkMode, TaskDefinition};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
@@ -250,22 +250,7 @@ pub(super) fn stand_in(arn: &str) -> TaskId {
 
 /// The definition of a task that cannot be used.
 fn nothing(task: &acs::Task) -> TaskDefinition {
-    TaskDefinition {
-        family: task.family.clone().unwrap_or_default(),
-        network_mode: NetworkMode::None,
-        containers: Vec::new(),
-        volumes: Vec::new(),
-        cpu: None,
-        memory: None,
-        requires_compatibilities: Vec::new(),
-        pid_mode: NamespaceMode::Private,
-        ipc_mode: NamespaceMode::Private,
-        tags: Vec::new(),
-        cpu_architecture: None,
-        task_role_arn: None,
-        execution_role_arn: None,
-        placement_constraints: Vec::new(),
-    }
+    TaskDefinition::of(task.family.clone().unwrap_or_default(), NetworkMode::None, Vec::new())
 }
 
 /// Tasks that the control plane wants to run, by ARN; see [`super::manifest`].
