@@ -236,7 +236,7 @@ fn key(cx: &Context, name: &str) -> String {
 }
 
 fn arn(cx: &Context, name: &str) -> String {
-    format!("arn:aws:ecs:{}:{}:cluster/{name}", cx.region, cx.account())
+    Cluster::arn_of(&cx.region, cx.account(), name)
 }
 
 /// What ECS takes and we do not act on is refused unless it says nothing.
@@ -376,7 +376,7 @@ impl Counts {
         let mut counts = Self::default();
         let prefix = |kind: &str| format!("{kind}{}/{}/", cluster.region, cluster.name);
         for (_, instance) in view.instances.prefix(&prefix(Instance::PREFIX)) {
-            counts.instances += i32::from(instance.status != InstanceStatus::Inactive);
+            counts.instances += i32::from(instance.is_registered());
         }
         for (_, task) in view.tasks.prefix(&prefix(Task::PREFIX)) {
             match task.last {

@@ -66,6 +66,15 @@ impl Role {
         format!("arn:aws:iam::{account}:role/{name}")
     }
 
+    /// ECS's words for one that a task cannot have, because it is not there.
+    pub fn cannot_be_assumed(arn: &str) -> String {
+        format!(
+            "ECS was unable to assume the role '{arn}' that was provided for this task. Please verify \
+             that the role being passed has the proper trust relationship and permissions and that \
+             your IAM user has permissions to pass this role."
+        )
+    }
+
     /// The role with this ARN, if it is there.
     pub fn find<'v>(view: &'v View, account: &str, arn: &str) -> Option<&'v Stored<Self>> {
         let name = arn.strip_prefix(&Self::arn(account, ""))?;

@@ -435,7 +435,7 @@ pub fn host(view: &View, edit: &mut Edit, key: &str, settings: &Settings, now: T
     };
     // What it was decided on: with a connection, nothing is ended.
     let depend = |edit: &mut Edit| {
-        if let Some(instance) = stored.filter(|stored| stored.status != InstanceStatus::Inactive) {
+        if let Some(instance) = stored.filter(|stored| stored.is_registered()) {
             edit.depend_on_absence(Connection::key_of(
                 &instance.region,
                 &instance.cluster,

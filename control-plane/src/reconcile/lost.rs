@@ -53,7 +53,7 @@ pub fn step(
     up_since: Timestamp,
     now: Timestamp,
 ) -> Step {
-    let Some(instance) = sight.instance.filter(|i| i.status != InstanceStatus::Inactive) else {
+    let Some(instance) = sight.instance.filter(|i| i.is_registered()) else {
         return if sight.has_tasks { Step::End(DEREGISTERED) } else { Step::Wait(None) };
     };
     match (sight.connected || !sight.has_tasks, instance.disconnected_at) {

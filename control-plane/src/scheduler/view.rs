@@ -30,7 +30,7 @@ pub fn candidates<'a>(view: &'a View, region: &str, cluster: &str) -> Vec<Candid
         // Both are in the order of the same keys.
         while hosts.next_if(|(other, _)| *other < key).is_some() {}
         let Some((_, host)) = hosts.next_if(|(other, _)| *other == key) else { continue };
-        if instance.status != InstanceStatus::Inactive {
+        if instance.is_registered() {
             candidates.push(Candidate::new(instance, host));
         }
     }

@@ -180,11 +180,7 @@ impl Session {
                     && task.stopped_at > Some(self.manifest_at)
             });
             let owner = connection.map(|connection| connection.session.clone());
-            (
-                instance.is_some_and(|instance| instance.status != InstanceStatus::Inactive),
-                owner,
-                forced,
-            )
+            (instance.is_some_and(|instance| instance.is_registered()), owner, forced)
         };
         if !active {
             return Ok(Some(End::Inactive));
@@ -286,7 +282,10 @@ impl Session {
             keys.iter().filter(|key| starts(key)).cloned().collect()
         };
         let missing = credentials::ensure(state, account, &starting, now).await?;
-        let mut failed = missing.into_iter().map(without_role).collect::<Vec<_>>();
+        let mut failed = missing
+            .into_iter()
+            .map(|missing| (missing.task, Role::cannot_be_assumed(&missing.role_arn)))
+            .collect::<Vec<_>>();
         let keys: Vec<_> =
             keys.iter().filter(|key| !failed.iter().any(|(f, _)| f == *key)).cloned().collect();
         let (built, revision) = {
@@ -463,15 +462,4 @@ impl Session {
             stop_tasks: question.stop_candidates.into_iter().filter(|c| !runs(c)).collect(),
         }
     }
-}
-
-/// ECS's words for a role that it cannot assume.
-fn without_role(missing: Missing) -> (String, String) {
-    let role = missing.role_arn;
-    let reason = format!(
-        "ECS was unable to assume the role '{role}' that was provided for this task. Please verify \
-         that the role being passed has the proper trust relationship and permissions and that \
-         your IAM user has permissions to pass this role."
-    );
-    (missing.task, reason)
 }

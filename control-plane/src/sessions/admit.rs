@@ -110,12 +110,12 @@ pub(super) fn admit(context: &Context, query: &BTreeMap<String, String>) -> Resu
     let Some(instance) = view.instances.get(&key) else {
         return refuse("InvalidInstanceException", "Container instance not found.");
     };
-    if instance.status == InstanceStatus::Inactive {
+    if !instance.is_registered() {
         return refuse(INACTIVE, "The container instance has been deregistered.");
     }
     let account = context.account().to_owned();
     Ok(Peer {
-        cluster_arn: format!("arn:aws:ecs:{}:{account}:cluster/{cluster}", context.region),
+        cluster_arn: Cluster::arn_of(&context.region, &account, cluster),
         instance_arn: instance.arn(&account),
         state: Arc::clone(&context.state),
         region: context.region.clone(),

@@ -54,7 +54,7 @@ async fn put(
     peer.state
         .transact(|view, edit| {
             let instance = view.instances.get(&peer.key);
-            let active = instance.filter(|instance| instance.status != InstanceStatus::Inactive);
+            let active = instance.filter(|instance| instance.is_registered());
             let Some(instance) = active else { return Ok(Claim::Nobodys) };
             match view.connections.get(&key) {
                 Some(connection) if connection.session == peer.session => return Ok(Claim::Ours),

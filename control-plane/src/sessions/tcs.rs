@@ -74,7 +74,7 @@ async fn serve(peer: &Peer, link: &mut Link, timing: Timing) -> Result<End, Erro
                 return Ok(End::Revoked);
             }
             let instance = view.instances.get(&peer.key);
-            instance.is_some_and(|instance| instance.status != InstanceStatus::Inactive)
+            instance.is_some_and(|instance| instance.is_registered())
         };
         let now = Instant::now();
         if !active {

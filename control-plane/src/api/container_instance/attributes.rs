@@ -120,7 +120,7 @@ pub(super) async fn list(
     let found = view
         .instances
         .prefix(&prefix)
-        .filter(|(_, instance)| instance.status != InstanceStatus::Inactive)
+        .filter(|(_, instance)| instance.is_registered())
         .flat_map(|(key, instance)| {
             instance.attributes.iter().map(move |attribute| (key, instance, attribute))
         })
@@ -218,7 +218,7 @@ fn find<'v>(
     let id = lookup::instance_id(cx, cluster, target)?;
     view.instances
         .get(&key(cx, cluster, &id))
-        .filter(|instance| instance.status != InstanceStatus::Inactive)
+        .filter(|instance| instance.is_registered())
         .ok_or_else(|| {
             ApiError::client(
                 "TargetNotFoundException",

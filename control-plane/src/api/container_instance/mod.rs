@@ -103,7 +103,7 @@ async fn list(
         .prefix(&prefix)
         .filter(|(_, instance)| match status {
             Some(status) => instance.status.name() == status,
-            None => instance.status != InstanceStatus::Inactive,
+            None => instance.is_registered(),
         })
         .filter(|(key, instance)| {
             let host = view.hosts().get(key).unwrap_or(&nothing);
@@ -139,7 +139,7 @@ async fn update_state(
                 answer.failures.push(failure(cx, &cluster.name, &id, "MISSING"));
                 continue;
             };
-            if before.status == InstanceStatus::Inactive {
+            if !before.is_registered() {
                 answer.failures.push(failure(cx, &cluster.name, &id, "INACTIVE"));
                 continue;
             }
@@ -170,7 +170,7 @@ async fn deregister(
         .transact(|view, edit| {
             let before = find(view, cx, request.cluster.as_deref(), &given)?;
             let mut after = before.value.clone();
-            if after.status == InstanceStatus::Inactive {
+            if !after.is_registered() {
                 return Ok(shape(cx, view, &after));
             }
             let key = key(cx, &after.cluster, &after.id);
@@ -285,7 +285,7 @@ fn shape(cx: &Context, view: &View, instance: &Instance) -> ecs::ContainerInstan
     let nothing = Host::default();
     let key = key(cx, &instance.cluster, &instance.id);
     let host = view.hosts().get(&key).unwrap_or(&nothing);
-    let connected = host.connected && instance.status != InstanceStatus::Inactive;
+    let connected = host.connected && instance.is_registered();
     let count = |count: u32| Some(i32::try_from(count).unwrap_or(i32::MAX));
     let attributes = instance.attributes.iter().map(|(name, value)| ecs::Attribute {
         name: Some(name.clone()),

@@ -96,7 +96,7 @@ fn repeated<'v>(view: &'v View, token: &Token) -> Result<Option<&'v Stored<Insta
         return Err(errors::invalid("The clientToken was used before with other parameters."));
     }
     let instance = before.made.first().and_then(|key| view.instances.get(key));
-    Ok(instance.filter(|instance| instance.status != InstanceStatus::Inactive))
+    Ok(instance.filter(|instance| instance.is_registered()))
 }
 
 /// A host that has an ARN: it keeps its record, its status and its tasks.
@@ -115,7 +115,7 @@ fn again(
              its host to register it as a new one."
         ))
     })?;
-    if before.status == InstanceStatus::Inactive {
+    if !before.is_registered() {
         return Err(errors::invalid(format!(
             "Container instance {id} was deregistered; remove the agent's state on its host to \
              register it as a new one."

@@ -247,12 +247,8 @@ pub(crate) fn roles(
         [task_role(account, definition, overrides), execution_role(account, definition, overrides)];
     for arn in named.into_iter().flatten() {
         if Role::find(view, account, &arn).is_none() {
-            return Err(errors::client(format!(
-                "ECS was unable to assume the role '{}' that was provided for this task. Please \
-                 verify that the role being passed has the proper trust relationship and \
-                 permissions and that your IAM user has permissions to pass this role.",
-                arn.chars().take(300).collect::<String>()
-            )));
+            let shown: String = arn.chars().take(300).collect();
+            return Err(errors::client(Role::cannot_be_assumed(&shown)));
         }
     }
     Ok(())

@@ -37,7 +37,7 @@ pub(super) async fn stop(
             task.end(cx.now);
             // An agent that connects meanwhile gets the task, and has to stop it.
             let instance = Instance::key_of(&task.region, &task.cluster, &task.instance);
-            if view.instances.get(&instance).is_some_and(|i| i.status != InstanceStatus::Inactive) {
+            if view.instances.get(&instance).is_some_and(|i| i.is_registered()) {
                 let connection = Connection::key_of(&task.region, &task.cluster, &task.instance);
                 edit.depend_on_absence(connection);
             }
