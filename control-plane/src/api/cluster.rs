@@ -12,8 +12,7 @@ use super::lookup::{self, Arn};
 use super::page::page;
 use super::{Answer, Context, call, errors};
 use crate::model::{
-    Cluster, Entity, Instance, InstanceStatus, LaunchType, Service, ServiceStatus, StrategyItem,
-    Task, TaskStatus,
+    Cluster, Entity, Instance, LaunchType, Service, ServiceStatus, StrategyItem, Task, TaskStatus,
 };
 use crate::state::View;
 

@@ -15,7 +15,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::member::later;
-use crate::model::{Instance, InstanceStatus};
+use crate::model::Instance;
 
 /// How long after the start of the control plane agents have to return, at least.
 pub const GRACE: SignedDuration = SignedDuration::from_secs(60);
@@ -75,6 +75,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::model::InstanceStatus;
     use crate::reconcile::testing::{at, instance};
 
     const AFTER: Option<SignedDuration> = Some(SignedDuration::from_mins(5));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use protocol::taskdef::TransportProtocol;
 
 use super::query::Facts;
-use crate::model::{Instance, InstanceStatus, Reserved};
+use crate::model::{Instance, Reserved};
 use crate::state::{Host, Stored, View};
 
 /// An instance as placement sees it. Placing a task on it changes it.

@@ -18,10 +18,10 @@ use uuid::Uuid;
 use super::Timing;
 use super::admit::{INACTIVE, Peer};
 use super::connection::{self, Claim};
-use super::credentials::{self, Kind, Missing};
+use super::credentials::{self, Kind};
 use super::deliver::{self, InFlight};
 use super::link::{self, Link};
-use crate::model::{Desired, Entity, InstanceStatus, StopCode, Task, TaskStatus};
+use crate::model::{Desired, Entity, Role, StopCode, Task, TaskStatus};
 use crate::{failpoint, state};
 
 /// Why a session failed.
@@ -171,7 +171,6 @@ impl Session {
             if !self.peer.has_key(&view) {
                 return Ok(Some(End::Revoked));
             }
-            let instance = view.instances.get(&self.peer.key);
             let connection = view.connections.get(&connection::key(&self.peer));
             // Tasks that were given up without their agent, which may still run them.
             let forced = view.tasks_on(&self.peer.key).any(|task| {
@@ -180,7 +179,7 @@ impl Session {
                     && task.stopped_at > Some(self.manifest_at)
             });
             let owner = connection.map(|connection| connection.session.clone());
-            (instance.is_some_and(|instance| instance.is_registered()), owner, forced)
+            (self.peer.instance(&view).is_some(), owner, forced)
         };
         if !active {
             return Ok(Some(End::Inactive));
@@ -399,17 +398,8 @@ impl Session {
     }
 
     async fn hear(&mut self, frame: &str) -> Result<(), Error> {
-        let message = match AgentMessage::parse(frame) {
-            Ok(message) => message,
-            Err(error) => {
-                tracing::debug!(
-                    instance = %self.peer.key,
-                    error = &error as &dyn std::error::Error,
-                    "dropped a malformed frame"
-                );
-                return Ok(());
-            }
-        };
+        let read = AgentMessage::parse(frame);
+        let Some(message) = link::well_formed(&self.peer.key, read) else { return Ok(()) };
         match message {
             AgentMessage::AckRequest(ack) => {
                 let id = ack.message_id.unwrap_or_default();
@@ -450,11 +440,8 @@ impl Session {
         let view = self.peer.state.view();
         let peer = &self.peer;
         let runs = |candidate: &TaskIdentifier| {
-            let id = candidate.task_arn.as_deref().and_then(|arn| peer.task_id(arn));
-            let key = id.map(|id| Task::key_of(&peer.region, &peer.cluster, id));
-            key.and_then(|key| view.tasks.get(&key)).is_some_and(|task| {
-                task.instance == peer.instance && task.desired == Desired::Running && task.is_live()
-            })
+            peer.task(&view, candidate.task_arn.as_deref())
+                .is_some_and(|task| task.desired == Desired::Running && task.is_live())
         };
         TaskStopVerificationAck {
             message_id: question.message_id,

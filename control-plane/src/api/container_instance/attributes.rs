@@ -10,7 +10,7 @@ use protocol::ecs;
 use super::{bump, key};
 use crate::api::page::page;
 use crate::api::{Context, errors, lookup};
-use crate::model::{Instance, InstanceStatus};
+use crate::model::Instance;
 use crate::state::{Stored, View};
 
 /// The most attributes that users can give an instance, and that one call names.

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::super::{Context, lookup};
 use super::identifiers;
 use crate::model::{
-    Connection, Definition, Instance, LaunchType, Task, TaskContainer, TaskInterface, TaskStatus,
+    Cluster, Connection, Definition, Instance, LaunchType, Task, TaskContainer, TaskInterface,
+    TaskStatus,
 };
 use crate::state::View;
 

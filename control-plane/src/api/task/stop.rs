@@ -5,8 +5,7 @@ use protocol::ecs;
 
 use super::super::{Context, errors, lookup};
 use super::describe;
-use crate::model::{Connection, Instance, InstanceStatus, StopCode, Task};
-use crate::state::View;
+use crate::model::{Connection, Instance, StopCode, Task};
 
 /// Longest reason, in characters.
 const MAX_REASON: usize = 1024;
@@ -33,14 +32,18 @@ pub(super) async fn stop(
             .ok_or_else(|| errors::invalid("The referenced task was not found."))?;
         let mut task = before.value.clone();
         task.stop(StopCode::UserInitiated, reason.to_owned(), cx.now);
-        if is_out_of_reach(view, &task) {
-            task.end(cx.now);
-            // An agent that connects meanwhile gets the task, and has to stop it.
-            let instance = Instance::key_of(&task.region, &task.cluster, &task.instance);
-            if view.instances.get(&instance).is_some_and(|i| i.is_registered()) {
+        // Nobody will ever report that it has stopped if its instance is gone, or has never heard of
+        // it and is away. Should it have heard after all, its session tells it when it is back.
+        let instance = Instance::key_of(&task.region, &task.cluster, &task.instance);
+        match view.instances.get(&instance).filter(|instance| instance.is_registered()) {
+            None => task.end(cx.now),
+            Some(instance) if task.delivered.is_none() && !view.is_connected(instance) => {
+                task.end(cx.now);
+                // An agent that connects meanwhile gets the task, and has to stop it.
                 let connection = Connection::key_of(&task.region, &task.cluster, &task.instance);
                 edit.depend_on_absence(connection);
             }
+            Some(_) => {}
         }
         if task != before.value {
             edit.update(before, &task);
@@ -48,15 +51,4 @@ pub(super) async fn stop(
         Ok(ecs::StopTaskResponse { task: Some(describe(&task, cx, view, true)) })
     })
     .await
-}
-
-/// Nobody will ever report that it has stopped: its instance is gone, or has never heard of it and is
-/// away. Should it have heard after all, its session tells it to stop when it is back.
-fn is_out_of_reach(view: &View, task: &Task) -> bool {
-    let key = Instance::key_of(&task.region, &task.cluster, &task.instance);
-    match view.instances.get(&key) {
-        None => true,
-        Some(instance) if instance.status == InstanceStatus::Inactive => true,
-        Some(instance) => task.delivered.is_none() && !view.is_connected(instance),
-    }
 }
