@@ -19,8 +19,9 @@ use super::manifest::Manifests;
 use super::{Context, Error, ack};
 use crate::credentials::RoleType;
 use crate::engine::{Desired, EcsTask, NewTask, StopCode, Task, TaskEvent};
+use crate::error::chain;
 use crate::failpoint;
-use crate::host::{Input, admit, chain};
+use crate::host::{Input, admit};
 
 /// The Amazon agent's word, spelt as control planes know it.
 const UNUSABLE: &str = "UnrecogniedTaskError: Error loading task - ";
