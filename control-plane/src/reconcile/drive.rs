@@ -16,7 +16,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use jiff::{SignedDuration, Timestamp};
-use uuid::Uuid;
 
 use super::apply::{self, Settings, Turn};
 use super::draws::Draws;
@@ -231,7 +230,7 @@ async fn turn(state: &State, settings: &Settings, item: &Item) -> Result<Turn, E
             state.transact(|view, edit| Ok(apply::host(view, edit, key, settings, now))).await
         }
         Item::Service(key) => {
-            let draws = Draws::new(seed());
+            let draws = Draws::begin();
             let decide = |view: &View, edit: &mut _| {
                 Ok(apply::service(view, edit, key, settings, now, draws.clone()))
             };
@@ -239,16 +238,6 @@ async fn turn(state: &State, settings: &Settings, item: &Item) -> Result<Turn, E
         }
         Item::Scan | Item::Sweep => Ok(Turn::default()),
     }
-}
-
-/// 244 random bits.
-fn seed() -> [u8; 32] {
-    let mut seed = [0; 32];
-    let halves = [Uuid::new_v4(), Uuid::new_v4()];
-    for (place, byte) in seed.iter_mut().zip(halves.iter().flat_map(Uuid::as_bytes)) {
-        *place = *byte;
-    }
-    seed
 }
 
 /// Adds what changes ask to look at.

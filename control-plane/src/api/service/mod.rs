@@ -16,7 +16,6 @@ mod update;
 mod tests;
 
 use protocol::aws_json::ApiError;
-use uuid::Uuid;
 
 use super::{Answer, Context, call, errors, lookup};
 use crate::model::Service;
@@ -55,10 +54,5 @@ fn find<'v>(
 
 /// An id for a new deployment.
 fn draw_deployment() -> String {
-    let mut seed = [0; 32];
-    let halves = [Uuid::new_v4(), Uuid::new_v4()];
-    for (place, byte) in seed.iter_mut().zip(halves.iter().flat_map(Uuid::as_bytes)) {
-        *place = *byte;
-    }
-    Draws::new(seed).deployment()
+    Draws::begin().deployment()
 }
