@@ -66,6 +66,11 @@ impl Role {
         format!("arn:aws:iam::{account}:role/{name}")
     }
 
+    /// The ARN of a role that is given by its ARN or its name.
+    pub fn arn_of(account: &str, given: &str) -> String {
+        if given.starts_with("arn:") { given.to_owned() } else { Self::arn(account, given) }
+    }
+
     /// ECS's words for one that a task cannot have, because it is not there.
     pub fn cannot_be_assumed(arn: &str) -> String {
         format!(

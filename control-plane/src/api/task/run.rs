@@ -7,7 +7,7 @@ use super::super::{Context, errors, lookup, token};
 use super::wanted::{Wanted, named};
 use super::{checks, describe, draw_ids, draw_seed};
 use crate::model::{Entity, LaunchType, Task, Token};
-use crate::scheduler::{Failure, Reason, TaskIds, candidates, place};
+use crate::scheduler::{Failure, NO_CAPACITY, Reason, TaskIds, candidates, place};
 use crate::state::{Edit, View};
 
 /// Most tasks of a call.
@@ -15,8 +15,6 @@ const MAX_COUNT: usize = 10;
 /// Longest `startedBy`.
 const MAX_STARTED_BY: usize = 128;
 const OPERATION: &str = "RunTask";
-const NO_CAPACITY: &str = "Capacity is unavailable at this time. Please try again later or in a \
-                           different availability zone";
 
 pub(super) async fn run(
     cx: &Context,
