@@ -38,6 +38,15 @@ impl fmt::Debug for AccessKey {
     }
 }
 
+impl AccessKey {
+    /// An id: after its prefix the last five bits of each byte, in base 32.
+    pub fn id_of<'b>(prefix: &str, bytes: impl IntoIterator<Item = &'b u8>) -> String {
+        const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+        let letters = bytes.into_iter().filter_map(|byte| ALPHABET.get(usize::from(byte & 31)));
+        prefix.chars().chain(letters.map(|letter| char::from(*letter))).collect()
+    }
+}
+
 impl Entity for AccessKey {
     const PREFIX: &'static str = "key/";
 

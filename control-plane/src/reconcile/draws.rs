@@ -1,4 +1,4 @@
-//! Ids for what planners make, from a seed that is drawn once for a decision.
+//! Ids for what planners make, from a seed that was drawn outside.
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -14,16 +14,6 @@ impl Draws {
     /// `seed`: random, used for one decision.
     pub fn new(seed: [u8; 32]) -> Self {
         Self { seed, drawn: 0 }
-    }
-
-    /// Another row than any before, from 244 random bits.
-    pub fn begin() -> Self {
-        let mut seed = [0; 32];
-        let halves = [Uuid::new_v4(), Uuid::new_v4()];
-        for (place, byte) in seed.iter_mut().zip(halves.iter().flat_map(Uuid::as_bytes)) {
-            *place = *byte;
-        }
-        Self::new(seed)
     }
 
     /// 128 unpredictable bits.

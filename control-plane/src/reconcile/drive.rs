@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use super::apply::{self, Settings, Turn};
 use super::draws::Draws;
@@ -230,7 +231,7 @@ async fn turn(state: &State, settings: &Settings, item: &Item) -> Result<Turn, E
             state.transact(|view, edit| Ok(apply::host(view, edit, key, settings, now))).await
         }
         Item::Service(key) => {
-            let draws = Draws::begin();
+            let draws = draws();
             let decide = |view: &View, edit: &mut _| {
                 Ok(apply::service(view, edit, key, settings, now, draws.clone()))
             };
@@ -238,6 +239,16 @@ async fn turn(state: &State, settings: &Settings, item: &Item) -> Result<Turn, E
         }
         Item::Scan | Item::Sweep => Ok(Turn::default()),
     }
+}
+
+/// Those of a new decision, from 244 random bits.
+pub(crate) fn draws() -> Draws {
+    let mut seed = [0; 32];
+    let halves = [Uuid::new_v4(), Uuid::new_v4()];
+    for (place, byte) in seed.iter_mut().zip(halves.iter().flat_map(Uuid::as_bytes)) {
+        *place = *byte;
+    }
+    Draws::new(seed)
 }
 
 /// Adds what changes ask to look at.

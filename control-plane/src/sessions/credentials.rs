@@ -14,7 +14,6 @@ use protocol::acs;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::access::letters;
 use crate::failpoint;
 use crate::model::{AccessKey, Entity, Role, Task};
 use crate::state::{self, State, Stored, View};
@@ -74,7 +73,7 @@ fn place(owner: &str, kind: Kind, number: u8) -> String {
         .chain_update(kind.name())
         .chain_update([number])
         .finalize();
-    format!("ASIA{}", letters(digest.iter().take(16)))
+    AccessKey::id_of("ASIA", digest.iter().take(16))
 }
 
 /// The records of both places.

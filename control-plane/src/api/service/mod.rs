@@ -19,7 +19,7 @@ use protocol::aws_json::ApiError;
 
 use super::{Answer, Context, call, errors, lookup};
 use crate::model::Service;
-use crate::reconcile::draws::Draws;
+use crate::reconcile::drive;
 use crate::state::{Stored, View};
 
 pub(super) async fn handle(cx: &Context, operation: &str, body: &[u8]) -> Option<Answer> {
@@ -54,5 +54,5 @@ fn find<'v>(
 
 /// An id for a new deployment.
 fn draw_deployment() -> String {
-    Draws::begin().deployment()
+    drive::draws().deployment()
 }
