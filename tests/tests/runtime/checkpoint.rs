@@ -14,7 +14,7 @@ use super::terminal::master;
 
 /// Whether CRIU is there and knows this kernel.
 fn criu_works() -> bool {
-    let check = Command::new("criu").arg("check").output();
+    let check = Command::new("criu").arg("check").current_dir(std::env::temp_dir()).output();
     check.is_ok_and(|output| output.status.success())
 }
 
