@@ -5,12 +5,12 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::pty::{Winsize, openpty};
 use serde_json::{Value, json};
-use tests::bundle::{runtime, within};
+use tests::bundle::runtime;
 use tests::host::TestHost;
 use tests::image::{Entry, Image, Layer, Tar};
 
@@ -292,17 +292,16 @@ impl Container<'_> {
 
     /// Waits for its end: the exit code.
     pub(super) fn wait(&self) -> Result<i32> {
-        let stopped = || (self.status().ok()? == "stopped").then_some(());
-        within(PATIENCE, stopped).with_context(|| format!("it is {:?}", self.status()))?;
         if self.is_ctr() {
+            let stopped = || (self.status().ok()? == "stopped").then_some(());
+            within(PATIENCE, stopped).with_context(|| format!("it is {:?}", self.status()))?;
             // The code is in a warning, if it is not 0.
             let deleted = self.call(&["delete"], &[]);
             let last = deleted.err.rsplit("exit code ").next().unwrap_or_default();
             let digits = last.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
             return Ok(digits.parse().unwrap_or(deleted.code));
         }
-        let inspect = self.inspect()?;
-        Ok(i32::try_from(inspect["State"]["ExitCode"].as_i64().context("no exit code")?)?)
+        Ok(self.call(&["wait"], &[]).ok()?.parse()?)
     }
 
     /// Output so far, both streams.
@@ -339,6 +338,18 @@ impl Drop for Container<'_> {
     fn drop(&mut self) {
         // The test may have removed it, or has failed already.
         let _ = self.remove();
+    }
+}
+
+/// Asks until there is an answer or patience ends; with pauses, for clients are large programs.
+pub(super) fn within<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let answer = ask();
+        if answer.is_some() || Instant::now() > deadline {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -436,13 +447,7 @@ fn docker(host: &TestHost, remapped: bool) -> Vec<String> {
         .arg("--default-runtime=tested")
         .env("HOME", host.path(""));
     if remapped {
-        fs::write(host.path("ranges"), "nobody:300000:65536\nnogroup:300000:65536\n").unwrap();
-        let ranges = path("ranges");
-        let said = host.sh(&format!(
-            "for file in /etc/subuid /etc/subgid; do mount --bind {ranges} $file; done"
-        ));
-        assert!(said.is_empty(), "{said}");
-        command.arg("--userns-remap=nobody");
+        command.arg("--userns-remap=nobody:nogroup");
     }
     daemon(host, "dockerd", &mut command);
     let client = package.join("usr/bin/docker").display().to_string();

@@ -57,6 +57,16 @@ impl Case {
         self
     }
 
+    const fn podman(mut self, options: &'static str) -> Self {
+        self.podman = Some(options);
+        self
+    }
+
+    const fn not_podman(mut self) -> Self {
+        self.podman = None;
+        self
+    }
+
     const fn not_docker(mut self) -> Self {
         self.docker = None;
         self
@@ -117,8 +127,17 @@ pub(super) const CASES: &[Case] = &[
         .ctr("")
         .fails(126, Text::Any, Text::Any)
         .ctr_code(1),
+    prints("working directory", "-w /tmp", &["pwd"], "/tmp\n").ctr("--cwd /tmp"),
     prints("working directory, made if missing", "-w /work/deep", &["pwd"], "/work/deep\n")
+        .not_podman()
         .ctr("--cwd /work/deep"),
+    prints("domain name", "--domainname example.org", sh!("cat /proc/sys/kernel/domainname"), "example.org\n")
+        .not_podman(),
+    prints("tmpfs with the image's files", "--mount type=tmpfs,dst=/etc,tmpcopyup", sh!("grep -c . /etc/passwd; grep -c 'tmpfs /etc ' /proc/mounts"), "2\n1\n")
+        .not_docker(),
+    prints("paths not masked", "--security-opt systempaths=unconfined", sh!("grep -cE ' /proc/(sys|keys|bus) ' /proc/mounts"), "")
+        .podman("--security-opt unmask=ALL")
+        .fails(1, Text::Is("0\n"), Text::Any),
     prints("environment", "-e A=b=c -e EMPTY=", sh!("echo \"$A,${EMPTY-unset}\""), "b=c,\n")
         .ctr("--env A=b=c --env EMPTY="),
     prints("user by number", "--user 7:8", sh!("id -u; id -g"), "7\n8\n"),
@@ -206,7 +225,9 @@ pub(super) const CASES: &[Case] = &[
         .ctr("--with-ns uts:/proc/1/ns/uts"),
     prints("cgroup namespace", "--cgroupns private", sh!("grep -vc ':/$' /proc/self/cgroup"), "0\n")
         .fails(1, Text::Is("0\n"), Text::Any),
-    prints("ulimits", "--ulimit nofile=100:200 --ulimit core=0", sh!("ulimit -Sn; ulimit -Hn; ulimit -c"), "100\n200\n0\n"),
+    prints("ulimits", "--ulimit nofile=100:200 --ulimit core=0", sh!("ulimit -Sn; ulimit -Hn; ulimit -c"), "100\n200\n0\n")
+        // It would raise this one above what the host lets it.
+        .podman("--ulimit nofile=100:200 --ulimit core=0 --ulimit nproc=100:100"),
     prints("sysctl", "--sysctl net.ipv4.ip_unprivileged_port_start=81", sh!("cat /proc/sys/net/ipv4/ip_unprivileged_port_start"), "81\n"),
     prints("size of /dev/shm", "--shm-size 1m", sh!("df /dev/shm | awk 'END {print $2}'"), "1024\n"),
     prints("an init", "--init", sh!("tr '\\0' ' ' </proc/1/cmdline | cut -d' ' -f1; cat /proc/$$/comm"), "")
@@ -222,9 +243,9 @@ pub(super) const CASES: &[Case] = &[
         .ctr("--uidmap 0:100000:5000 --gidmap 0:200000:5000"),
     prints("users mapped: files, devices and mounts", "--uidmap 0:100000:5000 --gidmap 0:200000:5000 --user 7:8", sh!("touch /tmp/x && stat -c %u:%g /tmp/x && : >/dev/null && cat /proc/sys/kernel/ostype"), "7:8\nLinux\n")
         .not_docker(),
-    prints("users mapped: no power outside", "--uidmap 0:100000:5000 --gidmap 0:200000:5000 -v {dir}/volume:/v", sh!("touch /v/mine"), "")
+    prints("users mapped: no power outside", "--uidmap 0:300000:5000 --gidmap 0:400000:5000 -v {dir}/volume:/v", sh!("touch /v/mine"), "")
         .not_docker()
-        .ctr("--uidmap 0:100000:5000 --gidmap 0:200000:5000 --mount type=bind,src={dir}/volume,dst=/v,options=rbind:rw")
+        .ctr("--uidmap 0:300000:5000 --gidmap 0:400000:5000 --mount type=bind,src={dir}/volume,dst=/v,options=rbind:rw")
         .fails(1, Text::Any, Text::Has("Permission denied")),
     prints("users mapped, chosen by the engine", "--userns auto:size=500", sh!("awk '{print $1, $3}' /proc/self/uid_map"), "0 500\n")
         .not_docker(),

@@ -43,7 +43,12 @@ impl Report {
         caller.world.beside_each_other(WORKERS, || {
             while let Some((name, step)) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let started = Instant::now();
-                let result = step();
+                let mut result = step();
+                for _ in 0..2 {
+                    if caller.kind == Kind::Containerd && is_mute(&result) {
+                        result = step();
+                    }
+                }
                 println!("{:>6} ms {name}", started.elapsed().as_millis());
                 done.lock().unwrap().push((*name, result));
             }
@@ -76,6 +81,12 @@ impl Report {
         }
         assert!(failures.is_empty(), "{title}:\n{failures}\n{log}");
     }
+}
+
+/// Whether a case failed for want of output. `ctr` closes its end of the output when it hears of the
+/// end of a process, whether it has read all of it or not.
+fn is_mute(result: &Option<Result<()>>) -> bool {
+    matches!(result, Some(Err(error)) if format!("{error:#}").contains("out: \"\""))
 }
 
 fn table_case<'a>(caller: &'a Caller, case: &'a Case) -> Step<'a> {

@@ -49,7 +49,21 @@ impl World {
             File::from(openat(&host.processes, path.as_str(), flags, Mode::empty()).unwrap())
         };
         let (inside, outside) = (namespace("pid_for_children"), namespace("pid"));
-        Self { host, _cgroups: cgroups, inside, outside }
+        let world = Self { host, _cgroups: cgroups, inside, outside };
+        world.give_ids();
+        world
+    }
+
+    /// Ranges of ids for the names that engines look them up by.
+    fn give_ids(&self) {
+        let ranges = self.host.path("ranges");
+        let lines =
+            ["nobody", "nogroup", "containers"].map(|name| format!("{name}:300000:65536\n"));
+        fs::write(&ranges, lines.concat()).unwrap();
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            let none = None::<&str>;
+            mount(Some(&ranges), file, none, MsFlags::MS_BIND, none).unwrap();
+        }
     }
 
     /// Runs work on several threads, whose children are the world's. No thread can be made while the
