@@ -211,7 +211,9 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<u8, Error> {
     if arguments.version {
-        let text = format!("lighter-runtime version {}\nspec: {SPEC}\n", env!("CARGO_PKG_VERSION"));
+        // dockerd shows the commit; packagers of runc put their version there.
+        let version = env!("CARGO_PKG_VERSION");
+        let text = format!("lighter-runtime version {version}\ncommit: {version}\nspec: {SPEC}\n");
         return print(&text);
     }
     if arguments.systemd_cgroup {

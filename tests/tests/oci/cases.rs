@@ -254,23 +254,27 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// For Docker with a user namespace for every container.
-pub(super) const REMAPPED: &[Case] =
-    &[
-        prints(
-            "users mapped",
-            "",
-            sh!("awk '{print $1, $2, $3}' /proc/self/uid_map /proc/self/gid_map; id -u"),
-            "0 300000 65536\n0 300000 65536\n0\n",
-        ),
-        prints("users mapped: no power outside", "-v {dir}/volume:/v", sh!("touch /v/mine"), "")
-            .fails(1, Text::Any, Text::Has("Permission denied")),
-        prints(
-            "users mapped: not this container's",
-            "--userns host",
-            sh!("awk '{print $1, $2}' /proc/self/uid_map"),
-            "0 0\n",
-        ),
-    ];
+pub(super) const REMAPPED: &[Case] = &[
+    prints(
+        "users mapped",
+        "",
+        sh!("awk '{print $1, $2, $3}' /proc/self/uid_map /proc/self/gid_map; id -u"),
+        "0 300000 65536\n0 300000 65536\n0\n",
+    ),
+    // A node is bound from the host, by the name that it has in the container.
+    prints("device", "--device {dir}/log", sh!(": >{dir}/log && stat -c %t:%T {dir}/log"), "1:b\n"),
+    prints("users mapped: no power outside", "-v {dir}/volume:/v", sh!("touch /v/mine"), "").fails(
+        1,
+        Text::Any,
+        Text::Has("Permission denied"),
+    ),
+    prints(
+        "users mapped: not this container's",
+        "--userns host",
+        sh!("awk '{print $1, $2}' /proc/self/uid_map"),
+        "0 0\n",
+    ),
+];
 
 /// Names of the table's cases that are worth running there as well.
 pub(super) const AS_WELL_REMAPPED: &[&str] = &[
@@ -282,7 +286,6 @@ pub(super) const AS_WELL_REMAPPED: &[&str] = &[
     "tmpfs: size and mode",
     "volume",
     "read-only volume",
-    "device",
     "capabilities: two",
     "no new privileges",
     "default seccomp profile",
@@ -290,7 +293,6 @@ pub(super) const AS_WELL_REMAPPED: &[&str] = &[
     "no network but loopback",
     "sysctl",
     "an init",
-    "limits as the container sees them",
 ];
 
 /// Makes what the table's cases find on the host.

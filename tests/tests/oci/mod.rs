@@ -136,9 +136,7 @@ fn docker_remapping_users() {
     steps.extend(CASES.iter().filter(plain).map(|case| table_case(&caller, case)));
     let procedures = [lifecycle::PROCEDURES, resources::PROCEDURES, terminal::PROCEDURES];
     let plain = |(name, _): &&(&str, Procedure)| {
-        ["exec: ", "pause", "limit", "terminal", "measured"]
-            .iter()
-            .any(|word| name.starts_with(word))
+        ["exec: ", "limit", "terminal", "measured"].iter().any(|word| name.starts_with(word))
     };
     let procedures = procedures.into_iter().flatten().filter(plain);
     steps.extend(procedures.map(|entry| procedure(&caller, entry)));
