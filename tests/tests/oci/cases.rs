@@ -233,6 +233,17 @@ pub(super) const CASES: &[Case] = &[
     prints("an init", "--init", sh!("tr '\\0' ' ' </proc/1/cmdline | cut -d' ' -f1; cat /proc/$$/comm"), "")
         .fails(0, Text::Has("init\n"), Text::Any),
     prints("OOM score", "--oom-score-adj 500", sh!("cat /proc/self/oom_score_adj"), "500\n"),
+    prints("umask", "--umask 0077", sh!("umask"), "0077\n").not_docker(),
+    prints("tmpfs that runs nothing", "--tmpfs /t:noexec", sh!("cp /bin/busybox /t/echo && /t/echo"), "")
+        .ctr("--mount type=tmpfs,src=tmpfs,dst=/t,options=noexec")
+        .fails(126, Text::Any, Text::Has("Permission denied")),
+    prints("further group by name", "--user 7:8 --group-add extra", sh!("id -G"), "8 77\n"),
+    prints("namespaces by path", "--network ns:/proc/1/ns/net --ipc ns:/proc/1/ns/ipc", sh!("for n in net ipc; do readlink /proc/self/ns/$n; done"), "{net}\n{ipc}\n")
+        .not_docker()
+        .ctr("--with-ns network:/proc/1/ns/net --with-ns ipc:/proc/1/ns/ipc"),
+    prints("CPU quota and period", "--cpu-period 50000 --cpu-quota 20000", sh!("cd /sys/fs/cgroup/cpu; cat cpu.cfs_period_us cpu.cfs_quota_us"), "50000\n20000\n"),
+    prints("swappiness", "--memory-swappiness 11", sh!("cat /sys/fs/cgroup/memory/memory.swappiness"), "11\n"),
+    prints("OOM killer off", "--memory 64m --oom-kill-disable", sh!("head -n1 /sys/fs/cgroup/memory/memory.oom_control"), "oom_kill_disable 1\n"),
     prints("names of hosts", "--add-host db:10.1.2.3", sh!("grep db /etc/hosts | tr '\\t' ' '"), "10.1.2.3 db\n"),
     prints("number of processes", "--pids-limit 6", sh!("for i in 1 2 3 4 5 6 7; do sleep 1 & done"), "")
         .fails(2, Text::Any, Text::Has("fork")),

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 
 use super::Procedure;
 use super::caller::{Caller, Container, Kind, Outcome, PATIENCE, absolute_runtime, read, within};
@@ -17,12 +18,15 @@ pub(super) const PROCEDURES: &[(&str, Procedure)] = &[
     ("exec: environment and directory", |caller| engine(caller).map(exec_environment)),
     ("exec: capabilities and privileges", |caller| engine(caller).map(exec_privileged)),
     ("exec: input", |caller| Some(exec_input(caller))),
+    ("exec: eight at once", |caller| Some(exec_at_once(caller))),
     ("exec: detached", |caller| Some(exec_detached(caller))),
     ("exec: program that cannot be run", |caller| Some(exec_missing(caller))),
     ("kill: the signal arrives", |caller| Some(kill_delivers(caller))),
     ("kill: KILL ends with 137", |caller| Some(kill_kills(caller))),
     ("stop: TERM ends with 143", |caller| engine(caller).map(stop_terminates)),
     ("stop: KILL after the time", |caller| engine(caller).map(stop_kills)),
+    ("stop: a signal of one's own choice", |caller| engine(caller).map(stop_signal)),
+    ("kill: what it started among the host's processes", |caller| Some(kills_all(caller))),
     ("pause and unpause", |caller| Some(pause_freezes(caller))),
     ("removal while it runs, while it is paused", |caller| Some(removes(caller))),
     ("restart", |caller| engine(caller).map(restarts)),
@@ -39,6 +43,7 @@ pub(super) const PROCEDURES: &[(&str, Procedure)] = &[
     ("privileged", |caller| whole(caller).map(privileged)),
     ("mounts that the host makes later", |caller| Some(receives_mounts(caller))),
     ("parent cgroup", |caller| Some(has_parent_cgroup(caller))),
+    ("hooks", |caller| (caller.kind == Kind::Podman).then(|| hooks(caller))),
     ("descriptors handed on", |caller| hands_on_descriptors(caller)),
     ("what the engine makes of --version", |caller| engine(caller).map(version)),
     ("what is written to a volume", |caller| Some(writes_volume(caller))),
@@ -137,6 +142,29 @@ fn exec_input(caller: &Caller) -> Result<()> {
     ended(&caller.call_with(&words, "typed\n"), 0, "typed\n")
 }
 
+fn exec_at_once(caller: &Caller) -> Result<()> {
+    let container = caller.script("", SLEEP)?;
+    let client = |number: i32| {
+        let exec_id = caller.name();
+        let mut words = match caller.kind {
+            Kind::Containerd => vec!["task", "exec", "--exec-id", &exec_id],
+            _ => vec!["exec"],
+        };
+        let script = format!("echo x >>/tmp/all; exit {number}");
+        words.extend([container.name.as_str(), "sh", "-c", &script]);
+        let mut command = caller.command(&words);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+    };
+    let clients: Vec<_> = (1..=8).map(client).collect::<Result<_, _>>()?;
+    for (mut client, number) in clients.into_iter().zip(1..) {
+        let code = client.wait()?.code();
+        ensure!(code == Some(number), "{code:?} rather than {number}");
+    }
+    let all = container.exec("", &["grep", "-c", "x", "/tmp/all"]).ok()?;
+    ensure!(all == "8", "{all} of 8 ran");
+    Ok(())
+}
+
 fn exec_detached(caller: &Caller) -> Result<()> {
     let container = caller.script("", SLEEP)?;
     container.exec("-d", &["sh", "-c", "echo $PPID >/tmp/mark; exec sleep 100"]).ok()?;
@@ -197,6 +225,39 @@ fn stop_kills(caller: &Caller) -> Result<()> {
     let code = container.wait()?;
     ensure!(code == 137, "{code}");
     Ok(())
+}
+
+fn stop_signal(caller: &Caller) -> Result<()> {
+    let script = "trap 'exit 9' USR1; echo ready; while :; do sleep 0.02; done";
+    let container = caller.script("--stop-signal USR1", script)?;
+    container.wait_log("ready")?;
+    container.call(&["stop", "-t", "15"], &[]).ok()?;
+    let code = container.wait()?;
+    ensure!(code == 9, "{code}");
+    Ok(())
+}
+
+/// No first process takes the others along where they are the host's.
+fn kills_all(caller: &Caller) -> Result<()> {
+    let options = match caller.kind {
+        Kind::Containerd => "--with-ns pid:/proc/1/ns/pid",
+        _ => "--pid host",
+    };
+    let container = caller.script(options, "sleep 1000 & setsid sleep 1000 & echo ready; wait")?;
+    container.wait_log("ready")?;
+    let first = container.pid()?;
+    let members = || -> Vec<i64> {
+        let list = caller.world.host.sh(&format!(
+            "group=$(sed -n 's/.*:pids://p' /proc/{first}/cgroup); \
+             cat /sys/fs/cgroup/pids$group/cgroup.procs"
+        ));
+        list.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    let pids = within(PATIENCE, || Some(members()).filter(|pids| pids.len() >= 3));
+    let pids = pids.with_context(|| format!("{:?}", members()))?;
+    container.remove()?;
+    let alive = || pids.iter().any(|&pid| caller.world.host.is_alive(pid));
+    within(PATIENCE, || (!alive()).then_some(())).context("some live on")
 }
 
 fn pause_freezes(caller: &Caller) -> Result<()> {
@@ -451,6 +512,38 @@ fn hands_on_descriptors(caller: &Caller) -> Option<Result<()>> {
         ensure!(output.stdout == b"from the host\n", "{output:?}");
         Ok(())
     })
+}
+
+fn hooks(caller: &Caller) -> Result<()> {
+    let directory = caller.path("hooks");
+    fs::create_dir(&directory)?;
+    let seen = |stage: &str| caller.path(&format!("hook-{stage}"));
+    let stages = [
+        ("prestart", "creat"),
+        ("createRuntime", "creat"),
+        ("createContainer", "creat"),
+        // runc 1.1 calls it created here.
+        ("poststart", ""),
+        ("poststop", "stopped"),
+    ];
+    for (stage, _) in stages {
+        let script = format!("cat >{}", seen(stage).display());
+        let hook = json!({
+            "version": "1.0.0", "when": {"always": true}, "stages": [stage],
+            "hook": {"path": "/bin/sh", "args": ["sh", "-c", script]},
+        });
+        fs::write(directory.join(format!("{stage}.json")), hook.to_string())?;
+    }
+    let mut words = vec![format!("--hooks-dir={}", directory.display())];
+    words.extend(caller.run_words(&caller.name(), &["--rm"], &[], &["true"]));
+    caller.call(&super::caller::strs(&words)).ok()?;
+    for (stage, status) in stages {
+        let state: Value = serde_json::from_str(&read(&seen(stage))?).context(stage)?;
+        let found = state["status"].as_str().unwrap_or_default();
+        ensure!(found.starts_with(status), "{stage}: {state}");
+        ensure!(state["id"].is_string() && state["bundle"].is_string(), "{stage}: {state}");
+    }
+    Ok(())
 }
 
 fn version(caller: &Caller) -> Result<()> {

@@ -28,7 +28,8 @@ fn until(terminal: &mut File, text: &mut String, word: &str) -> Result<()> {
         match terminal.read(&mut buffer) {
             // `ctr` leaves the outer terminal's own carriage returns on.
             Ok(count @ 1..) => {
-                text.push_str(&String::from_utf8_lossy(&buffer[..count]).replace("\r\r", "\r"));
+                text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+                *text = text.replace("\r\r", "\r");
             }
             _ if word.is_empty() => return Ok(()),
             end => return Err(anyhow::anyhow!("{end:?} before {word:?} in {text:?}")),
