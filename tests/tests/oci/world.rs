@@ -71,15 +71,18 @@ impl World {
     pub(super) fn beside_each_other(&self, threads: usize, work: impl Fn() + Sync) {
         let children = |namespace: &File| setns(namespace, CloneFlags::CLONE_NEWPID).unwrap();
         children(&self.outside);
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
+        let panicked = std::thread::scope(|scope| {
+            let start = |_| {
                 scope.spawn(|| {
                     children(&self.inside);
                     work();
-                });
-            }
+                })
+            };
+            let threads: Vec<_> = (0..threads).map(start).collect();
+            threads.into_iter().filter_map(|thread| thread.join().err()).count()
         });
         children(&self.inside);
+        assert_eq!(panicked, 0, "threads that panicked");
     }
 
     /// The value of a file of the cgroup that a process of this world is in.
