@@ -9,7 +9,7 @@ DESTDIR ?=
 # The crash tests' daemons kill themselves at named points; what is shipped has none of them.
 POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoints
 
-.PHONY: build setup setup-test demo test lint bench install clean
+.PHONY: build setup setup-test demo test test-oci lint bench install clean
 
 # The three binaries, release-built. The runtime is static: it starts in two thirds of the time; and
 # its relocations are packed, which spares 94 kB of the copy that each run makes of it.
@@ -42,6 +42,12 @@ test: lint build
 	cargo build --locked --workspace --bins --tests $(POINTS)
 	LIGHTER_DIST=$(CURDIR)/$(DIST) LIGHTER_FAILPOINTS=$(CURDIR)/target/debug \
 	    cargo nextest run --locked --workspace $(POINTS)
+
+# The runtime under containerd, Podman and Docker, and runc beside it: a table of both. With
+# RUNTIME=runc (or another runtime's path) that one alone.
+test-oci: setup-test build
+	cargo build --locked -p tests --tests
+	LIGHTER_DIST=$(CURDIR)/$(DIST) tests/oci.sh $(RUNTIME)
 
 bench: setup-test build
 	LIGHTER_DIST=$(CURDIR)/$(DIST) benches/run.sh $(BENCH)

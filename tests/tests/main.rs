@@ -6,5 +6,6 @@ mod architecture;
 mod cluster;
 mod image;
 mod monitor;
+mod oci;
 mod runtime;
 mod task;

@@ -260,12 +260,12 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
 
 /// In the lines of runc's, which containerd, dockerd and Podman read.
 fn version() -> String {
-    let mut text = format!("lighter-runtime version {}\n", env!("CARGO_PKG_VERSION"));
-    if let Some(commit) = option_env!("LIGHTER_COMMIT").filter(|commit| !commit.is_empty()) {
-        text.push_str(&format!("commit: {commit}\n"));
-    }
-    text.push_str(&format!("spec: {}\n", crate::spec::VERSION));
-    text
+    let version = env!("CARGO_PKG_VERSION");
+    // dockerd shows the commit; packagers of runc, who have none, put their version there.
+    let commit = option_env!("LIGHTER_COMMIT").filter(|commit| !commit.is_empty());
+    let commit = commit.unwrap_or(version);
+    let spec = crate::spec::VERSION;
+    format!("lighter-runtime version {version}\ncommit: {commit}\nspec: {spec}\n")
 }
 
 /// Refuses a command that is none, in runc's words and with its code.
