@@ -12,8 +12,11 @@ POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoin
 # The three binaries, release-built. The runtime is static: it starts in two thirds of the time. To be
 # small it has packed relocations (94 kB less), no tables for unwinding (330 kB), and one copy of
 # what the compiler finds repeated (50 kB).
+comma := ,
 SMALL := -C target-feature=+crt-static -C force-unwind-tables=no -C llvm-args=-enable-machine-outliner \
     -C link-arg=-Wl,-z,pack-relative-relocs,--no-eh-frame-hdr,-T,$(CURDIR)/runtime/link.ld
+# It begins before the C library does (runtime/src/sys/entry.rs).
+SMALL += $(if $(filter x86_64-%,$(TARGET)),-C link-arg=-Wl$(comma)-e$(comma)lighter_start)
 
 build:
 	RUSTFLAGS="$(SMALL)" cargo build --locked --profile runtime -p runtime \
