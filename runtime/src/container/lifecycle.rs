@@ -442,17 +442,19 @@ impl Container {
         }
         failpoint::hit("start-locked");
         let fifo = self.directory.join(FIFO);
-        let init = self.init_pidfd().ok_or_else(|| wrong(Status::Stopped))?;
         let hooks = &self.record.hooks;
-        if !hooks.start_container.is_empty()
-            && let Err(error) = inside::start_hooks(&self.record, &self.cgroup()?, &init)
-        {
-            // It is not to run without them.
-            match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(errno) => log::warn!("kill the init of container {}: {errno}", self.record.id),
+        if !hooks.start_container.is_empty() {
+            let init = self.init_pidfd().ok_or_else(|| wrong(Status::Stopped))?;
+            if let Err(error) = inside::start_hooks(&self.record, &self.cgroup()?, &init) {
+                // It is not to run without them.
+                match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(errno) => {
+                        log::warn!("kill the init of container {}: {errno}", self.record.id);
+                    }
+                }
+                return Err(error);
             }
-            return Err(error);
         }
         let failed = |operation| {
             let path = fifo.clone();

@@ -728,7 +728,11 @@ fn identity(program: &Program) -> Result<()> {
             cred::drop_bounding(number).at_index(Stage::BoundingSet, number as usize)?;
         }
     }
-    sys::set_keepcaps(true).at(Stage::Capabilities)?;
+    // Only a change to another user takes them away.
+    let changes = program.uid != 0;
+    if changes {
+        sys::set_keepcaps(true).at(Stage::Capabilities)?;
+    }
     match cred::setgroups(&program.groups) {
         Ok(()) => {}
         // Given up with the gid map of an unprivileged parent; none is then what there is.
@@ -739,14 +743,17 @@ fn identity(program: &Program) -> Result<()> {
     cred::setresuid(program.uid).at(Stage::User)?;
     sys::umask(Mode::from_bits_truncate(program.umask));
     let sets = &program.capabilities;
+    // This leaves in the ambient set only what is in the inheritable one.
     cred::capset(sets).at(Stage::Capabilities)?;
-    cred::clear_ambient().at(Stage::Capabilities)?;
+    if sets.inheritable != 0 {
+        cred::clear_ambient().at(Stage::Capabilities)?;
+    }
     for number in 0..64 {
         if sets.ambient & 1 << number != 0 {
             cred::raise_ambient(number).at_index(Stage::Capabilities, number as usize)?;
         }
     }
-    sys::set_keepcaps(false).at(Stage::Capabilities)
+    if changes { sys::set_keepcaps(false).at(Stage::Capabilities) } else { Ok(()) }
 }
 
 fn working_directory(program: &Program) -> Result<()> {

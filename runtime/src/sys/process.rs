@@ -162,9 +162,11 @@ pub fn raise_hard_limit(pid: i32, resource: u32, hard: u64) -> Result<()> {
 /// What Rust's start-up does that matters here: opens `/dev/null` for each standard stream that is
 /// closed, so that no file gets its number, and has writes to a pipe that nobody reads fail.
 pub fn begin() {
-    for stream in 0..3 {
-        // SAFETY: takes numbers only and changes nothing.
-        if unsafe { libc::fcntl(stream, libc::F_GETFD) } >= 0 {
+    let mut streams = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
+    // SAFETY: the kernel reads and writes as many as are passed, and at once returns.
+    unsafe { libc::poll(streams.as_mut_ptr(), 3, 0) };
+    for stream in streams {
+        if stream.revents & libc::POLLNVAL == 0 {
             continue;
         }
         // SAFETY: the path is a C string; the lowest free number is the stream's, which is nobody's.
