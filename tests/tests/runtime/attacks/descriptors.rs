@@ -50,6 +50,7 @@ fn cve_2019_5736_the_runtime_cannot_be_overwritten() {
                 (echo evil >>/proc/self/fd/3) 2>/dev/null && echo appended
                 (echo evil 1<>/proc/self/fd/3) 2>/dev/null && echo changed
                 (/bin/busybox truncate -s 0 /proc/self/fd/3) 2>/dev/null && echo truncated
+                (chmod 777 /proc/self/fd/3) 2>/dev/null && echo opened
                 sleep 0.02
             done
           done
@@ -64,6 +65,9 @@ fn cve_2019_5736_the_runtime_cannot_be_overwritten() {
     let before = std::fs::read(&program).unwrap();
     nix::unistd::mkfifo(&meet.join("log"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     attacker.push("/mounts", super::bind("/meet", &meet));
+    for set in ["bounding", "effective", "permitted"] {
+        attacker.push(&format!("/process/capabilities/{set}"), json!("CAP_SYS_ADMIN"));
+    }
     let out = attacker.beside().join("out");
     let started = attacker
         .command(&["run", "-d", &attacker.id])
@@ -99,7 +103,7 @@ fn cve_2019_5736_the_runtime_cannot_be_overwritten() {
     }
     assert!(ran.success() && done.is_some(), "{}", text());
     assert!(text().contains("found"), "the attack never came to its target: {}", text());
-    for word in ["overwritten", "appended", "changed", "truncated"] {
+    for word in ["overwritten", "appended", "changed", "truncated", "opened"] {
         assert!(!text().contains(word), "{}", text());
     }
     assert!(std::fs::read(&program).unwrap() == before, "the runtime has another content");
