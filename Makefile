@@ -13,10 +13,10 @@ POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoin
 # small it has packed relocations (94 kB less), no tables for unwinding (330 kB), and one copy of
 # what the compiler finds repeated (50 kB).
 comma := ,
-SMALL := -C target-feature=+crt-static -C force-unwind-tables=no -C llvm-args=-enable-machine-outliner \
+SMALL := -C target-feature=+crt-static -C force-unwind-tables=no -C llvm-args=-enable-machine-outliner -C llvm-args=-machine-outliner-reruns=2 \
     -C link-arg=-Wl,-z,pack-relative-relocs,--no-eh-frame-hdr,-T,$(CURDIR)/runtime/link.ld
-# It begins before the C library does (runtime/src/sys/entry.rs).
-SMALL += $(if $(filter x86_64-%,$(TARGET)),-C link-arg=-Wl$(comma)-e$(comma)lighter_start)
+# It begins before the C library does (runtime/src/sys/entry.rs); and this linker folds equal functions.
+SMALL += $(if $(filter x86_64-%,$(TARGET)),-C link-arg=-Wl$(comma)-e$(comma)lighter_start$(comma)--icf=all)
 
 build:
 	RUSTFLAGS="$(SMALL)" cargo build --locked --profile runtime -p runtime \
