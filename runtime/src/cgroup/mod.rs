@@ -400,7 +400,7 @@ impl Cgroup {
 
     /// The cgroup v2 directory, for `CLONE_INTO_CGROUP`; on hybrid hosts too.
     pub fn v2_dir(&self) -> Option<BorrowedFd<'_>> {
-        self.v2.as_ref().map(Dir::fd)
+        self.v2.as_ref().and_then(|dir| dir.fd().ok())
     }
 
     /// `tasks` of every cgroup v1 hierarchy, open for writing: a thread that writes `0` joins.
@@ -543,18 +543,19 @@ fn attach_program(dir: &Dir, policy: &Policy) -> Result<(), Error> {
         move |source| Error::Devices { operation, path: dir.path.clone(), source }
     };
     let program = bpf::load_device_program(&policy.program()).map_err(failed("load"))?;
-    let old = bpf::query_device_programs(dir.fd()).map_err(failed("query"))?;
+    let group = dir.fd().map_err(failed("open"))?;
+    let old = bpf::query_device_programs(group).map_err(failed("query"))?;
     if let [only] = old.as_slice() {
         let only = bpf::program_by_id(*only).map_err(failed("open"))?;
         use std::os::fd::AsFd as _;
-        return bpf::attach_device_program(dir.fd(), program.as_fd(), Some(only.as_fd()))
+        return bpf::attach_device_program(group, program.as_fd(), Some(only.as_fd()))
             .map_err(failed("replace"));
     }
     use std::os::fd::AsFd as _;
-    bpf::attach_device_program(dir.fd(), program.as_fd(), None).map_err(failed("attach"))?;
+    bpf::attach_device_program(group, program.as_fd(), None).map_err(failed("attach"))?;
     for id in old {
         let program = bpf::program_by_id(id).map_err(failed("open"))?;
-        bpf::detach_device_program(dir.fd(), program.as_fd()).map_err(failed("detach"))?;
+        bpf::detach_device_program(group, program.as_fd()).map_err(failed("detach"))?;
     }
     Ok(())
 }

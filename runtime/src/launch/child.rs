@@ -321,14 +321,11 @@ fn namespace(
     for step in &setup.steps {
         perform(root, step).at_index(Stage::Mount, step.index)?; // 7
     }
-    for (index, device) in setup.devices.iter().enumerate() {
-        make_device(root, device).at_index(Stage::Device, index)?;
+    devices(root, setup)?;
+    if prepared.program.cwd.as_c_str() != c"/" {
+        resolve::ensure(root, &prepared.program.cwd, Want::Directory)
+            .at(Stage::WorkingDirectoryMake)?;
     }
-    if setup.standard_devices {
-        standard_links(root)?;
-    }
-    resolve::ensure(root, &prepared.program.cwd, Want::Directory)
-        .at(Stage::WorkingDirectoryMake)?;
     if prepared.program.terminal {
         let (master, peer) = open_terminal(root, &prepared.program)?;
         bind_console(root, &peer).at(Stage::Console)?;
@@ -392,14 +389,42 @@ fn perform(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
             Ok(())
         }
         Action::ReadOnly => set_readonly(resolve::existing(root, &step.target)?.as_fd()),
-        Action::Link { name, to } => {
-            let directory = resolve::existing(root, &step.target)?;
-            match sys::symlinkat(to.as_c_str(), &directory, name.as_c_str()) {
-                Err(Errno::EEXIST) => Ok(()),
-                other => other,
-            }
+        Action::Hierarchies { .. } => hierarchies(root, step),
+    }
+}
+
+/// Mounts the container's cgroups, one beside the other.
+fn hierarchies(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
+    let Action::Hierarchies { flags, propagation, trees, links, read_only } = &step.action else {
+        return Ok(());
+    };
+    let target = resolve::mount_point(root, &step.target, Want::Directory)?;
+    let path = FdPath::new(target.as_fd());
+    let (source, data) = (Some(c"tmpfs"), Some(c"mode=755"));
+    mount::mount(source, path.as_c_str(), Some(c"tmpfs"), *flags, data)?;
+    let top = resolve::existing(root, &step.target)?;
+    for flags in propagation {
+        mount::mount(None, FdPath::new(top.as_fd()).as_c_str(), None, *flags, None)?;
+    }
+    // By name: what lies in it is what is made here.
+    for (name, tree, later) in trees {
+        match sys::mkdirat(&top, name.as_c_str(), Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        mount::move_mount(tree.as_fd(), Some(top.as_fd()), name)?;
+        for flags in later {
+            let path = FdPath::new(tree.as_fd());
+            mount::mount(None, path.as_c_str(), None, *flags, None)?;
         }
     }
+    for (name, to) in links {
+        match sys::symlinkat(to.as_c_str(), &top, name.as_c_str()) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    if *read_only { set_readonly(top.as_fd()) } else { Ok(()) }
 }
 
 /// Mounts a file system, with what it takes from below it and what is set on it afterwards.
@@ -495,23 +520,45 @@ fn mask(root: BorrowedFd<'_>, path: &CStr, options: &CStr) -> sys::Result<()> {
     }
 }
 
-fn make_device(root: BorrowedFd<'_>, device: &Device) -> sys::Result<()> {
-    let directory = resolve::ensure(root, &device.directory, Want::Directory)?;
+fn devices(root: BorrowedFd<'_>, setup: &Setup) -> Result<()> {
+    // Most are in one directory.
+    let mut last: Option<(&CStr, OwnedFd)> = None;
+    for (index, device) in setup.devices.iter().enumerate() {
+        let directory = match last.take() {
+            Some((path, directory)) if path == device.directory.as_c_str() => directory,
+            _ => resolve::ensure(root, &device.directory, Want::Directory)
+                .at_index(Stage::Device, index)?,
+        };
+        make_device(&directory, device).at_index(Stage::Device, index)?;
+        last = Some((&device.directory, directory));
+    }
+    if !setup.standard_devices {
+        return Ok(());
+    }
+    match last {
+        Some((path, directory)) if path == c"/dev" => standard_links(&directory),
+        _ => {
+            standard_links(&resolve::ensure(root, c"/dev", Want::Directory).at(Stage::DeviceLink)?)
+        }
+    }
+}
+
+fn make_device(directory: &OwnedFd, device: &Device) -> sys::Result<()> {
     let name = device.name.as_c_str();
     let format = SFlag::from_bits_truncate(device.mode);
     let mode = Mode::from_bits_truncate(device.mode);
     if let Some(tree) = &device.tree {
-        match sys::mknodat(&directory, name, SFlag::S_IFREG, Mode::empty(), 0) {
+        match sys::mknodat(directory, name, SFlag::S_IFREG, Mode::empty(), 0) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno),
         }
         return mount::move_mount(tree.as_fd(), Some(directory.as_fd()), name);
     }
-    match sys::mknodat(&directory, name, format, mode, device.number) {
+    match sys::mknodat(directory, name, format, mode, device.number) {
         Ok(()) => {}
         Err(Errno::EEXIST) => {
             // What the image brings may stay if it is the same device, and not if it is a trap.
-            let there = sys::fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let there = sys::fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
             let same = there.st_mode & libc::S_IFMT == format.bits()
                 && (format == SFlag::S_IFIFO || there.st_rdev == device.number);
             return if same { Ok(()) } else { Err(Errno::EEXIST) };
@@ -532,7 +579,7 @@ fn make_device(root: BorrowedFd<'_>, device: &Device) -> sys::Result<()> {
 }
 
 /// The links of the specification's "Default Devices".
-fn standard_links(root: BorrowedFd<'_>) -> Result<()> {
+fn standard_links(dev: &OwnedFd) -> Result<()> {
     let links = [
         (c"fd", c"/proc/self/fd"),
         (c"stdin", c"/proc/self/fd/0"),
@@ -540,17 +587,16 @@ fn standard_links(root: BorrowedFd<'_>) -> Result<()> {
         (c"stderr", c"/proc/self/fd/2"),
         (c"core", c"/proc/kcore"),
     ];
-    let dev = resolve::ensure(root, c"/dev", Want::Directory).at(Stage::DeviceLink)?;
     for (index, (name, to)) in links.into_iter().enumerate() {
-        match sys::symlinkat(to, &dev, name) {
+        match sys::symlinkat(to, dev, name) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno).at_index(Stage::DeviceLink, index),
         }
     }
     // A ptmx of the image would make terminals of another instance.
-    match sys::symlinkat(c"pts/ptmx", &dev, c"ptmx") {
-        Err(Errno::EEXIST) => sys::unlinkat(&dev, c"ptmx", UnlinkatFlags::NoRemoveDir)
-            .and_then(|()| sys::symlinkat(c"pts/ptmx", &dev, c"ptmx")),
+    match sys::symlinkat(c"pts/ptmx", dev, c"ptmx") {
+        Err(Errno::EEXIST) => sys::unlinkat(dev, c"ptmx", UnlinkatFlags::NoRemoveDir)
+            .and_then(|()| sys::symlinkat(c"pts/ptmx", dev, c"ptmx")),
         other => other,
     }
     .at_index(Stage::DeviceLink, links.len())
@@ -682,7 +728,11 @@ fn identity(program: &Program) -> Result<()> {
             cred::drop_bounding(number).at_index(Stage::BoundingSet, number as usize)?;
         }
     }
-    sys::set_keepcaps(true).at(Stage::Capabilities)?;
+    // Only a change to another user takes them away.
+    let changes = program.uid != 0;
+    if changes {
+        sys::set_keepcaps(true).at(Stage::Capabilities)?;
+    }
     match cred::setgroups(&program.groups) {
         Ok(()) => {}
         // Given up with the gid map of an unprivileged parent; none is then what there is.
@@ -693,14 +743,17 @@ fn identity(program: &Program) -> Result<()> {
     cred::setresuid(program.uid).at(Stage::User)?;
     sys::umask(Mode::from_bits_truncate(program.umask));
     let sets = &program.capabilities;
+    // This leaves in the ambient set only what is in the inheritable one.
     cred::capset(sets).at(Stage::Capabilities)?;
-    cred::clear_ambient().at(Stage::Capabilities)?;
+    if sets.inheritable != 0 {
+        cred::clear_ambient().at(Stage::Capabilities)?;
+    }
     for number in 0..64 {
         if sets.ambient & 1 << number != 0 {
             cred::raise_ambient(number).at_index(Stage::Capabilities, number as usize)?;
         }
     }
-    sys::set_keepcaps(false).at(Stage::Capabilities)
+    if changes { sys::set_keepcaps(false).at(Stage::Capabilities) } else { Ok(()) }
 }
 
 fn working_directory(program: &Program) -> Result<()> {

@@ -207,7 +207,7 @@ fn launch_as(
         Vec::new()
     };
     // The child has its copies; ours of its end of the socket must go, or its death is not seen.
-    drop(prepared);
+    prepared.close();
     if intermediate {
         let (message, _) = receive(&socket, &names)?;
         let Message::Pid(sibling) = message else { return Err(Error::Talk(Errno::EPROTO)) };

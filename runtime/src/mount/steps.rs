@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::{
@@ -72,10 +72,18 @@ pub enum Action {
     },
     /// Attach a tree. `later` are flags for mount(2), where the kernel has no mount_setattr.
     Attach { tree: OwnedFd, directory: bool, later: Vec<u64> },
+    /// Mount a tmpfs with a directory for each cgroup hierarchy, and the container's group on it.
+    Hierarchies {
+        flags: u64,
+        propagation: Vec<u64>,
+        /// Name, tree and `later` as of `Attach`.
+        trees: Vec<(CString, OwnedFd, Vec<u64>)>,
+        /// Names of single controllers, and what they link to.
+        links: Vec<(CString, CString)>,
+        read_only: bool,
+    },
     /// Make the mount that is there read-only.
     ReadOnly,
-    /// Make a symbolic link in this directory, unless there is something of that name.
-    Link { name: CString, to: CString },
 }
 
 /// Steps of all mounts, in order. `bundle` is what relative sources are relative to.
@@ -218,17 +226,24 @@ fn bind<'a>(
     if let Some(map) = &one.id_map {
         map_ids(one.index, map, &tree, source, namespaces)?;
     }
-    attach(plan, one, tree, source)
+    let directory = fstat(&tree).map_err(failed)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    let later = set_up(plan, one, &tree, recursive, source)?;
+    Ok(Action::Attach { tree, directory, later })
 }
 
-/// Sets a detached tree's attributes and makes it a step.
-fn attach(plan: &Plan, one: &Mount, tree: OwnedFd, source: &Path) -> Result<Action, Error> {
+/// Sets a detached tree's attributes; what is to be set by mount(2) once it is attached.
+fn set_up(
+    plan: &Plan,
+    one: &Mount,
+    tree: &OwnedFd,
+    has_more: bool,
+    source: &Path,
+) -> Result<Vec<u64>, Error> {
     let failed = |errno| Error::Attributes {
         index: one.index,
         source_path: source.to_owned(),
         source: errno,
     };
-    let directory = fstat(&tree).map_err(failed)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
     let change = one.options.attributes();
     let mut propagation = one.options.propagation.clone();
     if propagation.is_empty() {
@@ -237,6 +252,19 @@ fn attach(plan: &Plan, one: &Mount, tree: OwnedFd, source: &Path) -> Result<Acti
     }
     let mut later = Vec::new();
     let mut settable = true;
+    // Of a tree that is one mount all is set at once.
+    let at_once = match propagation.as_slice() {
+        [flags] if !has_more => Attributes { propagation: flags & !libc::MS_REC, ..change },
+        _ => change,
+    };
+    if at_once != change {
+        match mount::mount_setattr(tree.as_fd(), false, &at_once) {
+            Ok(()) => propagation.clear(),
+            Err(Errno::ENOSYS) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+    let done = propagation.is_empty();
     for flags in propagation {
         let change = Attributes { propagation: flags & !libc::MS_REC, ..Attributes::default() };
         let recursive = flags & libc::MS_REC != 0;
@@ -249,7 +277,7 @@ fn attach(plan: &Plan, one: &Mount, tree: OwnedFd, source: &Path) -> Result<Acti
             Err(errno) => return Err(failed(errno)),
         }
     }
-    if change != Attributes::default() {
+    if change != Attributes::default() && !done {
         if settable {
             mount::mount_setattr(tree.as_fd(), false, &change).map_err(failed)?;
         } else {
@@ -260,7 +288,7 @@ fn attach(plan: &Plan, one: &Mount, tree: OwnedFd, source: &Path) -> Result<Acti
     if one.options.recursive != Attributes::default() {
         mount::mount_setattr(tree.as_fd(), true, &one.options.recursive).map_err(failed)?;
     }
-    Ok(Action::Attach { tree, directory, later })
+    Ok(later)
 }
 
 /// What mounts without options of their own get: slaves, or private ones where the root is.
@@ -290,7 +318,7 @@ fn control_groups(
     groups: &cgroup::Record,
     steps: &mut Vec<Step>,
 ) -> Result<(), Error> {
-    let step = |target: CString, action| Step { index: one.index, target, action };
+    let step = |action| Step { index: one.index, target: one.destination.clone(), action };
     let open =
         |recorded: &cgroup::RecordedDir| {
             let source = recorded.mount.join(&groups.path);
@@ -298,41 +326,34 @@ fn control_groups(
             let tree = mount::open_tree(None, &path, true, false).map_err(|errno| {
                 Error::Source { index: one.index, source_path: source.clone(), source: errno }
             })?;
-            attach(plan, one, tree, &source)
+            let later = set_up(plan, one, &tree, false, &source)?;
+            Ok::<_, Error>((tree, later))
         };
     if let (true, Some(unified)) = (groups.v1.is_empty(), &groups.v2) {
-        steps.push(step(one.destination.clone(), open(unified)?));
+        let (tree, later) = open(unified)?;
+        steps.push(step(Action::Attach { tree, directory: true, later }));
         return Ok(());
     }
-    let read_only = one.options.flags & libc::MS_RDONLY != 0;
-    steps.push(step(
-        one.destination.clone(),
-        Action::FileSystem {
-            kind: c"tmpfs".to_owned(),
-            source: c"tmpfs".to_owned(),
-            flags: one.options.flags & !libc::MS_RDONLY,
-            data: Some(c"mode=755".to_owned()),
-            propagation: one.options.propagation.clone(),
-            recursive: None,
-            plain: false,
-            tmpfs: Tmpfs::default(),
-            label: None,
-        },
-    ));
-    for (target, recorded) in group_mounts(one, groups) {
-        let name = recorded.mount.file_name().unwrap_or_default();
-        steps.push(step(c_path(target)?, open(recorded)?));
+    let mut trees = Vec::with_capacity(groups.v1.len() + 1);
+    let mut links = Vec::new();
+    for recorded in groups.v1.iter().chain(&groups.v2) {
+        let Some(name) = recorded.mount.file_name() else { continue };
+        let name = CString::new(name.as_bytes())?;
         if recorded.controllers.contains(',') {
             for controller in recorded.controllers.split(',') {
-                let action =
-                    Action::Link { name: CString::new(controller)?, to: c_path(name.into())? };
-                steps.push(step(one.destination.clone(), action));
+                links.push((CString::new(controller)?, name.clone()));
             }
         }
+        let (tree, later) = open(recorded)?;
+        trees.push((name, tree, later));
     }
-    if read_only {
-        steps.push(step(one.destination.clone(), Action::ReadOnly));
-    }
+    steps.push(step(Action::Hierarchies {
+        flags: one.options.flags & !libc::MS_RDONLY,
+        propagation: one.options.propagation.clone(),
+        trees,
+        links,
+        read_only: one.options.flags & libc::MS_RDONLY != 0,
+    }));
     Ok(())
 }
 
@@ -348,10 +369,6 @@ pub fn group_mounts<'a>(
     }
     let named = groups.v1.iter().chain(&groups.v2);
     named.filter_map(|dir| Some((destination.join(dir.mount.file_name()?), dir))).collect()
-}
-
-fn c_path(path: PathBuf) -> Result<CString, std::ffi::NulError> {
-    CString::new(path.into_os_string().into_vec())
 }
 
 /// Whether the device nodes of the specification are to be made: not where the host's `/dev` is
