@@ -87,10 +87,7 @@ fn relative(path: &str) -> Result<String, Error> {
         match part {
             "" | "." => {}
             ".." => {
-                return Err(Error::Path {
-                    path: path.to_owned(),
-                    reason: "is not a sub cgroup path",
-                });
+                return Err(Error::NotBelow { path: path.to_owned() });
             }
             name => parts.push(name),
         }
@@ -114,7 +111,7 @@ mod tests {
         assert_eq!(relative("/a//b/./c/").unwrap(), "a/b/c");
         assert_eq!(relative("/").unwrap(), "");
         for bad in ["..", "a/../../b", "/../x"] {
-            assert!(matches!(relative(bad), Err(Error::Path { .. })), "{bad}");
+            assert!(matches!(relative(bad), Err(Error::NotBelow { .. })), "{bad}");
         }
     }
 

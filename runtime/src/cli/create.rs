@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Error, console};
-use crate::container::{Container, Create, Created, Stdio};
+use crate::container::{Container, Create, Created, Service, Stdio};
 use crate::{container, seal};
 
 #[derive(Debug, Args)]
@@ -93,14 +93,16 @@ impl Common {
     ) -> Result<(Container, Created), Error> {
         // Until it executes the user's program, nothing in the container may trace or dump us.
         nix::sys::prctl::set_dumpable(false).map_err(Error::Dumpable)?;
+        let service = Service::ours();
         Ok(Container::create(Create {
             root,
             id: &self.id,
             bundle,
             stdio,
-            preserve_fds: self.preserve_fds,
+            preserve_fds: self.preserve_fds.saturating_add(service.sockets),
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
+            service,
         })?)
     }
 

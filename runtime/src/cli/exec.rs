@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::console::{self, Proxy};
 use super::{Error, create, run as foreground};
 use crate::cgroup::SubGroup;
-use crate::container::{Container, Created, Exec, Stdio};
+use crate::container::{Container, Created, Exec, Service, Stdio};
 use crate::{seal, spec, sys};
 
 /// Why the process could not be described; in runc's words where it has some.
@@ -105,9 +105,12 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
 fn execute(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
     seal::ensure()?;
     // Before we open anything ourselves.
-    preserved(arguments.preserve_fds)?;
+    let service = Service::ours();
+    let preserve_fds = arguments.preserve_fds.saturating_add(service.sockets);
+    preserved(preserve_fds)?;
     let container = Container::load(root, arguments.words.first().map_or("", String::as_str))?;
-    let process = arguments.process(&container)?;
+    let mut process = arguments.process(&container)?;
+    process.env.extend(service.variables());
     let cgroups = sub_groups(&arguments.cgroup)?;
     let detach = arguments.detach;
     let stdio = match (process.terminal, &arguments.console_socket) {
@@ -125,12 +128,7 @@ fn execute(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
     let signals = if detach { None } else { Some(foreground::block_signals()?) };
     let mut created = container.exec(
         &process,
-        Exec {
-            stdio,
-            preserve_fds: arguments.preserve_fds,
-            cgroups: &cgroups,
-            ignore_paused: arguments.ignore_paused,
-        },
+        Exec { stdio, preserve_fds, cgroups: &cgroups, ignore_paused: arguments.ignore_paused },
     )?;
     let mut terminal = created.terminal.take();
     let begin = || {
@@ -149,7 +147,7 @@ fn execute(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
             None => Ok(0),
             Some(signals) => {
                 let send = |signal| signal_process(&created, signal);
-                foreground::wait(&send, &created, signals, proxy)
+                foreground::wait(&send, &created, signals, proxy, None)
             }
         },
         Err(error) => {

@@ -21,6 +21,7 @@ pub mod id;
 mod inside;
 mod lifecycle;
 mod limits;
+mod service;
 mod state;
 
 use std::{
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use exec::{Exec, Inherited};
 pub use lifecycle::{Container, Error};
 pub(crate) use limits::resctrl_mount;
+pub use service::{Listener, Service};
 pub(crate) use state::timestamp;
 pub use state::{ProcessRecord, Record};
 
@@ -54,6 +56,8 @@ pub struct Create<'a> {
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
+    /// What systemd gave the caller for it.
+    pub service: Service,
 }
 
 /// Standard streams of a container's process.

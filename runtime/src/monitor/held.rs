@@ -284,6 +284,7 @@ impl Held {
             preserve_fds: 0,
             no_pivot: false,
             no_new_keyring: false,
+            service: container::Service::default(),
         };
         let (_, created) = around
             .oom
