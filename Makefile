@@ -7,7 +7,7 @@ DESTDIR ?=
 # The crash tests' daemons kill themselves at named points; what is shipped has none of them.
 POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoints
 
-.PHONY: build setup setup-test demo test lint bench install clean
+.PHONY: build setup setup-test setup-suites demo test test-suites lint bench install clean
 
 # The three binaries, release-built. The runtime is static: it starts in two thirds of the time; and
 # its relocations are packed, which spares 94 kB of the copy that each run makes of it.
@@ -23,6 +23,9 @@ setup:
 
 setup-test:
 	.ci/setup test
+
+setup-suites:
+	.ci/setup suites
 
 demo: setup build
 	examples/demo.sh $(DIST)
@@ -40,6 +43,10 @@ test: lint build
 	cargo build --locked --workspace --bins --tests $(POINTS)
 	LIGHTER_DIST=$(CURDIR)/$(DIST) LIGHTER_FAILPOINTS=$(CURDIR)/target/debug \
 	    cargo nextest run --locked --workspace $(POINTS)
+
+# The suites of runc and crun on them and on lighter-runtime, side by side; SUITES is one of them, or both.
+test-suites: setup-suites build
+	LIGHTER_DIST=$(CURDIR)/$(DIST) tests/suites/run $(SUITES)
 
 bench: setup-test build
 	LIGHTER_DIST=$(CURDIR)/$(DIST) benches/run.sh $(BENCH)

@@ -72,6 +72,20 @@ pub enum Error {
     /// There is no cgroup file system.
     #[error("no cgroup file system is mounted; mount cgroup2 on /sys/fs/cgroup")]
     NoHierarchy,
+    /// The group that a process is to run in is not there; in runc's words.
+    #[error("error adding pid of the process to {path}/cgroup.procs: no such file or directory")]
+    NoSubGroup {
+        /// Directory.
+        path: PathBuf,
+    },
+    /// A controller that the container's group does not have.
+    #[error(
+        "unknown controller {controller}: the container's cgroup is in no hierarchy that has it"
+    )]
+    UnknownController {
+        /// As given.
+        controller: String,
+    },
     /// The group that a process is to run in is not one of its container's.
     #[error("{path} is not a sub cgroup path")]
     NotBelow {

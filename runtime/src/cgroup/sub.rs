@@ -35,10 +35,8 @@ impl Cgroup {
                 }
             }
             if !found {
-                return Err(Error::Path {
-                    path: group.path.clone(),
-                    reason: "is for a controller that the container's cgroup does not have",
-                });
+                let controller = group.controller.clone().unwrap_or_default();
+                return Err(Error::UnknownController { controller });
             }
         }
         Ok(Self { record, v1, v2 })
@@ -75,7 +73,7 @@ fn enter(dir: &mut Dir, relative: &str) -> Result<(), Error> {
     let path = dir.path.join(relative);
     match Dir::open(&dir.controllers, &dir.mount, &path)? {
         Some(opened) => *dir = opened,
-        None => return Err(Error::Missing { path: path.display().to_string() }),
+        None => return Err(Error::NoSubGroup { path }),
     }
     Ok(())
 }

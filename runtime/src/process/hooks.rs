@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::pipe2;
 
@@ -200,6 +201,9 @@ fn one(hook: &Hook, state: &[u8], place: Place<'_>) -> Result<(), Error> {
     let outcome = match status {
         WaitStatus::Exited(_, 0) => return Ok(()),
         WaitStatus::Exited(_, code) => format!("ended with code {code}"),
+        WaitStatus::Signaled(_, Signal::SIGSYS, _) => {
+            "was killed by SIGSYS: bad system call".into()
+        }
         WaitStatus::Signaled(_, signal, _) => format!("was killed by {signal}"),
         other => format!("ended: {other:?}"),
     };
