@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::console::{self, Proxy};
 use super::{Error, create, run as foreground};
 use crate::cgroup::SubGroup;
-use crate::container::{Container, Created, Exec, Service, Stdio};
+use crate::container::{Container, Created, Exec, Stdio};
 use crate::{seal, spec, sys};
 
 /// Why the process could not be described; in runc's words where it has some.
@@ -105,12 +105,9 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
 fn execute(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
     seal::ensure()?;
     // Before we open anything ourselves.
-    let service = Service::ours();
-    let preserve_fds = arguments.preserve_fds.saturating_add(service.sockets);
-    preserved(preserve_fds)?;
+    preserved(arguments.preserve_fds)?;
     let container = Container::load(root, arguments.words.first().map_or("", String::as_str))?;
-    let mut process = arguments.process(&container)?;
-    process.env.extend(service.variables());
+    let process = arguments.process(&container)?;
     let cgroups = sub_groups(&arguments.cgroup)?;
     let detach = arguments.detach;
     let stdio = match (process.terminal, &arguments.console_socket) {

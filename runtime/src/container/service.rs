@@ -49,8 +49,8 @@ impl Service {
         Self { sockets, notify: host().is_some() }
     }
 
-    /// Variables that tell a process of the sockets.
-    pub fn variables(self) -> Vec<String> {
+    /// Variables that tell the process of the sockets.
+    fn variables(self) -> Vec<String> {
         if self.sockets == 0 {
             return Vec::new();
         }

@@ -28,17 +28,12 @@ fn activated(bundle: &Bundle, words: &[&str], process: &str) -> String {
 
 #[test]
 fn activated_sockets_are_the_programs_first_descriptors() {
-    let mut bundle = Bundle::new(SCRIPT);
-    let run = ["run", "--preserve-fds", "1", &bundle.id.clone()];
+    let bundle = Bundle::new(SCRIPT);
+    let run = ["run", "--preserve-fds", "1", &bundle.id];
     assert_eq!(activated(&bundle, &run, "$$"), "1 1\nactivated\npreserved\n");
     // What was meant for another process is an ordinary descriptor.
     let other = activated(&bundle, &run, "1");
     assert!(other.starts_with("\nactivated\n") && !other.contains("preserved"), "{other}");
-
-    bundle.set("/process/args/2", "exec sleep 100".into());
-    bundle.must(&["run", "-d", &bundle.id]);
-    let exec = ["exec", "--preserve-fds", "1", &bundle.id, "sh", "-c", SCRIPT];
-    assert_eq!(activated(&bundle, &exec, "$$"), "1 1\nactivated\npreserved\n");
 }
 
 /// A container that is started waits until its program says that it is ready; systemd is told with the
@@ -66,7 +61,11 @@ fn readiness_is_passed_on() {
         let sent = within(TIMEOUT, || ours.send_to(b"READY=1\nSTATUS=up", &socket).ok());
         assert!(sent.is_some(), "{words:?}");
         assert!(runtime.try_wait().unwrap().is_none(), "{words:?} did not wait");
-        bundle.wait_for("running");
+        let running = || {
+            let state = bundle.call(&["state", &bundle.id]).stdout;
+            String::from_utf8_lossy(&state).contains("\"running\"").then_some(())
+        };
+        assert!(within(TIMEOUT, running).is_some(), "{words:?}");
         let mut buffer = [0; 256];
         let mut heard = || {
             let length = systemd.recv(&mut buffer).unwrap();
@@ -100,6 +99,9 @@ fn readiness_is_passed_on() {
 
 #[test]
 fn a_program_that_ends_before_it_is_ready_keeps_nobody_waiting() {
+    if !is_ours() {
+        return; // runc 1.1.5 takes the dead process, which nobody reaps, for a living one
+    }
     let bundle = Bundle::new("true");
     let path = bundle.beside().join("systemd");
     let _systemd = UnixDatagram::bind(&path).unwrap();
