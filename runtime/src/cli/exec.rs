@@ -125,7 +125,12 @@ fn execute(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
     let signals = if detach { None } else { Some(foreground::block_signals()?) };
     let mut created = container.exec(
         &process,
-        Exec { stdio, preserve_fds, cgroups: &cgroups, ignore_paused: arguments.ignore_paused },
+        Exec {
+            stdio,
+            preserve_fds: arguments.preserve_fds,
+            cgroups: &cgroups,
+            ignore_paused: arguments.ignore_paused,
+        },
     )?;
     let mut terminal = created.terminal.take();
     let begin = || {
