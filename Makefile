@@ -9,7 +9,7 @@ DESTDIR ?=
 # The crash tests' daemons kill themselves at named points; what is shipped has none of them.
 POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoints
 
-.PHONY: build setup setup-test demo test test-oci lint bench install clean
+.PHONY: build setup setup-test setup-suites demo test test-oci test-suites lint bench install clean
 
 # The three binaries, release-built. The runtime is static: it starts in two thirds of the time. To be
 # small it has packed relocations (94 kB less), no tables for unwinding (330 kB), and one copy of
@@ -33,6 +33,9 @@ setup:
 setup-test:
 	.ci/setup test
 
+setup-suites:
+	.ci/setup suites
+
 demo: setup build
 	examples/demo.sh $(DIST)
 
@@ -55,6 +58,9 @@ test: lint build
 test-oci: setup-test build
 	cargo build --locked -p tests --tests
 	LIGHTER_DIST=$(CURDIR)/$(DIST) tests/oci.sh $(RUNTIME)
+# The suites of runc and crun on them and on lighter-runtime, side by side; SUITES is one of them, or both.
+test-suites: setup-suites build
+	LIGHTER_DIST=$(CURDIR)/$(DIST) tests/suites/run $(SUITES)
 
 bench: setup-test build
 	LIGHTER_DIST=$(CURDIR)/$(DIST) benches/run.sh $(BENCH)

@@ -100,10 +100,24 @@ impl Dir {
             fresh,
             fd: OnceCell::new(),
         };
-        if !fresh && !dir.pids()?.is_empty() {
-            return Err(Error::InUse { path });
+        if !fresh {
+            if !dir.pids()?.is_empty() {
+                return Err(Error::InUse { path });
+            }
+            if dir.is_frozen()? {
+                return Err(Error::Frozen { path });
+            }
         }
         Ok(dir)
+    }
+
+    /// Whether a process that came here would stand still.
+    fn is_frozen(&self) -> Result<bool, Error> {
+        Ok(match self.controllers.as_str() {
+            "" => matches!(self.read("cgroup.freeze"), Ok(text) if text.trim() == "1"),
+            _ if self.has("freezer") => self.read("freezer.state")?.trim() != "THAWED",
+            _ => false,
+        })
     }
 
     /// The descriptor.

@@ -109,7 +109,7 @@ impl Hierarchies {
 }
 
 /// Undoes the kernel's octal escapes of blanks and backslashes in a path.
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, tail @ ..] = rest {

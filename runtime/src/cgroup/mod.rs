@@ -45,6 +45,7 @@ pub use self::device_bpf::Insn;
 use self::device_bpf::Policy;
 use self::dir::Dir;
 use self::discover::Hierarchies;
+pub(crate) use self::discover::unescape;
 pub use self::oom_watch::OomWatch;
 pub use self::resources::{
     BlockIo, Cpu, DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Memory, Network, RdmaLimit,
@@ -71,6 +72,26 @@ pub enum Error {
     /// There is no cgroup file system.
     #[error("no cgroup file system is mounted; mount cgroup2 on /sys/fs/cgroup")]
     NoHierarchy,
+    /// The group that a process is to run in is not there; in runc's words.
+    #[error("error adding pid of the process to {path}/cgroup.procs: no such file or directory")]
+    NoSubGroup {
+        /// Directory.
+        path: PathBuf,
+    },
+    /// A controller that the container's group does not have.
+    #[error(
+        "unknown controller {controller}: the container's cgroup is in no hierarchy that has it"
+    )]
+    UnknownController {
+        /// As given.
+        controller: String,
+    },
+    /// The group that a process is to run in is not one of its container's.
+    #[error("{path} is not a sub cgroup path")]
+    NotBelow {
+        /// As given.
+        path: String,
+    },
     /// `cgroupsPath` is unusable.
     #[error("cgroup path {path:?} {reason}")]
     Path {
@@ -106,6 +127,14 @@ pub enum Error {
         file: String,
         /// Value that was asked for.
         value: String,
+        /// Group.
+        path: PathBuf,
+    },
+    /// Somebody froze the group before.
+    #[error(
+        "container's cgroup unexpectedly frozen: {path}; thaw it, or choose another cgroupsPath"
+    )]
+    Frozen {
         /// Group.
         path: PathBuf,
     },

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Error, console};
-use crate::container::{Container, Create, Created, Stdio};
+use crate::container::{Container, Create, Created, Service, Stdio};
 use crate::{container, seal};
 
 #[derive(Debug, Args)]
@@ -96,17 +96,17 @@ impl Common {
     ) -> Result<(Container, Created), Error> {
         // Until it executes the user's program, nothing in the container may trace or dump us.
         nix::sys::prctl::set_dumpable(false).map_err(Error::Dumpable)?;
-        let listen_fds = listen_fds();
+        let service = Service::ours();
         Ok(Container::create(Create {
             root,
             id: &self.id,
             bundle,
             stdio,
-            preserve_fds: self.preserve_fds.saturating_add(listen_fds),
-            listen_fds,
+            preserve_fds: self.preserve_fds.saturating_add(service.sockets),
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             restore: None,
+            service,
         })?)
     }
 
@@ -114,13 +114,6 @@ impl Common {
     pub(super) fn tell(&self, created: &Created) -> Result<(), Error> {
         tell(created, self.pidfd_socket.as_deref(), self.pid_file.as_deref())
     }
-}
-
-/// How many sockets systemd gave us, of which it says to whom they belong.
-fn listen_fds() -> u32 {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-    let ours = number("LISTEN_PID") == Some(std::process::id());
-    number("LISTEN_FDS").filter(|_| ours).unwrap_or(0)
 }
 
 /// Sends a descriptor of a process, and writes its number.

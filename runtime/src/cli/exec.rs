@@ -151,7 +151,7 @@ fn execute(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
             None => Ok(0),
             Some(signals) => {
                 let send = |signal| signal_process(&created, signal);
-                foreground::wait(&send, &created, signals, proxy)
+                foreground::wait(&send, &created, signals, proxy, None)
             }
         },
         Err(error) => {

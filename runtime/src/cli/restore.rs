@@ -9,7 +9,7 @@ use super::checkpoint;
 use super::console::{self, Proxy};
 use super::create::{give_back, tell};
 use super::{Error, run as foreground};
-use crate::container::{self, Container, Create, Restore, Stdio};
+use crate::container::{self, Container, Create, Restore, Service, Stdio};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -69,10 +69,10 @@ pub(super) fn run(root: &Path, criu: &Path, arguments: Arguments) -> Result<u8, 
         bundle: &bundle,
         stdio: Stdio::Inherit,
         preserve_fds: 0,
-        listen_fds: 0,
         no_pivot: false,
         no_new_keyring: false,
         restore: Some(&restore),
+        service: Service::default(),
     })?;
     let mut terminal = created.terminal.take();
     let begin = || {
@@ -98,7 +98,7 @@ pub(super) fn run(root: &Path, criu: &Path, arguments: Arguments) -> Result<u8, 
             log::debug!("forward signal {signal}: {}", super::describe(&error));
         }
     };
-    let code = foreground::wait(&send, &created, &signals, proxy)?;
+    let code = foreground::wait(&send, &created, &signals, proxy, None)?;
     container.delete(true)?;
     Ok(code)
 }

@@ -23,6 +23,7 @@ use super::{
     Container, Created, Error as ContainerError, Status,
     criu::{Criu, Error, Kind as Request, Message, Options, field, request, require},
     lifecycle::{document, read_plan},
+    service::Service,
     state::{self, ProcessRecord, Record},
 };
 use crate::{
@@ -83,7 +84,7 @@ impl Container {
             status => return Err(ContainerError::NotRunning { id: id(), status }),
         }
         let pid = self.record.init.map_or(0, |init| init.pid);
-        let plan = read_plan(&self.record.bundle)?;
+        let plan = read_plan(&self.record.bundle, Service::default(), &self.directory)?;
         let cgroup = self.cgroup()?;
         let freezer = cgroup.freezer_path();
         checkpoint
@@ -483,8 +484,9 @@ fn set_namespaces_up(plan: &Plan, record: &Record, pid: i32) -> Result<(), Error
     }
     // Strings and numbers only: there is nothing JSON could refuse.
     let state = serde_json::to_vec(&document(record, Status::Creating, pid)).unwrap_or_default();
-    hooks::run(&plan.hooks.prestart, &state, None)
-        .and_then(|()| hooks::run(&plan.hooks.create_runtime, &state, None))
+    let place = hooks::Place::Bundle(&record.bundle);
+    hooks::run(&plan.hooks.prestart, &state, place)
+        .and_then(|()| hooks::run(&plan.hooks.create_runtime, &state, place))
         .map_err(Error::Hooks)
 }
 

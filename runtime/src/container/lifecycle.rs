@@ -16,6 +16,7 @@ use super::{
     Create, Created, Inherited, State, Status, criu,
     id::{self, Id},
     inside,
+    service::{Listener, Service},
     state::{self, ProcessRecord, Record},
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     launch::{self, Attendance, prepare},
     ns::Kind,
     plan::Plan,
-    process::hooks,
+    process::hooks::{self, Place},
     rdt, spec,
     sys::{Errno, Mode, mount, process},
 };
@@ -190,14 +191,9 @@ impl Container {
             move |source| Error::File { operation, path, source }
         };
         let bundle = fs::canonicalize(create.bundle).map_err(file("find bundle", create.bundle))?;
-        let mut plan = read_plan(&bundle)?;
-        if create.listen_fds > 0 {
-            let set = |name, value| CString::new(format!("{name}={value}")).unwrap_or_default();
-            plan.process.env.push(set("LISTEN_FDS", create.listen_fds));
-            plan.process.env.push(set("LISTEN_PID", 1));
-        }
-
         let directory = create.root.join(id.as_str());
+        let plan = read_plan(&bundle, create.service, &directory)?;
+
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
         match builder.create(&directory) {
@@ -227,6 +223,7 @@ impl Container {
         // After the lock, so that it acts before the lock is given back: then the name is another's.
         let mut undo = Undo { directory: &directory, cgroup: None, rdt: Vec::new(), armed: true };
         failpoint::hit("create-locked");
+        create.service.prepare(&directory).map_err(file("prepare", &directory))?;
         let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
         let groups = match &plan.cgroups_path {
             Some(path) => Cgroup::plan(path),
@@ -371,8 +368,9 @@ impl Container {
             let state =
                 serde_json::to_vec(&document(record, Status::Creating, pid)).unwrap_or_default();
             failpoint::hit("create-hooks");
-            hooks::run(&plan.hooks.prestart, &state, None)?;
-            hooks::run(&plan.hooks.create_runtime, &state, None)?;
+            let place = Place::Bundle(&record.bundle);
+            hooks::run(&plan.hooks.prestart, &state, place)?;
+            hooks::run(&plan.hooks.create_runtime, &state, place)?;
             inside::create_hooks(record, cgroup, pidfd, pid)
         };
         launch::launch(prepared, ours, &attendance, &mut run_hooks).map_err(launch_failed)
@@ -501,11 +499,33 @@ impl Container {
         failpoint::hit("start-removed");
         if !hooks.poststart.is_empty() {
             let state = self.document_bytes(Status::Running);
-            if let Err(error) = hooks::run(&hooks.poststart, &state, None) {
+            if let Err(error) =
+                hooks::run(&hooks.poststart, &state, Place::Bundle(&self.record.bundle))
+            {
                 log::warn!("container {}: poststart: {error}", self.record.id);
             }
         }
         Ok(())
+    }
+
+    /// Where the container's process says that it is ready, if somebody wants to know.
+    ///
+    /// # Errors
+    /// If the socket cannot be made.
+    pub fn listener(&self) -> Result<Option<Listener>, Error> {
+        Listener::open(&self.directory).map_err(|source| Error::File {
+            operation: "listen for readiness in",
+            path: self.directory.clone(),
+            source,
+        })
+    }
+
+    /// Waits until the started process says that it is ready, or has ended, and passes that on.
+    pub fn until_ready(&self, listener: &Listener) {
+        let (Some(init), Some(record)) = (self.init_pidfd(), self.record.init) else { return };
+        if let Err(error) = listener.wait(init.as_fd(), record.pid.unsigned_abs()) {
+            log::warn!("tell that container {} is ready: {error}", self.record.id);
+        }
     }
 
     /// Sends a signal to the init process, or with `all` to every process of the container.
@@ -531,10 +551,11 @@ impl Container {
         }
     }
 
-    /// Removes what the container has on the host; with `force` it is killed first.
+    /// Removes what the container has on the host. One that was never started is killed first, as runc does it, and with
+    /// `force` any.
     ///
     /// # Errors
-    /// If it has not ended (without `force`), does not end, or something cannot be removed.
+    /// If it runs or is paused (without `force`), does not end, or something cannot be removed.
     pub fn delete(mut self, force: bool) -> Result<(), Error> {
         let _lock = self.lock()?;
         let id = || self.record.id.clone();
@@ -543,7 +564,7 @@ impl Container {
         let unfinished = self.record.status == Status::Creating;
         let status = if unfinished { Status::Stopped } else { self.status() };
         if status != Status::Stopped {
-            if !force {
+            if !force && status != Status::Created {
                 return Err(Error::WrongStatus { operation: "delete", id: id(), status });
             }
             if let Some(init) = self.init_pidfd() {
@@ -572,9 +593,10 @@ impl Container {
         rdt::remove(&self.record.rdt)?;
         if !self.record.hooks.poststop.is_empty() {
             let state = self.document_bytes(Status::Stopped);
+            let place = Place::Bundle(&self.record.bundle);
             for hook in &self.record.hooks.poststop {
                 // Every one has its turn, and none can stop the removal.
-                if let Err(error) = hooks::run(std::slice::from_ref(hook), &state, None) {
+                if let Err(error) = hooks::run(std::slice::from_ref(hook), &state, place) {
                     log::warn!("container {}: poststop: {error}", self.record.id);
                 }
             }
@@ -663,16 +685,18 @@ pub(super) fn document(record: &Record, status: Status, pid: i32) -> State {
     }
 }
 
-/// What a bundle's configuration asks for.
-pub(super) fn read_plan(bundle: &Path) -> Result<Plan, Error> {
+/// What a bundle's configuration asks for, and what our own service hands on to the container of that
+/// directory.
+pub(super) fn read_plan(bundle: &Path, service: Service, directory: &Path) -> Result<Plan, Error> {
     let path = bundle.join("config.json");
     let bytes = fs::read(&path).map_err(|source| Error::File {
         operation: "read",
         path: path.clone(),
         source,
     })?;
-    let raw: spec::Spec = serde_json::from_slice(&bytes)
+    let mut raw: spec::Spec = serde_json::from_slice(&bytes)
         .map_err(|source| Error::Parse { path: path.clone(), source })?;
+    service.add_to(&mut raw, directory);
     spec::plan(raw).map_err(|source| Error::Spec { path, source })
 }
 

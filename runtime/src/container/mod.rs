@@ -23,6 +23,7 @@ pub mod id;
 mod inside;
 mod lifecycle;
 mod limits;
+mod service;
 mod state;
 
 use std::{
@@ -37,6 +38,7 @@ pub use checkpoint::{Checkpoint, Restore};
 pub use criu::Options as CriuOptions;
 pub use exec::{Exec, Inherited};
 pub use lifecycle::{Container, Error};
+pub use service::{Listener, Service};
 pub(crate) use state::timestamp;
 pub use state::{ProcessRecord, Record};
 
@@ -53,14 +55,14 @@ pub struct Create<'a> {
     pub stdio: Stdio,
     /// Descriptors from 3 on that the process inherits.
     pub preserve_fds: u32,
-    /// How many of these are sockets that the process is told to listen on (`$LISTEN_FDS`).
-    pub listen_fds: u32,
     /// Move the root instead of `pivot_root`, for hosts that run from a ramdisk.
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
     /// Bring the processes of a checkpoint back instead of making new ones.
     pub restore: Option<&'a Restore<'a>>,
+    /// What systemd gave the caller for it.
+    pub service: Service,
 }
 
 /// Standard streams of a container's process.

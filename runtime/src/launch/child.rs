@@ -17,10 +17,12 @@
 //!  8. Hooks of the runtime, which want a container with mounts but with the old root.
 //!  9. Masked and read-only paths: after the hooks, which may write.
 //! 10. The root changes.
-//! 11. Limits, while there is privilege to raise them. Streams.
+//! 11. Limits, while there is privilege to raise them. Streams. The working directory, which the user
+//!     may have no right to enter.
 //! 12. seccomp without `no_new_privs` needs `CAP_SYS_ADMIN`, so it comes before the user.
 //! 13. Bounding set, groups, user, capabilities, ambient set: each needs the one before.
-//! 14. The working directory, as the user; it must lie below the root (CVE-2024-21626).
+//! 14. The working directory, as the user, if only the user may enter it; it must lie below the root
+//!     (CVE-2024-21626).
 //! 15. The program is looked up, as the user, so that `create` can say that it is missing.
 //! 16. Every descriptor is marked to be closed by the exec (CVE-2024-21626).
 //! 17. Ready. The parent writes the state. All descriptors but FIFO and socket are closed: other
@@ -223,11 +225,12 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
         let kept = [socket, master.as_ref().map_or(socket, |master| master.as_fd())];
         sys::fd::close_from(program.first_closed, kept).at(Stage::Descriptors)?;
     }
+    let entered = sys::chdir(program.cwd.as_c_str()).is_ok();
     if !program.no_new_privileges {
         seccomp(prepared)?; // 12
     }
     identity(program)?; // 13
-    working_directory(program)?; // 14
+    working_directory(program, entered)?; // 14
     let found = find(program)?; // 15
     sys::fd::cloexec_from(program.first_closed).at(Stage::Descriptors)?; // 16
     process::reset_signals().at(Stage::Signals)?;
@@ -637,13 +640,9 @@ fn bind_console(root: BorrowedFd<'_>, peer: &OwnedFd) -> sys::Result<()> {
 
 fn pivot(setup: &Setup, root: BorrowedFd<'_>) -> sys::Result<()> {
     sys::fchdir(root)?;
-    if setup.no_pivot {
-        // The old root stays below: at least its views of the kernel shall not be reachable there.
-        for path in [c"/sys", c"/proc"] {
-            match mount::detach(path) {
-                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-                Err(errno) => return Err(errno),
-            }
+    if let Some(views) = &setup.no_pivot {
+        for path in views {
+            hide(path)?;
         }
         mount::mount(Some(c"."), c"/", None, libc::MS_MOVE, None)?;
         sys::chroot(c".")?;
@@ -652,6 +651,18 @@ fn pivot(setup: &Setup, root: BorrowedFd<'_>) -> sys::Result<()> {
         mount::detach(c".")?;
     }
     sys::chdir(c"/")
+}
+
+/// Takes a mount of the host's away, which stays below the container's root without a pivot.
+fn hide(path: &CStr) -> sys::Result<()> {
+    mount::mount(None, path, None, libc::MS_SLAVE | libc::MS_REC, None)?;
+    match mount::detach(path) {
+        // Locked to what lies above it by a user namespace.
+        Err(Errno::EINVAL | Errno::EPERM) => {
+            mount::mount(Some(c"tmpfs"), path, Some(c"tmpfs"), libc::MS_RDONLY, None)
+        }
+        other => other,
+    }
 }
 
 fn limits(program: &Program) -> Result<()> {
@@ -756,8 +767,10 @@ fn identity(program: &Program) -> Result<()> {
     if changes { sys::set_keepcaps(false).at(Stage::Capabilities) } else { Ok(()) }
 }
 
-fn working_directory(program: &Program) -> Result<()> {
-    sys::chdir(program.cwd.as_c_str()).at(Stage::WorkingDirectory)?;
+fn working_directory(program: &Program, entered: bool) -> Result<()> {
+    if !entered {
+        sys::chdir(program.cwd.as_c_str()).at(Stage::WorkingDirectory)?;
+    }
     match mount::working_directory_is_inside().at(Stage::WorkingDirectory)? {
         true => Ok(()),
         false => Err(Errno::EXDEV).at(Stage::WorkingDirectoryOutside),

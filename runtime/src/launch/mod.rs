@@ -416,6 +416,11 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
             "mounts[{index}]: links of the image lead {} into /proc, where nothing may be mounted",
             nth(&names.mounts)
         ),
+        // In runc's words.
+        Stage::Mount if errno == Errno::ELOOP => format!(
+            "mounts[{index}]: must be mounted on ordinary directory, not on links: {}",
+            nth(&names.mounts)
+        ),
         Stage::Mount => format!("mounts[{index}]: mount on {}", nth(&names.mounts)),
         Stage::Device => format!("create device {}", nth(&names.devices)),
         Stage::DeviceLink => "create the links in /dev".to_owned(),

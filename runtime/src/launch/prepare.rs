@@ -40,6 +40,8 @@ pub enum Error {
     NamespaceKind { path: PathBuf, kind: &'static str },
     #[error("open {}, to give it to a container in a user namespace", path.display())]
     Device { path: PathBuf, source: Errno },
+    #[error("read {path}")]
+    Read { path: &'static str, source: std::io::Error },
     #[error(transparent)]
     Mount(#[from] mount::steps::Error),
     #[error(transparent)]
@@ -143,7 +145,9 @@ pub struct Setup {
     /// Propagation of the new root.
     pub propagation: Option<u64>,
     pub hooks: bool,
-    pub no_pivot: bool,
+    /// Without a pivot: the host's views of the kernel, which stay below the new root. With one of them
+    /// to be seen, the kernel would let the container mount its own without masks.
+    pub no_pivot: Option<Vec<CString>>,
     /// Clocks of a new time namespace, for a process that is to make it before the container's.
     pub time_offsets: Option<CString>,
     /// Options of the empty directories that cover masked ones.
@@ -450,10 +454,31 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
         hooks: !plan.hooks.prestart.is_empty()
             || !plan.hooks.create_runtime.is_empty()
             || !plan.hooks.create_container.is_empty(),
-        no_pivot: place.no_pivot,
+        no_pivot: if place.no_pivot { Some(kernel_views(&path)?) } else { None },
         time_offsets: plan.time_offsets.clone(),
         mask_options,
     })
+}
+
+/// Mounts of procfs and sysfs outside of the container's root; what was mounted last comes first.
+fn kernel_views(root: &Path) -> Result<Vec<CString>, Error> {
+    const MOUNTS: &str = "/proc/self/mountinfo";
+    let mounts = std::fs::read(MOUNTS).map_err(|source| Error::Read { path: MOUNTS, source })?;
+    let mut views: Vec<_> = mounts
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| {
+            let mut fields = line.split(|&byte| byte == b' ');
+            let point = cgroup::unescape(fields.nth(4)?);
+            let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+            let inside = Path::new(OsStr::from_bytes(&point)).starts_with(root);
+            if inside || !matches!(kind, b"proc" | b"sysfs") {
+                return None;
+            }
+            CString::new(point).ok()
+        })
+        .collect();
+    views.reverse();
+    Ok(views)
 }
 
 /// The specification's default devices: name and minor number, major 1 but for the terminal.

@@ -282,10 +282,10 @@ impl Held {
             bundle: &record.create.bundle,
             stdio,
             preserve_fds: 0,
-            listen_fds: 0,
             no_pivot: false,
             no_new_keyring: false,
             restore: None,
+            service: container::Service::default(),
         };
         let (_, created) = around
             .oom

@@ -16,7 +16,9 @@ use crate::{container::Status, seccomp, sys::Errno};
 /// Why nobody got the listener.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("connect to linux.seccomp.listenerPath {path}; does the agent run?")]
+    #[error(
+        "failed to connect with seccomp agent at linux.seccomp.listenerPath {path}; does it run?"
+    )]
     Connect { path: String, source: std::io::Error },
     #[error("send the container process state to linux.seccomp.listenerPath {path}")]
     Send { path: String, source: std::io::Error },

@@ -165,7 +165,7 @@ fn refusals_name_the_path() {
         (
             "linux.resources",
             json!({"devices": [{"allow": true, "access": "x"}]}),
-            "linux.resources.devices[0].access: \"x\" has another letter than r, w, m",
+            "linux.resources.devices[0].access: \"x\" has none of the letters r, w, m",
         ),
         ("mounts", json!([{"destination": "/x"}]), "mounts[0].type: required"),
         ("mounts", json!([{"destination": "/x", "type": "bind"}]), "mounts[0].source: required"),

@@ -219,8 +219,9 @@ pub struct Hook {
     pub path: PathBuf,
     #[serde(default)]
     pub args: Vec<String>,
-    #[serde(default)]
-    pub env: Vec<String>,
+    /// Without one the hook has its caller's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<i64>,
 }

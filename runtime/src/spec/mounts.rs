@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use super::{
     Error, IdMapping, Linux, Mount,
@@ -25,8 +25,15 @@ pub(super) fn mounts(
         let at = format!("mounts[{index}]");
         // Relative destinations are an old habit that runc still takes: below the root.
         // In one spelling only, for what is compared with `/proc` and `/dev`.
-        let destination: std::path::PathBuf =
-            Path::new("/").join(&mount.destination).components().collect();
+        let mut destination = PathBuf::from("/");
+        for part in mount.destination.components() {
+            match part {
+                Component::Normal(name) => destination.push(name),
+                // By their spelling, as in runc: links are met below the root only.
+                Component::ParentDir => drop(destination.pop()),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
         let destination = absolute(&format!("{at}.destination"), &destination)?;
         let mut options = MountOptions::parse(&mount.options).or_else(|error| {
             invalid(format!("{at}.options"), mount.options.join(","), error.to_string())

@@ -16,4 +16,5 @@ mod observe;
 mod process;
 mod scheduling;
 mod seccomp;
+mod service;
 mod terminal;

@@ -205,24 +205,3 @@ fn preserved_descriptors_reach_it() {
         String::from_utf8_lossy(&output.stderr)
     );
 }
-
-/// Whoever starts the runtime as systemd starts the owner of a socket.
-#[test]
-fn sockets_to_listen_on_are_passed_on() {
-    let mut bundle = Bundle::new("echo $LISTEN_FDS $LISTEN_PID; cat <&3; cat <&4; cat <&5");
-    bundle.push("/process/env", json!("X=y"));
-    let file = bundle.beside().join("file");
-    let mut script = String::new();
-    for number in 3..6 {
-        let path = file.with_extension(number.to_string());
-        std::fs::write(&path, format!("{number}\n")).unwrap();
-        script.push_str(&format!("exec {number}<{}; ", path.display()));
-    }
-    script.push_str("LISTEN_FDS=2 LISTEN_PID=$$ exec \"$@\"");
-    let command = bundle.command(&["run", "--preserve-fds", "1", &bundle.id]);
-    let mut shell = std::process::Command::new("bash");
-    shell.args(["-c", &script, "bash"]).arg(command.get_program()).args(command.get_args());
-    let output = shell.current_dir(bundle.path()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(text, "2 1\n3\n4\n5\n", "{}", String::from_utf8_lossy(&output.stderr));
-}
