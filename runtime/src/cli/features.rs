@@ -49,8 +49,6 @@ const FLAGS: [(&str, u32); 4] = [
 ];
 /// Annotations of a configuration that change what we do with it.
 const UNSAFE_ANNOTATIONS: [&str; 1] = ["org.lighter.seccomp"];
-/// `--systemd-cgroup` is refused.
-const SYSTEMD: bool = false;
 /// `linux.intelRdt` is acted on, where resctrl is mounted.
 const INTEL_RDT: bool = true;
 /// `mounts[].uidMappings` are acted on.
@@ -81,8 +79,8 @@ fn document() -> Value {
             "cgroup": {
                 "v1": true,
                 "v2": true,
-                "systemd": SYSTEMD,
-                "systemdUser": false,
+                "systemd": true,
+                "systemdUser": true,
                 "rdma": true,
             },
             "seccomp": {

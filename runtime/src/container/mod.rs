@@ -54,6 +54,8 @@ pub struct Create<'a> {
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
+    /// Have systemd make the cgroup.
+    pub systemd_cgroup: bool,
 }
 
 /// Standard streams of a container's process.

@@ -14,4 +14,5 @@ mod observe;
 mod process;
 mod scheduling;
 mod seccomp;
+mod systemd;
 mod terminal;
