@@ -323,11 +323,8 @@ impl Cgroup {
 
     fn make_all(&mut self, resources: &Resources) -> Result<(), Error> {
         let unified = self.limits_on_v2();
-        let writes = if unified {
-            v2::writes(resources, false, 0)?
-        } else {
-            v1::writes(resources, None)?
-        };
+        let writes =
+            if unified { v2::writes(resources, false, 0)? } else { v1::writes(resources, None)? };
         let in_unit = self.start_unit(&writes, &resources.devices)?;
         let make = if in_unit { Dir::adopt } else { Dir::create };
         for hierarchy in &self.record.v1 {

@@ -83,7 +83,12 @@ impl Boxed {
             let group = mount.join("lightertest.slice").join(SLICE).join(&self.unit);
             assert!(!group.exists(), "{}", group.display());
         }
-        let state = || (self.property("LoadState") == "not-found").then_some(());
+        // Any slice can be loaded, as there is nothing to say of it.
+        let (name, value) = match self.unit.ends_with(".slice") {
+            true => ("ActiveState", "inactive"),
+            false => ("LoadState", "not-found"),
+        };
+        let state = || (self.property(name) == value).then_some(());
         // systemd collects what it no longer needs when it next has time.
         let gone = within(Duration::from_secs(5), state);
         assert!(gone.is_some(), "{}: {}", self.unit, self.property("ActiveState"));
@@ -245,19 +250,15 @@ fn an_update_reaches_systemd_and_outlives_its_reload() {
     assert!(one.update(&["--cpu-quota", "10000"]));
     assert!(one.update(&["--cpuset-cpus", "0"]));
     let holds = || {
-        for (name, value) in [
-            ("MemoryMax", "33554432"),
-            ("MemorySwapMax", "0"),
-            ("TasksMax", "40"),
-            ("AllowedCPUs", "0"),
-        ] {
+        for (name, value) in [("MemoryMax", "33554432"), ("TasksMax", "40"), ("AllowedCPUs", "0")] {
             assert_eq!(one.property(name), value, "{name}");
         }
         assert_eq!(one.file("memory.max"), "33554432");
         assert_eq!(one.file("pids.max"), "40");
         assert_eq!(one.file("cpu.max"), "10000 50000");
         if is_ours() {
-            // runc takes the period for the default one.
+            // runc 1.1 leaves a limit of 0 out, and takes the period for the default one.
+            assert_eq!(one.property("MemorySwapMax"), "0");
             assert_eq!(one.property("CPUQuotaPerSecUSec"), "200ms");
         }
     };
@@ -296,12 +297,15 @@ fn devices_stay_shut_over_a_reload_of_systemd() {
 #[test]
 fn annotations_are_properties_of_the_unit() {
     let Some(mut one) = Boxed::new("exec sleep 100") else { return };
-    one.bundle.set("/annotations", json!({
-        "org.systemd.property.TimeoutStopSec": "uint64 7",
-        "org.systemd.property.CollectMode": "'inactive-or-failed'",
-        "org.systemd.property.After": "['sysinit.target', 'basic.target']",
-        "org.systemd.property.SendSIGHUP": "true",
-    }));
+    one.bundle.set(
+        "/annotations",
+        json!({
+            "org.systemd.property.TimeoutStopSec": "uint64 7",
+            "org.systemd.property.CollectMode": "'inactive-or-failed'",
+            "org.systemd.property.After": "['sysinit.target', 'basic.target']",
+            "org.systemd.property.SendSIGHUP": "true",
+        }),
+    );
     one.create();
     assert_eq!(one.property("TimeoutStopUSec"), "7s");
     assert_eq!(one.property("CollectMode"), "inactive-or-failed");
@@ -335,6 +339,9 @@ fn a_unit_that_failed_makes_way() {
 
 #[test]
 fn a_unit_in_use_is_left_alone() {
+    if !is_ours() {
+        return; // runc 1.1 puts the second container into it, without its limits
+    }
     let (Some(one), Some(mut other)) = (Boxed::new("exec sleep 100"), Boxed::new("exec sleep 100"))
     else {
         return;

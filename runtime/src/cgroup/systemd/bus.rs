@@ -350,27 +350,26 @@ impl Bus {
         Err(Error::Connect { address: addresses.to_owned(), source: failure })
     }
 
+    /// Says all at once, as sd-bus does: a server of sd-bus that finds the first message behind BEGIN in what it reads
+    /// leaves it there until more comes, so that one waits for OK.
     fn authenticate(&mut self, address: &str) -> Result<(), Error> {
-        self.send(b"\0AUTH EXTERNAL\r\n")?;
+        self.send(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
+        let mut said = Vec::new();
         loop {
-            // The server says one line and waits for the next of ours.
-            let mut line = Vec::new();
-            while !line.ends_with(b"\r\n") {
-                let mut part = [0; 256];
-                let count = self.read(&mut part)?;
-                line.extend_from_slice(part.get(..count).unwrap_or_default());
-                if line.len() > LONGEST {
-                    return Err(Error::Malformed);
+            let mut part = [0; 256];
+            let count = self.read(&mut part)?;
+            said.extend_from_slice(part.get(..count).unwrap_or_default());
+            let answer = said.strip_prefix(b"DATA\r\n").unwrap_or(&said);
+            if answer.ends_with(b"\r\n") {
+                if answer.starts_with(b"OK ") {
+                    return Ok(());
                 }
-            }
-            if line.starts_with(b"OK ") {
-                return self.send(b"BEGIN\r\n");
-            }
-            if line != b"DATA\r\n" {
-                let answer = String::from_utf8_lossy(&line).trim().to_owned();
+                let answer = String::from_utf8_lossy(answer).trim().to_owned();
                 return Err(Error::Rejected { address: address.to_owned(), answer });
             }
-            self.send(b"DATA\r\n")?;
+            if said.len() > LONGEST {
+                return Err(Error::Malformed);
+            }
         }
     }
 
@@ -379,7 +378,9 @@ impl Bus {
     fn join(&mut self) -> Result<(), Error> {
         self.call(&BUS, "Hello", "", &Writer::default())?;
         let mut rule = Writer::default();
-        rule.string("type='signal',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'");
+        rule.string(
+            "type='signal',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'",
+        );
         self.call(&BUS, "AddMatch", "s", &rule)?;
         let serial = self.next_serial();
         let subscribe =

@@ -203,7 +203,8 @@ pub(super) fn plan(
     let unit::Name { unit, slice, path } = unit::name(path, id, user)?;
     let properties = unit::annotated(annotations)?;
     // The system's manager has the root.
-    let root = if user { manager_property(&mut connect(user)?, "ControlGroup")? } else { String::new() };
+    let root =
+        if user { manager_property(&mut connect(user)?, "ControlGroup")? } else { String::new() };
     Ok((Unit { name: unit, slice, user, properties }, format!("{root}{path}")))
 }
 
@@ -226,7 +227,8 @@ impl Limits<'_> {
         // The answer costs a round trip, so only who needs it asks.
         let version = if newest == 0 { 0 } else { version(&manager_property(bus, "Version")?) };
         let known = wanted.into_iter().filter(|one| one.since <= version);
-        let mut properties: Vec<Property> = known.map(|Versioned { property, .. }| property).collect();
+        let mut properties: Vec<Property> =
+            known.map(|Versioned { property, .. }| property).collect();
         if let Some(policy) = self.devices {
             let drivers = std::fs::read_to_string("/proc/devices").unwrap_or_default();
             properties.extend(unit::of_devices(policy, &drivers));
@@ -310,9 +312,8 @@ impl Unit {
         properties.extend(limits.properties(&mut bus)?);
         let mut body = Writer::default();
         body.string(&self.name).string("replace").properties(&properties).nothing();
-        let start = |bus: &mut Bus| {
-            bus.call(&MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", &body)
-        };
+        let start =
+            |bus: &mut Bus| bus.call(&MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", &body);
         let job = match start(&mut bus) {
             // One that failed stays until it is reset; one that is in use stays then, too.
             Err(Error::Refused { name, .. }) if name == UNIT_EXISTS => {

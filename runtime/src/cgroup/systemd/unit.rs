@@ -45,7 +45,9 @@ pub(super) fn name(path: Option<&str>, id: &str, user: bool) -> Result<Name, Err
         }
     };
     if name.is_empty() || [prefix, name].iter().any(|part| part.contains('/')) {
-        return Err(own("names no unit: prefix and name must be without a slash, the name not empty"));
+        return Err(own(
+            "names no unit: prefix and name must be without a slash, the name not empty",
+        ));
     }
     let slice = match slice {
         "" if user => "user.slice",
@@ -142,19 +144,19 @@ pub(super) fn of_writes(writes: &[Write], period: u64) -> Vec<Versioned> {
             "pids.max" => one("TasksMax"),
             "cpu.weight" => one("CPUWeight"),
             "cpu.shares" => one("CPUShares"),
-            "cpu.idle" if write.value == "1" => {
-                versioned(252, "CPUWeight", Value::Number(b't', 0))
-            }
+            "cpu.idle" if write.value == "1" => versioned(252, "CPUWeight", Value::Number(b't', 0)),
             "blkio.weight" => one("BlockIOWeight"),
             "io.weight" => weight(&write.value),
             "io.bfq.weight" => match &write.fallback {
                 Fallback::Other { value, .. } => weight(value),
                 _ => None,
             },
-            "cpuset.cpus" => bits(&write.value)
-                .and_then(|bits| versioned(244, "AllowedCPUs", bits)),
-            "cpuset.mems" => bits(&write.value)
-                .and_then(|bits| versioned(244, "AllowedMemoryNodes", bits)),
+            "cpuset.cpus" => {
+                bits(&write.value).and_then(|bits| versioned(244, "AllowedCPUs", bits))
+            }
+            "cpuset.mems" => {
+                bits(&write.value).and_then(|bits| versioned(244, "AllowedMemoryNodes", bits))
+            }
             "cpu.max" => {
                 let mut words = write.value.split_ascii_whitespace();
                 let quota = words.next().unwrap_or_default();
@@ -310,9 +312,7 @@ mod tests {
     #[test]
     fn annotations_are_properties() {
         let annotations = |pairs: &[(&str, &str)]| {
-            annotated(
-                &pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
-            )
+            annotated(&pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect())
         };
         let found = annotations(&[
             ("org.systemd.property.CollectMode", "'inactive-or-failed'"),
