@@ -363,7 +363,12 @@ impl Cgroup {
         if group.limits_on_v2()
             && let Some(dir) = &mut group.v2
         {
-            dir.controllers = available(dir)?.join(",");
+            match available(dir) {
+                Ok(controllers) => dir.controllers = controllers.join(","),
+                // systemd removes a group when it likes.
+                Err(Error::Read { source, .. }) if dir::gone(&source) => group.v2 = None,
+                Err(error) => return Err(error),
+            }
         }
         Ok(group)
     }

@@ -18,6 +18,7 @@ mod bus;
 mod group;
 mod text;
 mod unit;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,8 +28,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use serde::{Deserialize, Serialize};
 
-use self::bus::{Answer, Bus, Object, Property, Value, Writer};
+use self::bus::{Answer, Bus};
 use self::unit::{PERIOD, Versioned};
+use self::wire::{Object, Property, Value, Writer};
 use super::device_bpf::Policy;
 use super::write::Write;
 use crate::failpoint;

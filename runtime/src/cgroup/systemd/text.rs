@@ -1,7 +1,7 @@
 //! Values in GVariant's text format, as far as units have such types: `'a'`, `true`, `7`, `uint64 7`, `['a', 'b']`,
 //! `@as []`. Pure.
 
-use super::bus::Value;
+use super::wire::Value;
 
 /// The types that may stand before a value.
 const TYPES: [(&str, u8); 9] = [

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::bus::{Property, Value};
+use super::wire::{Property, Value};
 use super::{Error, text};
 use crate::cgroup::device_bpf::{Exception, Policy};
 use crate::cgroup::resources::DeviceKind;
