@@ -20,7 +20,7 @@ impl Cgroup {
     /// # Errors
     /// If one leads out of this group, is not there, or names a controller that is not.
     pub fn below(self, groups: &[SubGroup]) -> Result<Self, Error> {
-        let Self { record, mut v1, mut v2 } = self;
+        let Self { record, mut v1, mut v2, holder } = self;
         for group in groups {
             let relative = relative(&group.path)?;
             let mut found = false;
@@ -39,7 +39,7 @@ impl Cgroup {
                 return Err(Error::UnknownController { controller });
             }
         }
-        Ok(Self { record, v1, v2 })
+        Ok(Self { record, v1, v2, holder })
     }
 
     /// This group, or the one of the init where this one cannot take processes: cgroup v2 allows

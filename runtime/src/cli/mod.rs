@@ -49,7 +49,7 @@ struct Arguments {
     /// Directory for the state of containers; should be on a tmpfs
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Not supported yet: cgroups made by systemd
+    /// Have systemd make the cgroup of a new container; cgroupsPath is slice:prefix:name then
     #[arg(long, global = true)]
     systemd_cgroup: bool,
     /// Whether cgroup permission errors are ignored; only `false` and `auto` are supported yet
@@ -231,31 +231,31 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
     if arguments.version {
         return print(&version());
     }
-    if arguments.systemd_cgroup {
-        return Err(Error::NotSupported { option: "--systemd-cgroup" });
-    }
     if arguments.rootless == Rootless::True {
         return Err(Error::NotSupported { option: "--rootless true" });
     }
     let root = arguments.root.unwrap_or_else(|| PathBuf::from("/run/lighter-runtime"));
     // Not the arguments: an environment may hold secrets.
     ::log::debug!("lighter-runtime {}, state root {}", env!("CARGO_PKG_VERSION"), root.display());
+    let systemd = arguments.systemd_cgroup;
     match arguments.command {
         Some(Command::Checkpoint(checkpoint)) => {
             checkpoint::run(&root, &arguments.criu, &checkpoint.0)
         }
-        Some(Command::Create(Lazy(create))) => create::run(&root, create),
+        Some(Command::Create(Lazy(create))) => create::run(&root, systemd, create),
         Some(Command::Delete(Lazy(delete))) => delete::run(&root, delete),
         Some(Command::Events(Lazy(events))) => events::run(&root, &events),
         Some(Command::Exec(Lazy(exec))) => exec::run(&root, &exec),
         Some(Command::Features) => features::run(),
         Some(Command::Kill(Lazy(kill))) => kill::run(&root, kill),
         Some(Command::Pause(Lazy(pause))) => pause::run(&root, pause),
-        Some(Command::Restore(restore)) => restore::run(&root, &arguments.criu, (*restore).0),
+        Some(Command::Restore(restore)) => {
+            restore::run(&root, systemd, &arguments.criu, (*restore).0)
+        }
         Some(Command::Resume(Lazy(resume))) => resume::run(&root, resume),
         Some(Command::List(Lazy(list))) => list::run(&root, &list),
         Some(Command::Ps(Lazy(ps))) => ps::run(&root, ps),
-        Some(Command::Run(Lazy(run))) => run::run(&root, run),
+        Some(Command::Run(Lazy(run))) => run::run(&root, systemd, run),
         Some(Command::Spec(Lazy(spec))) => spec::run(&spec),
         Some(Command::Start(Lazy(start))) => start::run(&root, start),
         Some(Command::State(Lazy(state))) => state::run(&root, state),

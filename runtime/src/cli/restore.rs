@@ -41,7 +41,12 @@ pub(super) struct Arguments {
     lsm_mount_context: Option<String>,
 }
 
-pub(super) fn run(root: &Path, criu: &Path, arguments: Arguments) -> Result<u8, Error> {
+pub(super) fn run(
+    root: &Path,
+    systemd_cgroup: bool,
+    criu: &Path,
+    arguments: Arguments,
+) -> Result<u8, Error> {
     let Arguments { common, detach, pid_file, .. } = &arguments;
     common.find_images()?;
     common.make_work()?;
@@ -73,6 +78,7 @@ pub(super) fn run(root: &Path, criu: &Path, arguments: Arguments) -> Result<u8, 
         no_new_keyring: false,
         restore: Some(&restore),
         service: Service::default(),
+        systemd_cgroup,
     })?;
     let mut terminal = created.terminal.take();
     let begin = || {

@@ -225,9 +225,11 @@ impl Container {
         failpoint::hit("create-locked");
         create.service.prepare(&directory).map_err(file("prepare", &directory))?;
         let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
-        let groups = match &plan.cgroups_path {
-            Some(path) => Cgroup::plan(path),
-            None => Cgroup::plan(create.id),
+        let path = plan.cgroups_path.as_deref();
+        let groups = if create.systemd_cgroup {
+            Cgroup::plan_unit(path, create.id, &plan.annotations)
+        } else {
+            Cgroup::plan(path.unwrap_or(create.id))
         }
         .map_err(failed)?;
         let rdt = match &plan.intel_rdt {
@@ -285,6 +287,7 @@ impl Container {
         }
         let launched = Self::launch(create, &plan, &record, cgroup, &directory)
             .map_err(|error| inside::if_out_of_memory(cgroup, error))?;
+        cgroup.settled();
         failpoint::hit("create-launched");
         if let Some((groups, clause)) = &rdt {
             undo.rdt.clone_from(&record.rdt);

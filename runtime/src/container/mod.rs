@@ -63,6 +63,8 @@ pub struct Create<'a> {
     pub restore: Option<&'a Restore<'a>>,
     /// What systemd gave the caller for it.
     pub service: Service,
+    /// Have systemd make the cgroup.
+    pub systemd_cgroup: bool,
 }
 
 /// Standard streams of a container's process.

@@ -17,4 +17,5 @@ mod process;
 mod scheduling;
 mod seccomp;
 mod service;
+mod systemd;
 mod terminal;
