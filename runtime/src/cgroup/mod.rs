@@ -24,6 +24,7 @@ mod discover;
 mod freeze;
 mod oom;
 mod oom_watch;
+mod permitted;
 mod report;
 mod resources;
 mod stats;
@@ -46,6 +47,7 @@ use self::device_bpf::Policy;
 use self::dir::Dir;
 use self::discover::Hierarchies;
 pub use self::oom_watch::OomWatch;
+pub use self::permitted::{Permitted, Shown};
 pub use self::resources::{
     BlockIo, Cpu, DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Memory, Network, RdmaLimit,
     Resources, Throttle, WeightDevice, default_device_rules,
@@ -98,6 +100,44 @@ pub enum Error {
         value: String,
         /// Group.
         path: PathBuf,
+    },
+    /// A limit of somebody who may not make the group.
+    #[error(
+        "set {file} to {value:?}: user {user} may not make a control group in {path}; have one delegated (a systemd user \
+         session, or a directory that is the user's with its cgroup.procs and cgroup.subtree_control), or leave the limit \
+         out"
+    )]
+    NotDelegated {
+        /// File that could not be written.
+        file: String,
+        /// Value that was asked for.
+        value: String,
+        /// Who asks.
+        user: u32,
+        /// Directory in which it is not permitted.
+        path: PathBuf,
+    },
+    /// There is no group, for lack of permission when the container was created.
+    #[error(
+        "the container has no control group, because user {user} could make none in {path}; create it where one is \
+         delegated"
+    )]
+    Refused {
+        /// Who asks.
+        user: u32,
+        /// Directory in which it is not permitted.
+        path: PathBuf,
+    },
+    /// Lack of permission that was to be expected.
+    #[error(
+        "user {user} may not use this control group; have it delegated, or leave linux.cgroupsPath and limits out"
+    )]
+    NotPermitted {
+        /// Who asks.
+        user: u32,
+        /// What was attempted.
+        #[source]
+        source: Box<Error>,
     },
     /// A limit that this kernel does not have, though it has the controller.
     #[error("set {file} to {value:?}: the kernel has no such file in {path}; leave that limit out")]
@@ -252,6 +292,16 @@ pub struct Record {
     pub v1: Vec<RecordedDir>,
     /// The cgroup v2 directory.
     pub v2: Option<RecordedDir>,
+    /// Made by somebody who may not make groups everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permitted: Option<Permitted>,
+}
+
+impl Record {
+    /// Whether v2 governs: there is no v1 hierarchy but named ones, which have no controllers.
+    fn limits_on_v2(&self) -> bool {
+        self.v2.is_some() && self.v1.iter().all(|dir| dir.controllers.starts_with("name="))
+    }
 }
 
 /// One directory of a `Record`.
@@ -284,6 +334,7 @@ impl Cgroup {
             path,
             v1: hierarchies.v1.iter().map(recorded).collect(),
             v2: hierarchies.v2.as_ref().map(recorded),
+            permitted: None,
         })
     }
 
@@ -302,7 +353,7 @@ impl Cgroup {
                 if let Err(left) = group.destroy() {
                     log::warn!("after a failed creation: {left}");
                 }
-                Err(error)
+                Err(error.advise(&group.record))
             }
         }
     }
@@ -362,10 +413,9 @@ impl Cgroup {
         self.record.clone()
     }
 
-    /// Whether v2 governs: there is no v1 hierarchy but named ones, which have no controllers.
+    /// Whether v2 governs.
     fn limits_on_v2(&self) -> bool {
-        self.record.v2.is_some()
-            && self.record.v1.iter().all(|dir| dir.controllers.starts_with("name="))
+        self.record.limits_on_v2()
     }
 
     fn dirs(&self) -> impl Iterator<Item = &Dir> {
@@ -388,14 +438,19 @@ impl Cgroup {
             .find_map(|controller| self.v1.iter().find(|dir| dir.has(controller)))
             .or(self.v2.as_ref())
             .or(self.v1.first())
-            .ok_or_else(|| Error::Missing { path: self.record.path.clone() })
+            .ok_or_else(|| self.missing())
     }
 
     /// Moves a process into the group, in every hierarchy.
     pub fn add_process(&self, pid: i32) -> Result<(), Error> {
+        if self.is_refused() {
+            return Ok(());
+        }
         self.listing()?;
         let pid = pid.to_string();
-        self.dirs().try_for_each(|dir| dir.set("cgroup.procs", &pid))
+        self.dirs()
+            .try_for_each(|dir| dir.set("cgroup.procs", &pid))
+            .map_err(|error| error.advise(&self.record))
     }
 
     /// The cgroup v2 directory, for `CLONE_INTO_CGROUP`; on hybrid hosts too.
@@ -482,12 +537,23 @@ impl Cgroup {
         let core = self.limits_on_v2() && write.controller == "cgroup";
         let dir = self.dir_of(&write.controller);
         match dir.filter(|dir| core || dir.has(&write.controller)) {
-            None if write.fallback != Fallback::Skip => Err(Error::NoController {
-                controller: write.controller.to_string(),
-                file: write.file.to_string(),
-                value: write.value.clone(),
-                path: self.dirs().next().map(|dir| dir.path.clone()).unwrap_or_default(),
-            }),
+            None if write.fallback != Fallback::Skip => {
+                let (file, value) = (write.file.to_string(), write.value.clone());
+                Err(match self.record.refused() {
+                    Some(path) => Error::NotDelegated {
+                        file,
+                        value,
+                        user: crate::sys::cred::euid(),
+                        path: path.to_owned(),
+                    },
+                    None => Error::NoController {
+                        controller: write.controller.to_string(),
+                        file,
+                        value,
+                        path: self.dirs().next().map(|dir| dir.path.clone()).unwrap_or_default(),
+                    },
+                })
+            }
             dir => Ok(dir),
         }
     }
@@ -504,6 +570,19 @@ impl Cgroup {
         if rules.is_empty() {
             return Ok(());
         }
+        match self.write_devices(rules, update) {
+            Err(error)
+                if self.record.permitted.is_some()
+                    && (error.is_permission() || matches!(error, Error::NoController { .. })) =>
+            {
+                log::debug!("device rules are left out: {error}");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn write_devices(&self, rules: &[DeviceRule], update: bool) -> Result<(), Error> {
         let policy = Policy::fold(rules)?;
         if self.limits_on_v2() {
             let Some(dir) = &self.v2 else { return Ok(()) };

@@ -198,8 +198,14 @@ mod tests {
             mount: root.path().to_owned(),
             controllers: controllers.to_owned(),
         };
-        let unified = Record { path: "a/b".into(), v1: Vec::new(), v2: Some(dir("")) };
-        let v1 = Record { path: "a/b".into(), v1: vec![dir("cpu"), dir("x,freezer")], v2: None };
+        let unified =
+            Record { path: "a/b".into(), v1: Vec::new(), v2: Some(dir("")), permitted: None };
+        let v1 = Record {
+            path: "a/b".into(),
+            v1: vec![dir("cpu"), dir("x,freezer")],
+            v2: None,
+            permitted: None,
+        };
         for (record, file) in [(&unified, "cgroup.freeze"), (&v1, "freezer.self_freezing")] {
             assert!(!record.is_frozen().unwrap(), "without its file");
             for (text, frozen) in [("1\n", true), ("0\n", false)] {

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{Error, console};
 use crate::container::{Container, Create, Created, Stdio};
+use crate::rootless::Rootless;
 use crate::{container, seal};
 
 #[derive(Debug, Args)]
@@ -36,6 +37,9 @@ pub(super) struct Common {
     /// Pass this many descriptors from 3 on to the process
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) preserve_fds: u32,
+    /// What the global option says
+    #[arg(skip)]
+    pub(super) rootless: Rootless,
     /// Name of the container, unique on this host
     #[arg(value_name = "container-id")]
     pub(super) id: String,
@@ -101,6 +105,7 @@ impl Common {
             preserve_fds: self.preserve_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
+            rootless: self.rootless,
         })?)
     }
 

@@ -23,12 +23,13 @@ mod start;
 mod state;
 mod update;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::lazy::Lazy;
+use crate::rootless::{self, Rootless};
 use crate::{container, seal};
 
 /// Version of the runtime specification that we implement.
@@ -53,22 +54,16 @@ struct Arguments {
     /// Not supported yet: cgroups made by systemd
     #[arg(long, global = true)]
     systemd_cgroup: bool,
-    /// Whether cgroup permission errors are ignored; only `false` and `auto` are supported yet
+    /// Whether cgroups are done without where they are not permitted and no limit is asked for: true,
+    /// false, or auto, which is for all but the root of the host
     // Not global, as the others: `spec` has an option of that name.
-    #[arg(long, value_enum, default_value_t = Rootless::Auto)]
+    #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: Rootless,
     /// Print the version
     #[arg(long, short)]
     version: bool,
     #[command(subcommand)]
     command: Option<Command>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Rootless {
-    True,
-    False,
-    Auto,
 }
 
 #[derive(Debug, Subcommand)]
@@ -132,6 +127,8 @@ pub(crate) enum Error {
     PidFile { path: PathBuf, source: std::io::Error },
     #[error("open the log file {}", path.display())]
     LogFile { path: PathBuf, source: std::io::Error },
+    #[error("make {}; XDG_RUNTIME_DIR must be writable by the user, or give --root", path.display())]
+    StateRoot { path: PathBuf, source: std::io::Error },
     #[error("write the answer as JSON")]
     Json(#[source] serde_json::Error),
     #[error("write to standard output")]
@@ -217,14 +214,19 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
     if arguments.systemd_cgroup {
         return Err(Error::NotSupported { option: "--systemd-cgroup" });
     }
-    if arguments.rootless == Rootless::True {
-        return Err(Error::NotSupported { option: "--rootless true" });
+    let own = if arguments.root.is_none() { rootless::state_root() } else { None };
+    let begins = matches!(arguments.command, Some(Command::Create(_) | Command::Run(_)));
+    if let Some(own) = own.as_ref().filter(|_| begins) {
+        make_state_root(own)?;
     }
-    let root = arguments.root.unwrap_or_else(|| PathBuf::from("/run/lighter-runtime"));
+    let root = arguments.root.or(own).unwrap_or_else(|| PathBuf::from("/run/lighter-runtime"));
     // Not the arguments: an environment may hold secrets.
     ::log::debug!("lighter-runtime {}, state root {}", env!("CARGO_PKG_VERSION"), root.display());
     match arguments.command {
-        Some(Command::Create(Lazy(create))) => create::run(&root, create),
+        Some(Command::Create(Lazy(mut create))) => {
+            create.common.rootless = arguments.rootless;
+            create::run(&root, create)
+        }
         Some(Command::Delete(Lazy(delete))) => delete::run(&root, delete),
         Some(Command::Events(Lazy(events))) => events::run(&root, &events),
         Some(Command::Exec(Lazy(exec))) => exec::run(&root, &exec),
@@ -234,13 +236,24 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
         Some(Command::Resume(Lazy(resume))) => resume::run(&root, resume),
         Some(Command::List(Lazy(list))) => list::run(&root, &list),
         Some(Command::Ps(Lazy(ps))) => ps::run(&root, ps),
-        Some(Command::Run(Lazy(run))) => run::run(&root, run),
+        Some(Command::Run(Lazy(mut run))) => {
+            run.common.rootless = arguments.rootless;
+            run::run(&root, run)
+        }
         Some(Command::Spec(Lazy(spec))) => spec::run(&spec),
         Some(Command::Start(Lazy(start))) => start::run(&root, start),
         Some(Command::State(Lazy(state))) => state::run(&root, state),
         Some(Command::Update(update)) => update::run(&root, (*update).0),
         None => help(),
     }
+}
+
+/// In a user's runtime directory with the sticky bit, without which it might be cleaned away.
+fn make_state_root(root: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+    made.and_then(|()| std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o1700)))
+        .map_err(|source| Error::StateRoot { path: root.to_owned(), source })
 }
 
 /// What runc says when it is given nothing to do.
@@ -340,6 +353,7 @@ mod tests {
             &["features"],
             &["spec", "-b", "/b", "--rootless"],
             &["--rootless=false", "spec"],
+            &["--rootless", "true", "create", "id"],
             &["--version"],
             &["-v"],
         ] {

@@ -25,7 +25,7 @@ use crate::{
     ns::Kind,
     plan::Plan,
     process::hooks,
-    rdt, spec,
+    rdt, rootless, spec,
     sys::{Errno, Mode, mount, process},
 };
 
@@ -81,6 +81,8 @@ pub enum Error {
     OutOfMemory,
     #[error(transparent)]
     Rdt(#[from] rdt::Error),
+    #[error(transparent)]
+    Rootless(#[from] rootless::Refusal),
     #[error("start container {id}: run hooks")]
     Hooks { id: String, source: Box<hooks::Error> },
 }
@@ -95,9 +97,11 @@ impl Error {
             | Self::NotPaused { .. }
             | Self::Paused { .. } => FailureKind::WrongState,
             Self::Resources(_) | Self::ResourcesForm(_) => FailureKind::Invalid,
-            Self::Id(_) | Self::Parse { .. } | Self::Spec { .. } | Self::Process(_) => {
-                FailureKind::Invalid
-            }
+            Self::Id(_)
+            | Self::Parse { .. }
+            | Self::Spec { .. }
+            | Self::Process(_)
+            | Self::Rootless(_) => FailureKind::Invalid,
             Self::Launch { source, .. } | Self::Exec(source) => match **source {
                 launch::Error::Program { errno: Errno::ENOENT | Errno::ENOTDIR, .. } => {
                     FailureKind::CommandNotFound
@@ -181,6 +185,9 @@ impl Container {
         let raw: spec::Spec = serde_json::from_slice(&bytes)
             .map_err(|source| Error::Parse { path: path.clone(), source })?;
         let plan = spec::plan(raw).map_err(|source| Error::Spec { path, source })?;
+        if rootless::is_ordinary_user() {
+            rootless::check(&plan)?;
+        }
 
         let directory = create.root.join(id.as_str());
         let mut builder = DirBuilder::new();
@@ -208,6 +215,9 @@ impl Container {
         failpoint::hit("create-locked");
         let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
         let groups = match &plan.cgroups_path {
+            path if create.rootless.is_certain() => {
+                Cgroup::plan_permitted(path.as_deref(), create.id)
+            }
             Some(path) => Cgroup::plan(path),
             None => Cgroup::plan(create.id),
         }
@@ -248,8 +258,17 @@ impl Container {
         let state_path = directory.join("state.json");
         record.store(&directory).map_err(file("write", &state_path))?;
         failpoint::hit("create-planned");
-        let cgroup =
-            undo.cgroup.insert(Cgroup::create_planned(groups, &plan.resources).map_err(failed)?);
+        let made = match Cgroup::create_planned(groups, &plan.resources) {
+            Err(error) if error.is_permission() && create.rootless.applies() => {
+                let path = plan.cgroups_path.as_deref();
+                let groups = Cgroup::plan_permitted(path, create.id).map_err(failed)?;
+                record.cgroup = Some(groups.clone());
+                record.store(&directory).map_err(file("write", &state_path))?;
+                Cgroup::create_planned(groups, &plan.resources)
+            }
+            other => other,
+        };
+        let cgroup = undo.cgroup.insert(made.map_err(failed)?);
         failpoint::hit("create-cgroup");
         let launched = Self::launch(create, &plan, &record, cgroup, &directory)
             .map_err(|error| inside::if_out_of_memory(cgroup, error))?;
@@ -285,14 +304,18 @@ impl Container {
         let fifo = make_fifo(directory)?;
         failpoint::hit("create-fifo");
         let groups = cgroup.record();
-        let place =
-            prepare::Place { bundle: &record.bundle, groups: &groups, no_pivot: create.no_pivot };
+        let place = prepare::Place {
+            bundle: &record.bundle,
+            groups: &groups,
+            no_pivot: create.no_pivot,
+            by_child: rootless::is_ordinary_user(),
+        };
         let setup = prepare::setup(plan, &place).map_err(failed)?;
         let (join, intermediate) = prepare::joined(plan).map_err(failed)?;
         let user_namespace = record.namespaces & Kind::User.flag() != 0;
         let opened;
-        let root = match &setup.tree {
-            Some(tree) => tree.as_fd(),
+        let root = match setup.tree.opened() {
+            Some(tree) => tree,
             None => {
                 opened = mount::open(&setup.root, libc::O_PATH | libc::O_DIRECTORY).map_err(
                     |source| failed(prepare::Error::Root { path: record.rootfs.clone(), source }),
@@ -321,6 +344,7 @@ impl Container {
             clone_flags: plan.namespaces.new & !Kind::Cgroup.flag(),
             join,
             user_namespace,
+            ordinary: prepare::Ordinary::new(Some(plan), plan.process.oom_score_adj),
             setup: Some(setup),
             root: None,
             program,
@@ -471,6 +495,9 @@ impl Container {
         let _lock = self.lock_only()?;
         if all {
             let cgroup = self.cgroup()?;
+            if cgroup.is_refused() {
+                return self.kill_namespace(signal);
+            }
             return cgroup
                 .kill_all(signal)
                 .map_err(|source| Error::Cgroup { id: id(), source: Box::new(source) });

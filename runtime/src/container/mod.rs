@@ -21,6 +21,7 @@ pub mod id;
 mod inside;
 mod lifecycle;
 mod limits;
+mod processes;
 mod state;
 
 use std::{
@@ -36,6 +37,8 @@ pub use lifecycle::{Container, Error};
 pub(crate) use limits::resctrl_mount;
 pub(crate) use state::timestamp;
 pub use state::{ProcessRecord, Record};
+
+use crate::rootless::Rootless;
 
 /// How to create a container.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub struct Create<'a> {
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
+    /// Whether it may be without cgroups where they are not permitted.
+    pub rootless: Rootless,
 }
 
 /// Standard streams of a container's process.

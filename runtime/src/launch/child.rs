@@ -33,13 +33,14 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use super::{
-    prepare::{Device, Prepared, Program, Setup, Streams},
+    prepare::{Device, Node, Ordinary, Prepared, Program, RootTree, Setup, Streams},
     sync::{Message, SIZE, Stage},
 };
 use crate::{
     mount::{
+        bind::{self, Bind, Tree, remount_flags},
         resolve::{self, Want},
-        steps::{Action, Step, remount_flags},
+        steps::{Action, Step},
         tmpfs,
     },
     sys::{
@@ -86,12 +87,13 @@ const NOT_EXECUTABLE: i32 = 126;
 
 /// The first process: the container's, or one that joins namespaces and makes that one.
 pub(super) fn first(prepared: &Prepared) -> i32 {
-    // Our memory is no business of the container's other processes, until the exec.
-    if let Err(errno) = sys::set_dumpable(false) {
-        return report(prepared, &Failure { stage: Stage::Session, index: 0, errno });
-    }
+    let seclusion = match &prepared.ordinary {
+        // Our memory is no business of the container's other processes, until the exec.
+        None => sys::set_dumpable(false).at(Stage::Session),
+        Some(ordinary) => begin_as_user(ordinary),
+    };
     // Whatever is cloned from here begins in the groups.
-    if let Err(failure) = join_groups(prepared) {
+    if let Err(failure) = seclusion.and_then(|()| join_groups(prepared)) {
         return report(prepared, &failure);
     }
     if !prepared.intermediate {
@@ -110,6 +112,16 @@ pub(super) fn first(prepared: &Prepared) -> i32 {
         }
         Err(failure) => report(prepared, &failure),
     }
+}
+
+/// What the parent would do if it were not an ordinary user; and lets it, as long as it must, do the rest.
+fn begin_as_user(ordinary: &Ordinary) -> Result<()> {
+    sys::set_dumpable(true).at(Stage::Session)?;
+    if let Some(score) = &ordinary.oom_score_adj {
+        let file = mount::open(c"/proc/self/oom_score_adj", libc::O_WRONLY).at(Stage::OomScore)?;
+        sys::write(&file, score.to_bytes()).at(Stage::OomScore)?;
+    }
+    sys::set_dumpable(ordinary.mapped || ordinary.open).at(Stage::Session)
 }
 
 fn container(prepared: &Prepared) -> i32 {
@@ -177,12 +189,20 @@ fn time_namespace(prepared: &Prepared) -> Result<u64> {
 fn set_up(prepared: &Prepared) -> Result<usize> {
     wait_for_parent(prepared)?; // 3
     let program = &prepared.program;
+    let open = prepared.ordinary.as_ref().is_some_and(|ordinary| ordinary.open);
+    if prepared.ordinary.as_ref().is_some_and(|ordinary| ordinary.mapped && !ordinary.open) {
+        sys::set_dumpable(false).at(Stage::Session)?;
+    }
     if !prepared.intermediate {
         join(prepared)?; // 1
     }
     if prepared.user_namespace {
         cred::setresgid(0).at(Stage::RootId)?; // 4
         cred::setresuid(0).at(Stage::RootId)?;
+    }
+    if open {
+        // A change of the user takes it back.
+        sys::set_dumpable(true).at(Stage::Session)?;
     }
     sys::setsid().at(Stage::Session)?;
     if program.new_keyring {
@@ -227,6 +247,9 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
         seccomp(prepared)?; // 12
     }
     identity(program)?; // 13
+    if open {
+        sys::set_dumpable(true).at(Stage::Session)?;
+    }
     working_directory(program)?; // 14
     let found = find(program)?; // 15
     sys::fd::cloexec_from(program.first_closed).at(Stage::Descriptors)?; // 16
@@ -309,14 +332,25 @@ fn namespace(
         sys::write(&file, value.to_bytes()).at_index(Stage::Sysctl, index)?;
     }
     sys::umask(Mode::empty());
-    let Some(tree) = &setup.tree else {
+    if matches!(setup.tree, RootTree::None) {
         return change_root_only(prepared, setup, terminal);
+    }
+    mount::mount(None, c"/", None, setup.old_propagation, None).at(Stage::Propagation)?;
+    let opened;
+    let (tree, late) = match &setup.tree {
+        RootTree::Opened(tree, late) => (tree, *late),
+        RootTree::ByChild | RootTree::None => {
+            let (tree, late) =
+                bind::open_root(&setup.root, setup.old_propagation).at(Stage::Root)?;
+            opened = tree;
+            (&opened, late)
+        }
     };
     let root = tree.as_fd();
-    mount::mount(None, c"/", None, setup.old_propagation, None).at(Stage::Propagation)?;
     mount::move_mount(root, None, &setup.root).at(Stage::Root)?;
-    for flags in &setup.root_later {
-        mount::mount(None, FdPath::new(root).as_c_str(), None, *flags, None).at(Stage::Root)?;
+    if late {
+        let path = FdPath::new(root);
+        mount::mount(None, path.as_c_str(), None, setup.old_propagation, None).at(Stage::Root)?;
     }
     for step in &setup.steps {
         perform(root, step).at_index(Stage::Mount, step.index)?; // 7
@@ -381,15 +415,15 @@ fn change_root_only(
 fn perform(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
     match &step.action {
         Action::FileSystem { .. } => file_system(root, step),
-        Action::Attach { tree, directory, later } => {
-            let want = if *directory { Want::Directory } else { Want::File };
-            let target = resolve::mount_point(root, &step.target, want)?;
-            mount::move_mount(tree.as_fd(), Some(target.as_fd()), c"")?;
-            for flags in later {
-                let path = FdPath::new(tree.as_fd());
-                mount::mount(None, path.as_c_str(), None, *flags, None)?;
+        Action::Attach { bind, tree: Some(tree) } => attach(root, step, bind, tree),
+        Action::Attach { bind, tree: None } => {
+            let clone = bind.open()?;
+            if step.target.as_c_str() == c"/proc"
+                && mount::file_system(clone.as_fd())? != mount::PROC_SUPER_MAGIC
+            {
+                return Err(Errno::EINVAL);
             }
-            Ok(())
+            attach(root, step, bind, &bind.set(clone)?)
         }
         Action::ReadOnly => set_readonly(resolve::existing(root, &step.target)?.as_fd()),
         Action::Link { name, to } => {
@@ -400,6 +434,13 @@ fn perform(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
             }
         }
     }
+}
+
+fn attach(root: BorrowedFd<'_>, step: &Step, bind: &Bind, tree: &Tree) -> sys::Result<()> {
+    let want = if tree.directory { Want::Directory } else { Want::File };
+    let target = resolve::mount_point(root, &step.target, want)?;
+    mount::move_mount(tree.fd.as_fd(), Some(target.as_fd()), c"")?;
+    bind.set_attached(tree)
 }
 
 /// Mounts a file system, with what it takes from below it and what is set on it afterwards.
@@ -500,12 +541,10 @@ fn make_device(root: BorrowedFd<'_>, device: &Device) -> sys::Result<()> {
     let name = device.name.as_c_str();
     let format = SFlag::from_bits_truncate(device.mode);
     let mode = Mode::from_bits_truncate(device.mode);
-    if let Some(tree) = &device.tree {
-        match sys::mknodat(&directory, name, SFlag::S_IFREG, Mode::empty(), 0) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-        return mount::move_mount(tree.as_fd(), Some(directory.as_fd()), name);
+    match &device.node {
+        Node::Made => {}
+        Node::Opened(tree) => return bind_device(&directory, name, tree.as_fd()),
+        Node::ByChild => return bind_device_of(&directory, device),
     }
     match sys::mknodat(&directory, name, format, mode, device.number) {
         Ok(()) => {}
@@ -515,6 +554,10 @@ fn make_device(root: BorrowedFd<'_>, device: &Device) -> sys::Result<()> {
             let same = there.st_mode & libc::S_IFMT == format.bits()
                 && (format == SFlag::S_IFIFO || there.st_rdev == device.number);
             return if same { Ok(()) } else { Err(Errno::EEXIST) };
+        }
+        // Nobody makes devices in a user namespace.
+        Err(Errno::EPERM) if format != SFlag::S_IFIFO => {
+            return bind_device_of(&directory, device);
         }
         Err(errno) => return Err(errno),
     }
@@ -529,6 +572,20 @@ fn make_device(root: BorrowedFd<'_>, device: &Device) -> sys::Result<()> {
         sys::fchownat(&node, c"", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
     }
     Ok(())
+}
+
+fn bind_device_of(directory: &OwnedFd, device: &Device) -> sys::Result<()> {
+    let tree = mount::open_tree(None, &device.path, true, false)?;
+    bind_device(directory, &device.name, tree.as_fd())
+}
+
+/// Puts the host's node at a name, over whatever is there; a link there is not followed.
+fn bind_device(directory: &OwnedFd, name: &CStr, tree: BorrowedFd<'_>) -> sys::Result<()> {
+    match sys::mknodat(directory, name, SFlag::S_IFREG, Mode::empty(), 0) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    mount::move_mount(tree, Some(directory.as_fd()), name)
 }
 
 /// The links of the specification's "Default Devices".

@@ -36,6 +36,7 @@ use super::serve::invalid;
 use super::spool::{self, Spool, Taken};
 use super::{oom, overlay};
 use crate::container::{self, Container, Stdio};
+use crate::rootless::Rootless;
 use crate::{failpoint, spec};
 
 /// Bytes a FIFO holds: output of a second or so while no worker lives.
@@ -284,6 +285,7 @@ impl Held {
             preserve_fds: 0,
             no_pivot: false,
             no_new_keyring: false,
+            rootless: Rootless::False,
         };
         let (_, created) = around
             .oom
