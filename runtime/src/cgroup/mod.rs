@@ -539,7 +539,7 @@ impl Cgroup {
         match dir.filter(|dir| core || dir.has(&write.controller)) {
             None if write.fallback != Fallback::Skip => {
                 let (file, value) = (write.file.to_string(), write.value.clone());
-                Err(match self.record.refused() {
+                Err(match self.record.refused(&write.controller) {
                     Some(path) => Error::NotDelegated {
                         file,
                         value,

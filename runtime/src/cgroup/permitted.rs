@@ -18,9 +18,9 @@ use crate::sys::cred;
 /// What a record tells of permission.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Permitted {
-    /// The first directory in which the group could not be made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused: Option<PathBuf>,
+    /// Controllers of each hierarchy without a group, and the directory in which it could not be made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<(String, PathBuf)>,
 }
 
 /// A group to show to a container.
@@ -48,13 +48,17 @@ impl Cgroup {
                 record.path = normalize(&format!("{above}/{}", record.path))?;
             }
         }
-        let mut refused = None;
+        if !record.limits_on_v2() {
+            // Without controllers it would serve for killing only, and entering it takes more than owning it.
+            record.v2 = None;
+        }
+        let mut refused = Vec::new();
         if path.is_none() {
             let Record { path, v1, v2, .. } = &mut record;
             let mut keep = |dir: &RecordedDir| match forbidden(&dir.mount, path) {
                 None => true,
                 Some(at) => {
-                    refused.get_or_insert(at);
+                    refused.push((dir.controllers.clone(), at));
                     false
                 }
             };
@@ -67,12 +71,12 @@ impl Cgroup {
 
     /// Whether there is no group because none was permitted.
     pub fn is_refused(&self) -> bool {
-        self.v1.is_empty() && self.v2.is_none() && self.record.refused().is_some()
+        self.v1.is_empty() && self.v2.is_none() && self.record.refused("").is_some()
     }
 
     /// Why there is no group.
     pub(super) fn missing(&self) -> Error {
-        match self.record.refused() {
+        match self.record.refused("") {
             Some(path) => Error::Refused { user: cred::euid(), path: path.to_owned() },
             None => Error::Missing { path: self.record.path.clone() },
         }
@@ -80,8 +84,11 @@ impl Cgroup {
 }
 
 impl Record {
-    pub(super) fn refused(&self) -> Option<&Path> {
-        self.permitted.as_ref()?.refused.as_deref()
+    /// The directory that keeps us from having this controller, or any.
+    pub(super) fn refused(&self, controller: &str) -> Option<&Path> {
+        let all = &self.permitted.as_ref()?.refused;
+        let of = all.iter().find(|(names, _)| names.split(',').any(|name| name == controller));
+        of.or(all.first()).map(|(_, path)| path.as_path())
     }
 
     /// The groups that a container sees: its own, and where that was not permitted the one it shares with us.
@@ -92,7 +99,7 @@ impl Record {
             path: dir.mount.join(path),
         };
         let own = |dir: &RecordedDir| shown(dir, &self.path);
-        if self.refused().is_none() {
+        if self.refused("").is_none() {
             return self.v1.iter().chain(&self.v2).map(own).collect();
         }
         let (Ok(all), Ok(groups)) = (Hierarchies::discover(), own_groups()) else {

@@ -12,6 +12,7 @@ mod mounts;
 mod namespaces;
 mod observe;
 mod process;
+mod rootless;
 mod scheduling;
 mod seccomp;
 mod terminal;
