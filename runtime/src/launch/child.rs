@@ -90,7 +90,7 @@ pub(super) fn first(prepared: &Prepared) -> i32 {
     let seclusion = match &prepared.ordinary {
         // Our memory is no business of the container's other processes, until the exec.
         None => sys::set_dumpable(false).at(Stage::Session),
-        Some(ordinary) => begin_as_user(ordinary),
+        Some(ordinary) => begin_as_user(ordinary, prepared.intermediate),
     };
     // Whatever is cloned from here begins in the groups.
     if let Err(failure) = seclusion.and_then(|()| join_groups(prepared)) {
@@ -114,14 +114,19 @@ pub(super) fn first(prepared: &Prepared) -> i32 {
     }
 }
 
-/// What the parent would do if it were not an ordinary user; and lets it, as long as it must, do the rest.
-fn begin_as_user(ordinary: &Ordinary) -> Result<()> {
-    sys::set_dumpable(true).at(Stage::Session)?;
-    if let Some(score) = &ordinary.oom_score_adj {
-        let file = mount::open(c"/proc/self/oom_score_adj", libc::O_WRONLY).at(Stage::OomScore)?;
-        sys::write(&file, score.to_bytes()).at(Stage::OomScore)?;
+/// Lets the parent do what it must, as long as it must. What it cannot do is done by whoever has joined nothing yet.
+fn begin_as_user(ordinary: &Ordinary, intermediate: bool) -> Result<()> {
+    if intermediate || !ordinary.mapped {
+        set_oom_score(ordinary)?;
     }
     sys::set_dumpable(ordinary.mapped || ordinary.open).at(Stage::Session)
+}
+
+fn set_oom_score(ordinary: &Ordinary) -> Result<()> {
+    let Some(score) = &ordinary.oom_score_adj else { return Ok(()) };
+    sys::set_dumpable(true).at(Stage::Session)?;
+    let file = mount::open(c"/proc/self/oom_score_adj", libc::O_WRONLY).at(Stage::OomScore)?;
+    sys::write(&file, score.to_bytes()).map(drop).at(Stage::OomScore)
 }
 
 fn container(prepared: &Prepared) -> i32 {
@@ -190,8 +195,11 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
     wait_for_parent(prepared)?; // 3
     let program = &prepared.program;
     let open = prepared.ordinary.as_ref().is_some_and(|ordinary| ordinary.open);
-    if prepared.ordinary.as_ref().is_some_and(|ordinary| ordinary.mapped && !ordinary.open) {
-        sys::set_dumpable(false).at(Stage::Session)?;
+    if let Some(ordinary) = &prepared.ordinary {
+        if ordinary.mapped && !prepared.intermediate {
+            set_oom_score(ordinary)?;
+        }
+        sys::set_dumpable(ordinary.open).at(Stage::Session)?;
     }
     if !prepared.intermediate {
         join(prepared)?; // 1
