@@ -128,7 +128,7 @@ fn what_takes_privileges_is_refused() {
     bundle.set("/linux/uidMappings", maps.clone()).set("/linux/gidMappings", maps);
     bundle.push("/mounts/2/options", json!("gid=5"));
     let message = bundle.refusal();
-    assert!(message.contains("gid=5"), "{message}");
+    assert!(message.contains("gid="), "{message}");
     bundle.config["mounts"][2]["options"].as_array_mut().unwrap().pop();
     bundle.set("/process/user/additionalGids", json!([7]));
     let message = bundle.refusal();
@@ -156,15 +156,15 @@ fn what_the_hosts_mounts_forbid_stays_forbidden() {
     let (_, output, errors) = bundle.run();
     assert!(output.contains("(ro,nosuid,nodev,noexec,"), "{output}{errors}");
     assert!(errors.contains("Read-only"), "{errors}");
-    bundle.set("/mounts/6/options", json!(["rbind", "nosuid", "noatime"]));
-    // The kernel lets nobody change access times either.
-    assert_ne!(bundle.run().0, 0);
+    if !is_ours() {
+        return; // runc before 1.2 refuses every option of such a mount
+    }
     bundle.set("/mounts/6/options", json!(["rbind", "nosuid", "ro"]));
     let output = bundle.run().1;
     assert!(output.contains("(ro,nosuid,nodev,noexec,"), "{output}");
-    if is_ours() {
-        // runc before 1.2 leaves the option out
-        bundle.set("/mounts/6/options", json!(["rbind", "dev"]));
+    // Neither what is forbidden may be allowed, nor the access times be changed.
+    for option in ["dev", "suid", "rw", "noatime"] {
+        bundle.set("/mounts/6/options", json!(["rbind", option]));
         let message = bundle.refusal();
         assert!(message.contains("mounts[6]: mount on /there"), "{message}");
     }

@@ -20,7 +20,8 @@ fn without_a_cgroup_what_needs_one_says_so() {
     ] {
         let output = bundle.call(words);
         let text = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{words:?}: {text}");
+        // runc tells events of nothing.
+        assert!(!output.status.success() || !is_ours(), "{words:?}: {text}");
         if is_ours() && words[0] != "resume" {
             assert!(
                 text.contains("user 4242 could make none in /sys/fs/cgroup"),
