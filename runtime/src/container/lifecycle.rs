@@ -210,6 +210,12 @@ impl Container {
                 let _ = fs::remove_dir(&directory);
             }
         })?;
+        // Deleted before we had the lock, made again by another create, and taken by that one: its
+        // container, and not ours to undo.
+        let state_path = directory.join(state::FILE);
+        if state_path.exists() {
+            return Err(Error::Exists { id: create.id.to_owned() });
+        }
         // After the lock, so that it acts before the lock is given back: then the name is another's.
         let mut undo = Undo { directory: &directory, cgroup: None, rdt: Vec::new(), armed: true };
         failpoint::hit("create-locked");
@@ -255,7 +261,6 @@ impl Container {
             memory_policy: plan.memory_policy.clone(),
             inherited: Inherited::of(&plan, create.no_new_keyring),
         };
-        let state_path = directory.join("state.json");
         record.store(&directory).map_err(file("write", &state_path))?;
         failpoint::hit("create-planned");
         let made = match Cgroup::create_planned(groups, &plan.resources) {

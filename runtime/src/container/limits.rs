@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::{Container, Error, Status};
+use super::{Container, Error, Status, state};
 use crate::{cgroup, spec};
 
 /// Members of `linux.resources` in which callers write 0 for "leave it".
@@ -61,7 +61,7 @@ impl Container {
         merge(known, changes);
         self.record.store(&self.directory).map_err(|source| Error::File {
             operation: "write",
-            path: self.directory.join("state.json"),
+            path: self.directory.join(state::FILE),
             source,
         })
     }

@@ -65,7 +65,8 @@ pub struct Record {
     pub inherited: Inherited,
 }
 
-const FILE: &str = "state.json";
+/// The record of a container, in its directory.
+pub(super) const FILE: &str = "state.json";
 const TEMPORARY: &str = "state.json.new";
 
 impl Record {

@@ -97,7 +97,7 @@ pub fn mount_point(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Result<Owne
     Ok(target)
 }
 
-/// Opens a file below the host's `/proc`, as [`crate::launch::proc`] found it; the path may begin
+/// Opens a file below the host's `/proc`, as the launch opened it; the path may begin
 /// with `/proc/`. Nothing that is mounted over a part of it is written to (CVE-2025-52881).
 ///
 /// # Errors
