@@ -69,10 +69,14 @@ fn in_user_namespace() -> bool {
 /// Below the user's runtime directory, where the state of containers is kept unless `--root` says otherwise; `None` for
 /// root. As runc decides: who is root in a user namespace and is called so is taken for the host's.
 pub fn state_root() -> Option<PathBuf> {
-    let directory = env::var_os("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty())?;
+    // Relative ones are invalid, says their specification.
+    let directory = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)?;
+    if !directory.is_absolute() {
+        return None;
+    }
     let own = is_ordinary_user()
         || in_user_namespace() && env::var_os("USER").is_none_or(|user| user != "root");
-    own.then(|| PathBuf::from(directory).join("lighter"))
+    own.then(|| directory.join("lighter"))
 }
 
 /// Why an ordinary user cannot have a container of this configuration.
