@@ -24,7 +24,6 @@ mod state;
 mod update;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -149,13 +148,20 @@ pub(crate) enum Error {
 
 impl Error {
     /// The exit code: 1, and as runc 255 where 1 may be the process's own.
-    fn code(&self) -> ExitCode {
-        if matches!(self, Self::Exec(_)) { ExitCode::from(255) } else { ExitCode::FAILURE }
+    fn code(&self) -> u8 {
+        if matches!(self, Self::Exec(_)) { 255 } else { 1 }
     }
 }
 
-/// Runs the command that the process's arguments name.
-pub fn main() -> ExitCode {
+/// Runs the command that the process's arguments name; the code to end with.
+pub fn main() -> u8 {
+    let code = dispatch();
+    // What lacks the end of its line; there is nobody to tell a failure to.
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+    code
+}
+
+fn dispatch() -> u8 {
     // The monitor's verb is hidden, and its process small: it does without the parser.
     let mut words = std::env::args_os().skip(1);
     if words.next().is_some_and(|word| word == "monitor") {
@@ -174,7 +180,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-                return ExitCode::from(help().unwrap_or(1));
+                return help().unwrap_or(1);
             }
             let asked_for_help = !error.use_stderr();
             // Nothing better can be done where even this cannot be printed.
@@ -182,18 +188,18 @@ pub fn main() -> ExitCode {
             if !asked_for_help {
                 log::misuse(&error.to_string());
             }
-            return ExitCode::from(u8::from(!asked_for_help));
+            return u8::from(!asked_for_help);
         }
     };
     let sink = match log::install(arguments.log.as_deref(), arguments.log_format, arguments.debug) {
         Ok(sink) => sink,
         Err(error) => {
             log::to_standard_error(&describe(&error));
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     match run(arguments) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             let message = describe(&error);
             ::log::error!("{message}");

@@ -139,6 +139,16 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub struct Container {
     pub(super) directory: PathBuf,
     pub(super) record: Record,
+    /// What this process knows by having created it.
+    made: Option<Made>,
+}
+
+/// Spares whoever creates a container and goes on with it looking up what it is.
+#[derive(Debug)]
+struct Made {
+    init: OwnedFd,
+    /// The file that has the record: whoever changes that puts another in its place.
+    file: File,
 }
 
 /// Undoes a creation that fails, unless told otherwise.
@@ -286,14 +296,15 @@ impl Container {
         let (start_time, _) =
             state::start_time(launched.pid).ok_or(Error::Gone { pid: launched.pid })?;
         record.init = Some(ProcessRecord { pid: launched.pid, start_time });
-        record.store(&directory).map_err(file("write", &state_path))?;
+        let stored = record.put(&directory).map_err(file("write", &state_path))?;
         failpoint::hit("create-recorded");
         let (pid, pidfd, terminal) = launched
             .confirm()
             .map_err(|source| Error::Launch { id: record.id.clone(), source: Box::new(source) })?;
         failpoint::hit("create-confirmed");
         undo.armed = false;
-        Ok((Self { directory: directory.clone(), record }, Created { pid, pidfd, terminal }))
+        let made = pidfd.try_clone().ok().map(|init| Made { init, file: stored });
+        Ok((Self { directory: directory.clone(), record, made }, Created { pid, pidfd, terminal }))
     }
 
     fn launch(
@@ -379,7 +390,7 @@ impl Container {
         Id::parse(id)?;
         let directory = root.join(id);
         let record = read(&directory, id)?;
-        Ok(Self { directory, record })
+        Ok(Self { directory, record, made: None })
     }
 
     /// Status at this moment.
@@ -405,6 +416,11 @@ impl Container {
     /// The init process while it lives.
     pub(super) fn live_init(&self) -> Option<i32> {
         let init = self.record.init?;
+        if let Some(made) = &self.made {
+            let ended =
+                poll(&mut [PollFd::new(made.init.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
+            return (ended == Ok(0)).then_some(init.pid);
+        }
         let (time, alive) = state::start_time(init.pid)?;
         let same = time == init.start_time && state::boot_id().ok()? == self.record.boot_id;
         (same && alive).then_some(init.pid)
@@ -413,7 +429,10 @@ impl Container {
     /// A descriptor of the init process: no other process, whatever happens to its number.
     pub(crate) fn init_pidfd(&self) -> Option<OwnedFd> {
         let pid = self.record.init?.pid;
-        let pidfd = process::pidfd_open(pid).ok()?;
+        let pidfd = match &self.made {
+            Some(made) => made.init.try_clone().ok()?,
+            None => process::pidfd_open(pid).ok()?,
+        };
         // Looked at after the descriptor was opened: if it is the same now, it was the same then.
         self.live_init().map(|_| pidfd)
     }
@@ -447,17 +466,19 @@ impl Container {
         }
         failpoint::hit("start-locked");
         let fifo = self.directory.join(FIFO);
-        let init = self.init_pidfd().ok_or_else(|| wrong(Status::Stopped))?;
         let hooks = &self.record.hooks;
-        if !hooks.start_container.is_empty()
-            && let Err(error) = inside::start_hooks(&self.record, &self.cgroup()?, &init)
-        {
-            // It is not to run without them.
-            match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(errno) => log::warn!("kill the init of container {}: {errno}", self.record.id),
+        if !hooks.start_container.is_empty() {
+            let init = self.init_pidfd().ok_or_else(|| wrong(Status::Stopped))?;
+            if let Err(error) = inside::start_hooks(&self.record, &self.cgroup()?, &init) {
+                // It is not to run without them.
+                match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(errno) => {
+                        log::warn!("kill the init of container {}: {errno}", self.record.id);
+                    }
+                }
+                return Err(error);
             }
-            return Err(error);
         }
         let failed = |operation| {
             let path = fifo.clone();
@@ -566,7 +587,7 @@ impl Container {
             }
         }
         failpoint::hit("delete-hooks");
-        fs::remove_dir_all(&self.directory).map_err(|source| Error::File {
+        state::remove(&self.directory).map_err(|source| Error::File {
             operation: "remove",
             path: self.directory.clone(),
             source,
@@ -617,7 +638,10 @@ impl Container {
     /// Locks the container and reads its record again: another command may have changed it.
     pub(super) fn lock(&mut self) -> Result<Lock, Error> {
         let lock = self.lock_only()?;
-        self.record = read(&self.directory, &self.record.id)?;
+        let is_linked = |made: &Made| made.file.metadata().is_ok_and(|file| file.nlink() > 0);
+        if !self.made.as_ref().is_some_and(is_linked) {
+            self.record = read(&self.directory, &self.record.id)?;
+        }
         Ok(lock)
     }
 

@@ -33,23 +33,21 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use super::{
-    prepare::{Device, Node, Ordinary, Prepared, Program, RootTree, Setup, Streams},
+    place::{make_device, make_path_readonly, mask, perform, set_readonly},
+    prepare::{Ordinary, Prepared, Program, RootTree, Setup, Streams},
     sync::{Message, SIZE, Stage},
 };
 use crate::{
     mount::{
-        bind::{self, Bind, Tree, remount_flags},
+        bind,
         resolve::{self, Want},
-        steps::{Action, Step},
-        tmpfs,
     },
     sys::{
         self, AtFlags, CloneFlags, Errno, Mode, SFlag, UnlinkatFlags,
         clone::{self, Clone},
         cred,
         fd::FdPath,
-        mount::{self, Attributes},
-        process, tty,
+        mount, process, tty,
     },
 };
 
@@ -363,14 +361,11 @@ fn namespace(
     for step in &setup.steps {
         perform(root, step).at_index(Stage::Mount, step.index)?; // 7
     }
-    for (index, device) in setup.devices.iter().enumerate() {
-        make_device(root, device).at_index(Stage::Device, index)?;
+    devices(root, setup)?;
+    if prepared.program.cwd.as_c_str() != c"/" {
+        resolve::ensure(root, &prepared.program.cwd, Want::Directory)
+            .at(Stage::WorkingDirectoryMake)?;
     }
-    if setup.standard_devices {
-        standard_links(root)?;
-    }
-    resolve::ensure(root, &prepared.program.cwd, Want::Directory)
-        .at(Stage::WorkingDirectoryMake)?;
     if prepared.program.terminal {
         let (master, peer) = open_terminal(root, &prepared.program)?;
         bind_console(root, &peer).at(Stage::Console)?;
@@ -420,184 +415,31 @@ fn change_root_only(
     sys::chdir(c"/").at(Stage::Pivot)
 }
 
-fn perform(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
-    match &step.action {
-        Action::FileSystem { .. } => file_system(root, step),
-        Action::Attach { bind, tree: Some(tree) } => attach(root, step, bind, tree),
-        Action::Attach { bind, tree: None } => {
-            let clone = bind.open()?;
-            if step.target.as_c_str() == c"/proc"
-                && mount::file_system(clone.as_fd())? != mount::PROC_SUPER_MAGIC
-            {
-                return Err(Errno::EINVAL);
-            }
-            attach(root, step, bind, &bind.set(clone)?)
-        }
-        Action::ReadOnly => set_readonly(resolve::existing(root, &step.target)?.as_fd()),
-        Action::Link { name, to } => {
-            let directory = resolve::existing(root, &step.target)?;
-            match sys::symlinkat(to.as_c_str(), &directory, name.as_c_str()) {
-                Err(Errno::EEXIST) => Ok(()),
-                other => other,
-            }
-        }
+fn devices(root: BorrowedFd<'_>, setup: &Setup) -> Result<()> {
+    // Most are in one directory.
+    let mut last: Option<(&CStr, OwnedFd)> = None;
+    for (index, device) in setup.devices.iter().enumerate() {
+        let directory = match last.take() {
+            Some((path, directory)) if path == device.directory.as_c_str() => directory,
+            _ => resolve::ensure(root, &device.directory, Want::Directory)
+                .at_index(Stage::Device, index)?,
+        };
+        make_device(&directory, device).at_index(Stage::Device, index)?;
+        last = Some((&device.directory, directory));
     }
-}
-
-fn attach(root: BorrowedFd<'_>, step: &Step, bind: &Bind, tree: &Tree) -> sys::Result<()> {
-    let want = if tree.directory { Want::Directory } else { Want::File };
-    let target = resolve::mount_point(root, &step.target, want)?;
-    mount::move_mount(tree.fd.as_fd(), Some(target.as_fd()), c"")?;
-    bind.set_attached(tree)
-}
-
-/// Mounts a file system, with what it takes from below it and what is set on it afterwards.
-fn file_system(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
-    let Action::FileSystem {
-        kind,
-        source,
-        flags,
-        data,
-        propagation,
-        recursive,
-        plain,
-        tmpfs,
-        label,
-    } = &step.action
-    else {
-        return Ok(());
-    };
-    let want = if *plain { Want::PlainDirectory } else { Want::Directory };
-    let mut data = data.as_deref();
-    let with_mode;
-    // A directory that was not there has no mode to take over.
-    let there = tmpfs.mode && resolve::existing(root, &step.target).is_ok();
-    let target = resolve::mount_point(root, &step.target, want)?;
-    if there {
-        with_mode = tmpfs::Data::with_mode(tmpfs::mode(target.as_fd())?, data)?;
-        data = Some(with_mode.as_c_str());
-    }
-    let path = FdPath::new(target.as_fd());
-    // It must be filled before it becomes read-only.
-    let late = if tmpfs.content { flags & libc::MS_RDONLY } else { 0 };
-    mount::mount(Some(source), path.as_c_str(), Some(kind), flags & !late, data)?;
-    if propagation.is_empty() && recursive.is_none() && !tmpfs.content && label.is_none() {
+    if !setup.standard_devices {
         return Ok(());
     }
-    // The descriptor is of what lies below the new mount.
-    let top = resolve::existing(root, &step.target)?;
-    let path = FdPath::new(top.as_fd());
-    if tmpfs.content {
-        tmpfs::copy(target.as_fd(), top.as_fd())?;
-    }
-    if let Some(label) = label {
-        mount::set_xattr(path.as_c_str(), c"security.selinux", label.to_bytes())?;
-    }
-    for flags in propagation {
-        mount::mount(None, path.as_c_str(), None, *flags, None)?;
-    }
-    if late != 0 {
-        set_readonly(top.as_fd())?;
-    }
-    match recursive {
-        Some(change) => mount::mount_setattr(top.as_fd(), true, change),
-        None => Ok(()),
-    }
-}
-
-/// Makes one mount read-only, whatever else it is.
-fn set_readonly(tree: BorrowedFd<'_>) -> sys::Result<()> {
-    let change = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
-    match mount::mount_setattr(tree, false, &change) {
-        Err(Errno::ENOSYS) => {
-            let flags = remount_flags(mount::mount_flags(tree)?, libc::MS_RDONLY, 0);
-            mount::mount(None, FdPath::new(tree).as_c_str(), None, flags, None)
+    match last {
+        Some((path, directory)) if path == c"/dev" => standard_links(&directory),
+        _ => {
+            standard_links(&resolve::ensure(root, c"/dev", Want::Directory).at(Stage::DeviceLink)?)
         }
-        other => other,
     }
-}
-
-fn make_path_readonly(root: BorrowedFd<'_>, path: &CStr) -> sys::Result<()> {
-    let target = match resolve::existing(root, path) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
-        other => other?,
-    };
-    let tree = mount::open_tree(Some(target.as_fd()), c"", true, true)?;
-    mount::move_mount(tree.as_fd(), Some(target.as_fd()), c"")?;
-    set_readonly(tree.as_fd())
-}
-
-/// Hides a file behind `/dev/null` of the host, which no image can have replaced (CVE-2025-31133),
-/// and a directory behind an empty one.
-fn mask(root: BorrowedFd<'_>, path: &CStr, options: &CStr) -> sys::Result<()> {
-    let target = match resolve::existing(root, path) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
-        other => other?,
-    };
-    let path = FdPath::new(target.as_fd());
-    match mount::mount(Some(c"/dev/null"), path.as_c_str(), None, libc::MS_BIND, None) {
-        Err(Errno::ENOTDIR) => {
-            let flags = libc::MS_RDONLY;
-            mount::mount(Some(c"tmpfs"), path.as_c_str(), Some(c"tmpfs"), flags, Some(options))
-        }
-        other => other,
-    }
-}
-
-fn make_device(root: BorrowedFd<'_>, device: &Device) -> sys::Result<()> {
-    let directory = resolve::ensure(root, &device.directory, Want::Directory)?;
-    let name = device.name.as_c_str();
-    let format = SFlag::from_bits_truncate(device.mode);
-    let mode = Mode::from_bits_truncate(device.mode);
-    match &device.node {
-        Node::Made => {}
-        Node::Opened(tree) => return bind_device(&directory, name, tree.as_fd()),
-        Node::ByChild => return bind_device_of(&directory, device),
-    }
-    match sys::mknodat(&directory, name, format, mode, device.number) {
-        Ok(()) => {}
-        Err(Errno::EEXIST) => {
-            // What the image brings may stay if it is the same device, and not if it is a trap.
-            let there = sys::fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-            let same = there.st_mode & libc::S_IFMT == format.bits()
-                && (format == SFlag::S_IFIFO || there.st_rdev == device.number);
-            return if same { Ok(()) } else { Err(Errno::EEXIST) };
-        }
-        // Nobody makes devices in a user namespace.
-        Err(Errno::EPERM) if format != SFlag::S_IFIFO => {
-            return bind_device_of(&directory, device);
-        }
-        Err(errno) => return Err(errno),
-    }
-    if device.uid != 0 || device.gid != 0 {
-        let (uid, gid) = (device.uid.into(), device.gid.into());
-        // By descriptor: in a shared directory something else may lie at the name by now.
-        let node = resolve::exact(directory.as_fd(), name, libc::O_PATH)?;
-        let there = sys::fstat(&node)?;
-        if there.st_mode & libc::S_IFMT != format.bits() || there.st_rdev != device.number {
-            return Err(Errno::EEXIST);
-        }
-        sys::fchownat(&node, c"", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
-    }
-    Ok(())
-}
-
-fn bind_device_of(directory: &OwnedFd, device: &Device) -> sys::Result<()> {
-    let tree = mount::open_tree(None, &device.path, true, false)?;
-    bind_device(directory, &device.name, tree.as_fd())
-}
-
-/// Puts the host's node at a name, over whatever is there; a link there is not followed.
-fn bind_device(directory: &OwnedFd, name: &CStr, tree: BorrowedFd<'_>) -> sys::Result<()> {
-    match sys::mknodat(directory, name, SFlag::S_IFREG, Mode::empty(), 0) {
-        Ok(()) | Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(errno),
-    }
-    mount::move_mount(tree, Some(directory.as_fd()), name)
 }
 
 /// The links of the specification's "Default Devices".
-fn standard_links(root: BorrowedFd<'_>) -> Result<()> {
+fn standard_links(dev: &OwnedFd) -> Result<()> {
     let links = [
         (c"fd", c"/proc/self/fd"),
         (c"stdin", c"/proc/self/fd/0"),
@@ -605,17 +447,16 @@ fn standard_links(root: BorrowedFd<'_>) -> Result<()> {
         (c"stderr", c"/proc/self/fd/2"),
         (c"core", c"/proc/kcore"),
     ];
-    let dev = resolve::ensure(root, c"/dev", Want::Directory).at(Stage::DeviceLink)?;
     for (index, (name, to)) in links.into_iter().enumerate() {
-        match sys::symlinkat(to, &dev, name) {
+        match sys::symlinkat(to, dev, name) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno).at_index(Stage::DeviceLink, index),
         }
     }
     // A ptmx of the image would make terminals of another instance.
-    match sys::symlinkat(c"pts/ptmx", &dev, c"ptmx") {
-        Err(Errno::EEXIST) => sys::unlinkat(&dev, c"ptmx", UnlinkatFlags::NoRemoveDir)
-            .and_then(|()| sys::symlinkat(c"pts/ptmx", &dev, c"ptmx")),
+    match sys::symlinkat(c"pts/ptmx", dev, c"ptmx") {
+        Err(Errno::EEXIST) => sys::unlinkat(dev, c"ptmx", UnlinkatFlags::NoRemoveDir)
+            .and_then(|()| sys::symlinkat(c"pts/ptmx", dev, c"ptmx")),
         other => other,
     }
     .at_index(Stage::DeviceLink, links.len())
@@ -747,7 +588,11 @@ fn identity(program: &Program) -> Result<()> {
             cred::drop_bounding(number).at_index(Stage::BoundingSet, number as usize)?;
         }
     }
-    sys::set_keepcaps(true).at(Stage::Capabilities)?;
+    // Only a change to another user takes them away.
+    let changes = program.uid != 0;
+    if changes {
+        sys::set_keepcaps(true).at(Stage::Capabilities)?;
+    }
     match cred::setgroups(&program.groups) {
         Ok(()) => {}
         // Given up with the gid map of an unprivileged parent; none is then what there is.
@@ -758,14 +603,17 @@ fn identity(program: &Program) -> Result<()> {
     cred::setresuid(program.uid).at(Stage::User)?;
     sys::umask(Mode::from_bits_truncate(program.umask));
     let sets = &program.capabilities;
+    // This leaves in the ambient set only what is in the inheritable one.
     cred::capset(sets).at(Stage::Capabilities)?;
-    cred::clear_ambient().at(Stage::Capabilities)?;
+    if sets.inheritable != 0 {
+        cred::clear_ambient().at(Stage::Capabilities)?;
+    }
     for number in 0..64 {
         if sets.ambient & 1 << number != 0 {
             cred::raise_ambient(number).at_index(Stage::Capabilities, number as usize)?;
         }
     }
-    sys::set_keepcaps(false).at(Stage::Capabilities)
+    if changes { sys::set_keepcaps(false).at(Stage::Capabilities) } else { Ok(()) }
 }
 
 fn working_directory(program: &Program) -> Result<()> {

@@ -2,6 +2,7 @@
 //!
 //! - `prepare`: everything that may fail or allocate, before the clone;
 //! - `child`: what the clone does, a list of raw system calls;
+//! - `place`: what it mounts and makes for the container;
 //! - `proc`: the host's `/proc`, for labels and sysctls;
 //! - `sync`: what the two say to each other.
 //!
@@ -9,6 +10,7 @@
 //! that closes; so a create that is killed at any moment leaves no process behind.
 
 mod child;
+mod place;
 pub mod prepare;
 mod proc;
 mod sync;
@@ -218,7 +220,7 @@ fn launch_as(
         Vec::new()
     };
     // The child has its copies; ours of its end of the socket must go, or its death is not seen.
-    drop(prepared);
+    prepared.close();
     if intermediate {
         let (message, _) = receive(&socket, &names)?;
         let Message::Pid(sibling) = message else { return Err(Error::Talk(Errno::EPROTO)) };

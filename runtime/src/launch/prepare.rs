@@ -20,6 +20,7 @@ use crate::{
     sys::{
         Errno,
         cred::CapSets,
+        fd,
         mount::{open, open_tree},
         process::CStrings,
         sched,
@@ -58,8 +59,6 @@ pub enum Error {
     HostMounts { path: PathBuf },
     #[error("linux.namespaces: this kernel has no {kind} namespaces")]
     NoNamespace { kind: &'static str },
-    #[error("read {path}")]
-    Read { path: &'static str, source: std::io::Error },
     #[error("process.terminal is false, so there is no terminal to hand out")]
     NotTerminal,
     #[error("a path of the container has a null byte")]
@@ -90,6 +89,36 @@ pub struct Prepared {
     /// Root of a container that is joined and has no mount namespace of its own.
     pub root: Option<OwnedFd>,
     pub program: Program,
+}
+
+impl Prepared {
+    /// Closes the parent's descriptors, of which there may be many.
+    pub(super) fn close(self) {
+        let Self { socket, start, groups, join, setup, root, .. } = self;
+        let mut all = groups;
+        all.push(socket);
+        all.extend(start.into_iter().chain(root));
+        all.extend(join.into_iter().map(|(namespace, _)| namespace));
+        if let Some(Setup { tree, steps, devices, .. }) = setup {
+            if let RootTree::Opened(tree, _) = tree {
+                all.push(tree);
+            }
+            all.extend(devices.into_iter().filter_map(|device| match device.node {
+                Node::Opened(tree) => Some(tree),
+                Node::Made | Node::ByChild => None,
+            }));
+            for step in steps {
+                match step.action {
+                    Action::Attach { tree, .. } => all.extend(tree.map(|tree| tree.fd)),
+                    Action::Hierarchies { trees, .. } => {
+                        all.extend(trees.into_iter().filter_map(|(_, _, tree)| Some(tree?.fd)));
+                    }
+                    Action::FileSystem { .. } | Action::ReadOnly => {}
+                }
+            }
+        }
+        fd::close_all(all);
+    }
 }
 
 /// A process whose parent is an ordinary user. Files in `/proc` of a process that is not to be looked at belong to root,
@@ -276,8 +305,7 @@ pub fn program(
         Stdio::Fds { stdin, stdout, stderr } => Streams::Given([stdin, stdout, stderr]),
         Stdio::Inherit | Stdio::Terminal => Streams::Inherited,
     };
-    let supported = caps::supported()
-        .map_err(|source| Error::Read { path: "/proc/sys/kernel/cap_last_cap", source })?;
+    let supported = caps::supported();
     let asked = process.capabilities;
     let capabilities = CapSets {
         bounding: asked.bounding & supported,

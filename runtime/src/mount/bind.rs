@@ -12,7 +12,6 @@ use super::options::MountOptions;
 use crate::sys::{
     Errno, Result,
     fd::FdPath,
-    fstat,
     mount::{self, Attributes},
 };
 
@@ -32,7 +31,6 @@ pub struct Bind {
 #[derive(Debug)]
 pub struct Tree {
     pub fd: OwnedFd,
-    pub directory: bool,
     /// The kernel has no mount_setattr: the options are set once it is attached.
     late: bool,
 }
@@ -69,7 +67,30 @@ impl Bind {
     /// # Errors
     /// Those of mount_setattr(2).
     pub fn set(&self, fd: OwnedFd) -> Result<Tree> {
-        let directory = fstat(&fd)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let late;
+        // Of a tree that is one mount all is set at once.
+        let at_once = match self.propagation.as_slice() {
+            [flags] if !self.recursive => {
+                Some(Attributes { propagation: flags & !libc::MS_REC, ..self.change })
+            }
+            _ => None,
+        };
+        if let Some(change) = at_once {
+            late = match mount::mount_setattr(fd.as_fd(), false, &change) {
+                Err(Errno::ENOSYS) => true,
+                other => other.map(|()| false)?,
+            };
+        } else {
+            late = self.set_one_by_one(&fd)?;
+        }
+        if self.below != Attributes::default() {
+            mount::mount_setattr(fd.as_fd(), true, &self.below)?;
+        }
+        Ok(Tree { fd, late })
+    }
+
+    /// Whether the kernel cannot do it.
+    fn set_one_by_one(&self, fd: &OwnedFd) -> Result<bool> {
         let mut late = false;
         for flags in &self.propagation {
             let change = Attributes { propagation: flags & !libc::MS_REC, ..Attributes::default() };
@@ -81,10 +102,7 @@ impl Bind {
         if self.change != Attributes::default() && !late {
             mount::mount_setattr(fd.as_fd(), false, &self.change)?;
         }
-        if self.below != Attributes::default() {
-            mount::mount_setattr(fd.as_fd(), true, &self.below)?;
-        }
-        Ok(Tree { fd, directory, late })
+        Ok(late)
     }
 
     /// What [`Bind::set`] could not do to the detached tree; once it is attached.

@@ -1,8 +1,8 @@
 //! The plan's mounts as steps that the child walks: C strings, flags, and open trees.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::bind::{Bind, Tree, inherited_propagation};
@@ -73,10 +73,18 @@ pub enum Action {
     },
     /// Attach a tree, which the child opens where there is none.
     Attach { bind: Bind, tree: Option<Tree> },
+    /// Mount a tmpfs with a directory for each cgroup hierarchy, and the container's group on it.
+    Hierarchies {
+        flags: u64,
+        propagation: Vec<u64>,
+        /// Name and group, as of `Attach`.
+        trees: Vec<(CString, Bind, Option<Tree>)>,
+        /// Names of single controllers, and what they link to.
+        links: Vec<(CString, CString)>,
+        read_only: bool,
+    },
     /// Make the mount that is there read-only.
     ReadOnly,
-    /// Make a symbolic link in this directory, unless there is something of that name.
-    Link { name: CString, to: CString },
 }
 
 /// What mounts are prepared with.
@@ -238,21 +246,21 @@ fn bind<'a>(
     if let Some(map) = &one.id_map {
         map_ids(one.index, map, &tree, source, namespaces)?;
     }
-    attach(one, bind, tree, source)
+    let tree = set_up(one, &bind, tree, source)?;
+    Ok(Action::Attach { bind, tree: Some(tree) })
 }
 
 fn clone_of(plan: &Plan, one: &Mount, source: CString, recursive: bool) -> Bind {
     Bind::new(source, recursive, &one.options, inherited_propagation(plan.root.propagation))
 }
 
-/// Sets a detached tree's attributes and makes it a step.
-fn attach(one: &Mount, bind: Bind, tree: OwnedFd, source: &Path) -> Result<Action, Error> {
-    let tree = bind.set(tree).map_err(|errno| Error::Attributes {
+/// Sets a detached tree's attributes.
+fn set_up(one: &Mount, bind: &Bind, tree: OwnedFd, source: &Path) -> Result<Tree, Error> {
+    bind.set(tree).map_err(|errno| Error::Attributes {
         index: one.index,
         source_path: source.to_owned(),
         source: errno,
-    })?;
-    Ok(Action::Attach { bind, tree: Some(tree) })
+    })
 }
 
 /// The container's own groups: one tree on a unified host, else a directory of hierarchies.
@@ -262,62 +270,49 @@ fn control_groups(
     steps: &mut Vec<Step>,
 ) -> Result<(), Error> {
     let Surroundings { plan, bundle: _, groups, by_child } = around;
-    let step = |target: CString, action| Step { index: one.index, target, action };
+    let step = |action| Step { index: one.index, target: one.destination.clone(), action };
     let open = |source: &Path| {
         let bind = clone_of(plan, one, CString::new(source.as_os_str().as_bytes())?, false);
         if by_child {
-            return Ok(Action::Attach { bind, tree: None });
+            return Ok::<_, Error>((bind, None));
         }
         let tree = bind.open().map_err(|errno| Error::Source {
             index: one.index,
             source_path: source.to_owned(),
             source: errno,
         })?;
-        attach(one, bind, tree, source)
+        let tree = set_up(one, &bind, tree, source)?;
+        Ok((bind, Some(tree)))
     };
     let shown = groups.shown();
     if let [only] = shown.as_slice()
         && only.controllers.is_empty()
     {
-        steps.push(step(one.destination.clone(), open(&only.path)?));
+        let (bind, tree) = open(&only.path)?;
+        steps.push(step(Action::Attach { bind, tree }));
         return Ok(());
     }
-    let read_only = one.options.flags & libc::MS_RDONLY != 0;
-    steps.push(step(
-        one.destination.clone(),
-        Action::FileSystem {
-            kind: c"tmpfs".to_owned(),
-            source: c"tmpfs".to_owned(),
-            flags: one.options.flags & !libc::MS_RDONLY,
-            data: Some(c"mode=755".to_owned()),
-            propagation: one.options.propagation.clone(),
-            recursive: None,
-            plain: false,
-            tmpfs: Tmpfs::default(),
-            label: None,
-        },
-    ));
-    let destination = Path::new(OsStr::from_bytes(one.destination.to_bytes()));
+    let mut trees = Vec::with_capacity(shown.len());
+    let mut links = Vec::new();
     for group in shown {
         let Some(name) = group.mount.file_name() else { continue };
-        let target = c_path(destination.join(name))?;
-        steps.push(step(target, open(&group.path)?));
+        let name = CString::new(name.as_bytes())?;
         if group.controllers.contains(',') {
             for controller in group.controllers.split(',') {
-                let action =
-                    Action::Link { name: CString::new(controller)?, to: c_path(name.into())? };
-                steps.push(step(one.destination.clone(), action));
+                links.push((CString::new(controller)?, name.clone()));
             }
         }
+        let (bind, tree) = open(&group.path)?;
+        trees.push((name, bind, tree));
     }
-    if read_only {
-        steps.push(step(one.destination.clone(), Action::ReadOnly));
-    }
+    steps.push(step(Action::Hierarchies {
+        flags: one.options.flags & !libc::MS_RDONLY,
+        propagation: one.options.propagation.clone(),
+        trees,
+        links,
+        read_only: one.options.flags & libc::MS_RDONLY != 0,
+    }));
     Ok(())
-}
-
-fn c_path(path: PathBuf) -> Result<CString, std::ffi::NulError> {
-    CString::new(path.into_os_string().into_vec())
 }
 
 /// Whether the device nodes of the specification are to be made: not where the host's `/dev` is

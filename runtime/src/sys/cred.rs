@@ -89,6 +89,12 @@ pub fn capset(sets: &CapSets) -> Result<()> {
     Errno::result(rc).map(drop)
 }
 
+/// Whether the kernel has a capability of this number.
+pub fn has_capability(capability: u32) -> bool {
+    // SAFETY: takes numbers only and changes nothing.
+    unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(capability), 0, 0, 0) >= 0 }
+}
+
 /// Takes one capability out of the bounding set.
 ///
 /// # Errors

@@ -159,7 +159,26 @@ pub fn raise_hard_limit(pid: i32, resource: u32, hard: u64) -> Result<()> {
     Errno::result(rc).map(drop)
 }
 
-/// Unblocks all signals, and gives SIGPIPE, which Rust's start-up ignores, its default again.
+/// What Rust's start-up does that matters here: opens `/dev/null` for each standard stream that is
+/// closed, so that no file gets its number, and has writes to a pipe that nobody reads fail.
+pub fn begin() {
+    let mut streams = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
+    // SAFETY: the kernel reads and writes as many as are passed, and at once returns.
+    unsafe { libc::poll(streams.as_mut_ptr(), 3, 0) };
+    for stream in streams {
+        if stream.revents & libc::POLLNVAL == 0 {
+            continue;
+        }
+        // SAFETY: the path is a C string; the lowest free number is the stream's, which is nobody's.
+        if unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) } < 0 {
+            exit(1);
+        }
+    }
+    // SAFETY: SIG_IGN is no function of ours; it cannot fail for a signal that exists.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Unblocks all signals, and gives SIGPIPE, which [`begin`] ignores, its default again.
 ///
 /// # Errors
 /// Those of sigprocmask(2) and sigaction(2).
