@@ -113,6 +113,15 @@ impl Dir {
         Ok(dir)
     }
 
+    /// Opens the group that systemd made; makes it in the hierarchies that systemd leaves alone. Where systemd was,
+    /// there is the process that it was given, but in a slice.
+    pub(crate) fn adopt(controllers: &str, mount: &Path, relative: &str) -> Result<Self, Error> {
+        match Self::open(controllers, mount, &mount.join(relative))? {
+            Some(dir) if relative.ends_with(".slice") || !dir.pids()?.is_empty() => Ok(dir),
+            _ => Self::create(controllers, mount, relative),
+        }
+    }
+
     /// The descriptor.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

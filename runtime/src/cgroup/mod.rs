@@ -15,6 +15,8 @@
 //! `cpuset.cpus`/`cpuset.mems` of the ancestors on v1 (a group with an empty set can hold no process, so nobody runs
 //! there).
 //!
+//! Where systemd is asked to make the group, `systemd` does that; all else is the same.
+//!
 //! A `Record` names the directories; it is stored with the container's state and `open` needs nothing else. A create that
 //! was killed before its record was stored leaves an empty group, which the next create of the same path replaces.
 
@@ -29,6 +31,7 @@ mod report;
 mod resources;
 mod stats;
 mod sub;
+mod systemd;
 mod update;
 mod v1;
 mod v2;
@@ -54,6 +57,7 @@ pub use self::resources::{
 };
 pub use self::stats::{CpuStats, MemoryStats, PidsStats, Stats};
 pub use self::sub::SubGroup;
+pub use self::systemd::{Error as SystemdError, Unit};
 use self::write::{Fallback, Write};
 use crate::sys::bpf;
 
@@ -258,6 +262,9 @@ pub enum Error {
         /// Who is in it.
         pids: Vec<i32>,
     },
+    /// What systemd was asked for.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     /// Several removals failed; the others were done.
     #[error("remove {} cgroup directories: {}", .0.len(), list(.0))]
     RemoveMany(Vec<Error>),
@@ -295,6 +302,9 @@ pub struct Record {
     /// Made by somebody who may not make groups everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permitted: Option<Permitted>,
+    /// The unit, if it is systemd that has the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
 }
 
 impl Record {
@@ -319,6 +329,8 @@ pub struct Cgroup {
     record: Record,
     v1: Vec<Dir>,
     v2: Option<Dir>,
+    /// Keeps a new unit of systemd until the container does.
+    holder: Option<systemd::Holder>,
 }
 
 impl Cgroup {
@@ -335,6 +347,7 @@ impl Cgroup {
             v1: hierarchies.v1.iter().map(recorded).collect(),
             v2: hierarchies.v2.as_ref().map(recorded),
             permitted: None,
+            unit: None,
         })
     }
 
@@ -346,10 +359,11 @@ impl Cgroup {
     /// Makes the group that was planned and applies all limits.
     pub fn create_planned(record: Record, resources: &Resources) -> Result<Self, Error> {
         let v1 = Vec::with_capacity(record.v1.len());
-        let mut group = Self { record, v1, v2: None };
+        let mut group = Self { record, v1, v2: None, holder: None };
         match group.make_all(resources) {
             Ok(()) => Ok(group),
             Err(error) => {
+                group.settled();
                 if let Err(left) = group.destroy() {
                     log::warn!("after a failed creation: {left}");
                 }
@@ -359,24 +373,29 @@ impl Cgroup {
     }
 
     fn make_all(&mut self, resources: &Resources) -> Result<(), Error> {
+        let unified = self.limits_on_v2();
+        let writes =
+            if unified { v2::writes(resources, false, 0)? } else { v1::writes(resources, None)? };
+        let in_unit = self.start_unit(&writes, &resources.devices)?;
+        let make = if in_unit { Dir::adopt } else { Dir::create };
         for hierarchy in &self.record.v1 {
-            let dir = Dir::create(&hierarchy.controllers, &hierarchy.mount, &self.record.path)?;
-            self.v1.push(dir);
+            self.v1.push(make(&hierarchy.controllers, &hierarchy.mount, &self.record.path)?);
         }
         if let Some(hierarchy) = &self.record.v2 {
-            self.v2 = Some(Dir::create("", &hierarchy.mount, &self.record.path)?);
+            self.v2 = Some(make("", &hierarchy.mount, &self.record.path)?);
         }
-        if self.limits_on_v2() {
+        if unified {
             if let Some(dir) = &mut self.v2 {
+                if in_unit && dir.fresh {
+                    // The unit has ended already, or lies elsewhere.
+                    return Err(Error::Missing { path: self.record.path.clone() });
+                }
                 enable_controllers(dir, &self.record.path)?;
             }
-            self.apply(v2::writes(resources, false, 0)?)?;
-        } else {
-            if let Some(dir) = self.v1.iter().find(|dir| dir.has("cpuset")) {
-                inherit_cpuset(dir)?;
-            }
-            self.apply(v1::writes(resources, None)?)?;
+        } else if let Some(dir) = self.v1.iter().find(|dir| dir.has("cpuset")) {
+            inherit_cpuset(dir)?;
         }
+        self.apply(writes)?;
         self.set_devices(&resources.devices, false)
     }
 
@@ -391,7 +410,7 @@ impl Cgroup {
         if let Some(known) = &record.v2 {
             v2 = Dir::open("", &known.mount, &known.mount.join(&path))?;
         }
-        let mut group = Self { record: Record { path, ..record.clone() }, v1, v2 };
+        let mut group = Self { record: Record { path, ..record.clone() }, v1, v2, holder: None };
         if group.limits_on_v2()
             && let Some(dir) = &mut group.v2
         {
@@ -405,7 +424,11 @@ impl Cgroup {
     pub fn remove_empty(record: &Record) -> Result<bool, Error> {
         let path = normalize(&record.path)?;
         let mut all = record.v1.iter().chain(&record.v2);
-        Ok(all.all(|known| dir::remove_empty(&known.mount, &known.mount.join(&path))))
+        let gone = all.all(|known| dir::remove_empty(&known.mount, &known.mount.join(&path)));
+        if gone {
+            Self::stop_unit(record)?;
+        }
+        Ok(gone)
     }
 
     /// What `open` needs.
@@ -480,7 +503,8 @@ impl Cgroup {
     /// Removes the group in every hierarchy, leaf first. Kills nothing: with live processes it fails after a deadline.
     /// A directory that is gone is fine; one that cannot be removed does not spare the others.
     pub fn destroy(&self) -> Result<(), Error> {
-        self.destroy_until(Instant::now() + REMOVE_DEADLINE)
+        self.destroy_until(Instant::now() + REMOVE_DEADLINE)?;
+        Self::stop_unit(&self.record)
     }
 
     fn destroy_until(&self, deadline: Instant) -> Result<(), Error> {
@@ -504,7 +528,7 @@ impl Cgroup {
                 Err(Error::Stuck { .. } | Error::RemoveMany(_)) if Instant::now() < deadline => {
                     self.thaw_below();
                 }
-                other => return other,
+                other => return other.and_then(|()| Self::stop_unit(&self.record)),
             }
         }
     }

@@ -23,7 +23,7 @@ impl Cgroup {
         if self.is_refused() && !groups.is_empty() {
             return Err(self.missing());
         }
-        let Self { record, mut v1, mut v2 } = self;
+        let Self { record, mut v1, mut v2, holder } = self;
         for group in groups {
             let relative = relative(&group.path)?;
             let mut found = false;
@@ -44,7 +44,7 @@ impl Cgroup {
                 });
             }
         }
-        Ok(Self { record, v1, v2 })
+        Ok(Self { record, v1, v2, holder })
     }
 
     /// This group, or the one of the init where this one cannot take processes: cgroup v2 allows

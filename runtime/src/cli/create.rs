@@ -45,7 +45,7 @@ pub(super) struct Common {
     pub(super) id: String,
 }
 
-pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
+pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Result<u8, Error> {
     let Arguments { common } = arguments;
     seal::ensure()?;
     let bundle = common.bundle()?;
@@ -57,7 +57,7 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
         (false, Some(_)) => return Err(console::Error::NotWanted.into()),
         (false, None) => Stdio::Inherit,
     };
-    let (container, created) = common.create(root, &bundle, stdio)?;
+    let (container, created) = common.create(root, &bundle, stdio, systemd_cgroup)?;
     let finish = || {
         if let (Some(socket), Some(master)) = (&socket, &created.terminal) {
             console::send(socket, master)?;
@@ -94,6 +94,7 @@ impl Common {
         root: &Path,
         bundle: &Path,
         stdio: Stdio,
+        systemd_cgroup: bool,
     ) -> Result<(Container, Created), Error> {
         // Until it executes the user's program, nothing in the container may trace or dump us.
         nix::sys::prctl::set_dumpable(false).map_err(Error::Dumpable)?;
@@ -106,6 +107,7 @@ impl Common {
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             rootless: self.rootless,
+            systemd_cgroup,
         })?)
     }
 

@@ -47,10 +47,8 @@ const FLAGS: [(&str, u32); 4] = [
         seccomp::FLAG_WAIT_KILLABLE_RECV | seccomp::FLAG_NEW_LISTENER,
     ),
 ];
-/// Annotations of a configuration that change what we do with it.
-const UNSAFE_ANNOTATIONS: [&str; 1] = ["org.lighter.seccomp"];
-/// `--systemd-cgroup` is refused.
-const SYSTEMD: bool = false;
+/// Annotations of a configuration that change what we do with it; one that ends with a dot is the beginning of several.
+const UNSAFE_ANNOTATIONS: [&str; 2] = ["org.lighter.seccomp", "org.systemd.property."];
 /// `linux.intelRdt` is acted on, where resctrl is mounted.
 const INTEL_RDT: bool = true;
 /// `mounts[].uidMappings` are acted on.
@@ -81,8 +79,8 @@ fn document() -> Value {
             "cgroup": {
                 "v1": true,
                 "v2": true,
-                "systemd": SYSTEMD,
-                "systemdUser": false,
+                "systemd": true,
+                "systemdUser": true,
                 "rdma": true,
             },
             "seccomp": {
@@ -204,7 +202,8 @@ mod tests {
             assert_eq!(again[hook][0]["path"], "/bin/true", "{hook}");
         }
         assert_eq!(list("/linux/capabilities").len(), 41);
-        for annotation in UNSAFE_ANNOTATIONS {
+        // Properties of units are read only with the option that asks for one.
+        for annotation in UNSAFE_ANNOTATIONS.iter().filter(|name| !name.ends_with('.')) {
             let pointer = format!("/annotations/{annotation}");
             assert!(!takes(&[("/annotations", json!({})), (&pointer, json!("no such value"))]));
         }

@@ -50,7 +50,7 @@ struct Arguments {
     /// Directory for the state of containers; should be on a tmpfs
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Not supported yet: cgroups made by systemd
+    /// Have systemd make the cgroup of a new container; cgroupsPath is slice:prefix:name then
     #[arg(long, global = true)]
     systemd_cgroup: bool,
     /// Whether cgroups are done without where they are not permitted and no limit is asked for: true,
@@ -138,8 +138,6 @@ pub(crate) enum Error {
     Signal { signal: String },
     #[error("wait for the container's process")]
     Wait(#[source] nix::errno::Errno),
-    #[error("{option} is not supported yet")]
-    NotSupported { option: &'static str },
     #[error(transparent)]
     Update(#[from] update::Error),
     #[error("become a process that cannot be dumped")]
@@ -217,9 +215,6 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
         let text = format!("lighter-runtime version {}\nspec: {SPEC}\n", env!("CARGO_PKG_VERSION"));
         return print(&text);
     }
-    if arguments.systemd_cgroup {
-        return Err(Error::NotSupported { option: "--systemd-cgroup" });
-    }
     let own = if arguments.root.is_none() { rootless::state_root() } else { None };
     let begins = matches!(arguments.command, Some(Command::Create(_) | Command::Run(_)));
     if let Some(own) = own.as_ref().filter(|_| begins) {
@@ -228,10 +223,11 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
     let root = arguments.root.or(own).unwrap_or_else(|| PathBuf::from("/run/lighter-runtime"));
     // Not the arguments: an environment may hold secrets.
     ::log::debug!("lighter-runtime {}, state root {}", env!("CARGO_PKG_VERSION"), root.display());
+    let systemd = arguments.systemd_cgroup;
     match arguments.command {
         Some(Command::Create(Lazy(mut create))) => {
             create.common.rootless = arguments.rootless;
-            create::run(&root, create)
+            create::run(&root, systemd, create)
         }
         Some(Command::Delete(Lazy(delete))) => delete::run(&root, delete),
         Some(Command::Events(Lazy(events))) => events::run(&root, &events),
@@ -244,7 +240,7 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
         Some(Command::Ps(Lazy(ps))) => ps::run(&root, ps),
         Some(Command::Run(Lazy(mut run))) => {
             run.common.rootless = arguments.rootless;
-            run::run(&root, run)
+            run::run(&root, systemd, run)
         }
         Some(Command::Spec(Lazy(spec))) => spec::run(&spec),
         Some(Command::Start(Lazy(start))) => start::run(&root, start),

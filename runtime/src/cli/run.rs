@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     no_subreaper: bool,
 }
 
-pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
+pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Result<u8, Error> {
     let Arguments { common, detach, keep, no_subreaper: _ } = arguments;
     seal::ensure()?;
     let bundle = common.bundle()?;
@@ -42,7 +42,7 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
         (true, _) => Stdio::Terminal,
         (false, None) => Stdio::Inherit,
     };
-    let (mut container, mut created) = common.create(root, &bundle, stdio)?;
+    let (mut container, mut created) = common.create(root, &bundle, stdio, systemd_cgroup)?;
 
     let mut terminal = created.terminal.take();
     let begin = || {

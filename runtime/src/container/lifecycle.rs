@@ -230,14 +230,7 @@ impl Container {
         let mut undo = Undo { directory: &directory, cgroup: None, rdt: Vec::new(), armed: true };
         failpoint::hit("create-locked");
         let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
-        let groups = match &plan.cgroups_path {
-            path if create.rootless.is_certain() => {
-                Cgroup::plan_permitted(path.as_deref(), create.id)
-            }
-            Some(path) => Cgroup::plan(path),
-            None => Cgroup::plan(create.id),
-        }
-        .map_err(failed)?;
+        let groups = plan_cgroup(&create, &plan, create.rootless.is_certain()).map_err(failed)?;
         let rdt = match &plan.intel_rdt {
             None => None,
             Some(clause) => {
@@ -275,8 +268,7 @@ impl Container {
         failpoint::hit("create-planned");
         let made = match Cgroup::create_planned(groups, &plan.resources) {
             Err(error) if error.is_permission() && create.rootless.applies() => {
-                let path = plan.cgroups_path.as_deref();
-                let groups = Cgroup::plan_permitted(path, create.id).map_err(failed)?;
+                let groups = plan_cgroup(&create, &plan, true).map_err(failed)?;
                 record.cgroup = Some(groups.clone());
                 record.store(&directory).map_err(file("write", &state_path))?;
                 Cgroup::create_planned(groups, &plan.resources)
@@ -287,6 +279,7 @@ impl Container {
         failpoint::hit("create-cgroup");
         let launched = Self::launch(create, &plan, &record, cgroup, &directory)
             .map_err(|error| inside::if_out_of_memory(cgroup, error))?;
+        cgroup.settled();
         failpoint::hit("create-launched");
         if let Some((groups, clause)) = &rdt {
             undo.rdt.clone_from(&record.rdt);
@@ -667,6 +660,24 @@ pub(super) fn document(record: &Record, status: Status, pid: i32) -> State {
         rootfs: record.rootfs.clone(),
         created: record.created.clone(),
         annotations: record.annotations.clone(),
+    }
+}
+
+/// Where the container's cgroup is to be; `permitted` if it may be without.
+fn plan_cgroup(
+    create: &Create<'_>,
+    plan: &Plan,
+    permitted: bool,
+) -> Result<cgroup::Record, cgroup::Error> {
+    let path = plan.cgroups_path.as_deref();
+    if create.systemd_cgroup {
+        let record = Cgroup::plan_unit(path, create.id, &plan.annotations)?;
+        return Ok(cgroup::Record { permitted: permitted.then(Default::default), ..record });
+    }
+    if permitted {
+        Cgroup::plan_permitted(path, create.id)
+    } else {
+        Cgroup::plan(path.unwrap_or(create.id))
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Create<'a> {
     pub no_new_keyring: bool,
     /// Whether it may be without cgroups where they are not permitted.
     pub rootless: Rootless,
+    /// Have systemd make the cgroup.
+    pub systemd_cgroup: bool,
 }
 
 /// Standard streams of a container's process.

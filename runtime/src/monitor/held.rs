@@ -278,6 +278,7 @@ impl Held {
 
         let state = around.paths.state();
         let create = container::Create {
+            systemd_cgroup: false,
             root: &state,
             id: &record.create.id,
             bundle: &record.create.bundle,

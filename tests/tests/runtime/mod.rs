@@ -15,4 +15,5 @@ mod process;
 mod rootless;
 mod scheduling;
 mod seccomp;
+mod systemd;
 mod terminal;
