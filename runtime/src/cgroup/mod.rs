@@ -310,7 +310,8 @@ pub struct Record {
 impl Record {
     /// Whether v2 governs: there is no v1 hierarchy but named ones, which have no controllers.
     fn limits_on_v2(&self) -> bool {
-        self.v2.is_some() && self.v1.iter().all(|dir| dir.controllers.starts_with("name="))
+        let v2 = self.v2.is_some() || self.is_v2_refused();
+        v2 && self.v1.iter().all(|dir| dir.controllers.starts_with("name="))
     }
 }
 

@@ -91,6 +91,13 @@ impl Record {
         of.or(all.first()).map(|(_, path)| path.as_path())
     }
 
+    /// Whether cgroup v2 is what could not be used, which is left out where v1 governs.
+    pub(super) fn is_v2_refused(&self) -> bool {
+        self.permitted.as_ref().is_some_and(|permitted| {
+            permitted.refused.iter().any(|(controllers, _)| controllers.is_empty())
+        })
+    }
+
     /// The groups that a container sees: its own, and where that was not permitted the one it shares with us.
     pub fn shown(&self) -> Vec<Shown> {
         let shown = |dir: &RecordedDir, path: &str| Shown {

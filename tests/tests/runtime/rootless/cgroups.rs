@@ -57,6 +57,14 @@ fn limits_that_cannot_be_set_are_refused() {
             "{message}"
         );
     }
+    if is_ours() {
+        // By the name that the file has here.
+        bundle.set("/linux/resources", json!({"memory": {"limit": 64 << 20}}));
+        let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let file = if unified { "memory.max" } else { "memory.limit_in_bytes" };
+        let message = bundle.refusal();
+        assert!(message.contains(&format!("set {file} to")), "{message}");
+    }
     bundle.set("/linux/resources", json!({}));
     bundle.set("/linux/cgroupsPath", json!(format!("/{}", bundle.id)));
     let message = bundle.refusal();
