@@ -183,7 +183,7 @@ impl Cgroup {
     }
 
     pub(super) fn core(&self) -> Result<&Dir, Error> {
-        self.v2.as_ref().ok_or_else(|| Error::Missing { path: self.record.path.clone() })
+        self.v2.as_ref().ok_or_else(|| self.missing())
     }
 }
 

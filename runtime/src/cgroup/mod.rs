@@ -23,9 +23,11 @@
 mod device_bpf;
 mod dir;
 mod discover;
+mod error;
 mod freeze;
 mod oom;
 mod oom_watch;
+mod permitted;
 mod report;
 mod resources;
 mod stats;
@@ -49,7 +51,9 @@ use self::device_bpf::Policy;
 use self::dir::Dir;
 use self::discover::Hierarchies;
 pub(crate) use self::discover::unescape;
+pub use self::error::Error;
 pub use self::oom_watch::OomWatch;
+pub use self::permitted::{Permitted, Shown};
 pub use self::resources::{
     BlockIo, Cpu, DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Memory, Network, RdmaLimit,
     Resources, Throttle, WeightDevice, default_device_rules,
@@ -59,220 +63,6 @@ pub use self::sub::SubGroup;
 pub use self::systemd::{Error as SystemdError, Unit};
 use self::write::{Fallback, Write};
 use crate::sys::bpf;
-
-/// What failed; the variant is the operation.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// Reading `/proc`.
-    #[error("look for control groups in {path}")]
-    Discover {
-        /// File below `/proc`.
-        path: &'static str,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// There is no cgroup file system.
-    #[error("no cgroup file system is mounted; mount cgroup2 on /sys/fs/cgroup")]
-    NoHierarchy,
-    /// The group that a process is to run in is not there; in runc's words.
-    #[error("error adding pid of the process to {path}/cgroup.procs: no such file or directory")]
-    NoSubGroup {
-        /// Directory.
-        path: PathBuf,
-    },
-    /// A controller that the container's group does not have.
-    #[error(
-        "unknown controller {controller}: the container's cgroup is in no hierarchy that has it"
-    )]
-    UnknownController {
-        /// As given.
-        controller: String,
-    },
-    /// The group that a process is to run in is not one of its container's.
-    #[error("{path} is not a sub cgroup path")]
-    NotBelow {
-        /// As given.
-        path: String,
-    },
-    /// `cgroupsPath` is unusable.
-    #[error("cgroup path {path:?} {reason}")]
-    Path {
-        /// As given.
-        path: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// A value that no kernel would apply as asked.
-    #[error("resource {field}: {reason}")]
-    Invalid {
-        /// Field of `linux.resources`.
-        field: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A limit whose controller this host does not offer here.
-    #[error("set {file} to {value:?}: cgroup controller {controller} is not available at {path}")]
-    NoController {
-        /// Controller.
-        controller: String,
-        /// File that could not be written.
-        file: String,
-        /// Value that was asked for.
-        value: String,
-        /// Group.
-        path: PathBuf,
-    },
-    /// A limit that this kernel does not have, though it has the controller.
-    #[error("set {file} to {value:?}: the kernel has no such file in {path}; leave that limit out")]
-    NoFile {
-        /// File that could not be written.
-        file: String,
-        /// Value that was asked for.
-        value: String,
-        /// Group.
-        path: PathBuf,
-    },
-    /// Somebody froze the group before.
-    #[error(
-        "container's cgroup unexpectedly frozen: {path}; thaw it, or choose another cgroupsPath"
-    )]
-    Frozen {
-        /// Group.
-        path: PathBuf,
-    },
-    /// The group has processes of somebody else.
-    #[error("cgroup {path} is in use by other processes; choose another cgroupsPath")]
-    InUse {
-        /// Directory.
-        path: PathBuf,
-    },
-    /// The group is not there (any more).
-    #[error("cgroup {path} does not exist")]
-    Missing {
-        /// As in `cgroupsPath`.
-        path: String,
-    },
-    /// `mkdir`.
-    #[error("create cgroup {path}")]
-    Create {
-        /// Directory.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// `open` of a directory.
-    #[error("open cgroup {path}")]
-    Open {
-        /// Directory.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// Reading a control file.
-    #[error("read {path}")]
-    Read {
-        /// File.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// Writing a control file.
-    #[error("write {value:?} to {path}")]
-    Write {
-        /// File.
-        path: PathBuf,
-        /// Value.
-        value: String,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// A control file with contents that this version does not understand.
-    #[error("parse {path}: {reason}")]
-    Parse {
-        /// File.
-        path: PathBuf,
-        /// What was missing.
-        reason: &'static str,
-    },
-    /// Loading or attaching the device program.
-    #[error("{operation} device program of cgroup {path}")]
-    Devices {
-        /// What was attempted.
-        operation: &'static str,
-        /// Directory.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The processes did not stop in time.
-    #[error("freeze cgroup {path}: still {state:?} after {seconds} s")]
-    Freeze {
-        /// Directory.
-        path: PathBuf,
-        /// What the kernel says.
-        state: String,
-        /// How long was waited.
-        seconds: u64,
-    },
-    /// A signal could not be sent.
-    #[error("send signal {signal} to process {pid}")]
-    Kill {
-        /// Signal number.
-        signal: i32,
-        /// Process.
-        pid: i32,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// `rmdir`.
-    #[error("remove cgroup {path}")]
-    Remove {
-        /// Directory.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// `rmdir`, until the deadline.
-    #[error(
-        "remove cgroup {path}: processes {pids:?} in it do not end; delete again when they have"
-    )]
-    Stuck {
-        /// Directory.
-        path: PathBuf,
-        /// Who is in it.
-        pids: Vec<i32>,
-    },
-    /// What systemd was asked for.
-    #[error(transparent)]
-    Systemd(#[from] SystemdError),
-    /// Several removals failed; the others were done.
-    #[error("remove {} cgroup directories: {}", .0.len(), list(.0))]
-    RemoveMany(Vec<Error>),
-}
-
-fn list(errors: &[Error]) -> String {
-    let mut text = String::new();
-    for error in errors {
-        if !text.is_empty() {
-            text.push_str("; ");
-        }
-        text.push_str(&error.to_string());
-        if let Some(source) = std::error::Error::source(error) {
-            text.push_str(": ");
-            text.push_str(&source.to_string());
-        }
-    }
-    text
-}
 
 /// How long a group may stay busy after its last process was killed.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
@@ -288,9 +78,20 @@ pub struct Record {
     pub v1: Vec<RecordedDir>,
     /// The cgroup v2 directory.
     pub v2: Option<RecordedDir>,
+    /// Made by somebody who may not make groups everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permitted: Option<Permitted>,
     /// The unit, if it is systemd that has the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
+}
+
+impl Record {
+    /// Whether v2 governs: there is no v1 hierarchy but named ones, which have no controllers.
+    fn limits_on_v2(&self) -> bool {
+        let v2 = self.v2.is_some() || self.is_v2_refused();
+        v2 && self.v1.iter().all(|dir| dir.controllers.starts_with("name="))
+    }
 }
 
 /// One directory of a `Record`.
@@ -325,6 +126,7 @@ impl Cgroup {
             path,
             v1: hierarchies.v1.iter().map(recorded).collect(),
             v2: hierarchies.v2.as_ref().map(recorded),
+            permitted: None,
             unit: None,
         })
     }
@@ -345,7 +147,7 @@ impl Cgroup {
                 if let Err(left) = group.destroy() {
                     log::warn!("after a failed creation: {left}");
                 }
-                Err(error)
+                Err(error.advise(&group.record))
             }
         }
     }
@@ -419,10 +221,9 @@ impl Cgroup {
         self.record.clone()
     }
 
-    /// Whether v2 governs: there is no v1 hierarchy but named ones, which have no controllers.
+    /// Whether v2 governs.
     fn limits_on_v2(&self) -> bool {
-        self.record.v2.is_some()
-            && self.record.v1.iter().all(|dir| dir.controllers.starts_with("name="))
+        self.record.limits_on_v2()
     }
 
     fn dirs(&self) -> impl Iterator<Item = &Dir> {
@@ -445,14 +246,19 @@ impl Cgroup {
             .find_map(|controller| self.v1.iter().find(|dir| dir.has(controller)))
             .or(self.v2.as_ref())
             .or(self.v1.first())
-            .ok_or_else(|| Error::Missing { path: self.record.path.clone() })
+            .ok_or_else(|| self.missing())
     }
 
     /// Moves a process into the group, in every hierarchy.
     pub fn add_process(&self, pid: i32) -> Result<(), Error> {
+        if self.is_refused() {
+            return Ok(());
+        }
         self.listing()?;
         let pid = pid.to_string();
-        self.dirs().try_for_each(|dir| dir.set("cgroup.procs", &pid))
+        self.dirs()
+            .try_for_each(|dir| dir.set("cgroup.procs", &pid))
+            .map_err(|error| error.advise(&self.record))
     }
 
     /// The cgroup v2 directory, for `CLONE_INTO_CGROUP`; on hybrid hosts too.
@@ -540,12 +346,23 @@ impl Cgroup {
         let core = self.limits_on_v2() && write.controller == "cgroup";
         let dir = self.dir_of(&write.controller);
         match dir.filter(|dir| core || dir.has(&write.controller)) {
-            None if write.fallback != Fallback::Skip => Err(Error::NoController {
-                controller: write.controller.to_string(),
-                file: write.file.to_string(),
-                value: write.value.clone(),
-                path: self.dirs().next().map(|dir| dir.path.clone()).unwrap_or_default(),
-            }),
+            None if write.fallback != Fallback::Skip => {
+                let (file, value) = (write.file.to_string(), write.value.clone());
+                Err(match self.record.refused(&write.controller) {
+                    Some(path) => Error::NotDelegated {
+                        file,
+                        value,
+                        user: crate::sys::cred::euid(),
+                        path: path.to_owned(),
+                    },
+                    None => Error::NoController {
+                        controller: write.controller.to_string(),
+                        file,
+                        value,
+                        path: self.dirs().next().map(|dir| dir.path.clone()).unwrap_or_default(),
+                    },
+                })
+            }
             dir => Ok(dir),
         }
     }
@@ -562,6 +379,19 @@ impl Cgroup {
         if rules.is_empty() {
             return Ok(());
         }
+        match self.write_devices(rules, update) {
+            Err(error)
+                if self.record.permitted.is_some()
+                    && (error.is_permission() || matches!(error, Error::NoController { .. })) =>
+            {
+                log::debug!("device rules are left out: {error}");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn write_devices(&self, rules: &[DeviceRule], update: bool) -> Result<(), Error> {
         let policy = Policy::fold(rules)?;
         if self.limits_on_v2() {
             let Some(dir) = &self.v2 else { return Ok(()) };

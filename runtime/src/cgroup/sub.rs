@@ -20,6 +20,9 @@ impl Cgroup {
     /// # Errors
     /// If one leads out of this group, is not there, or names a controller that is not.
     pub fn below(self, groups: &[SubGroup]) -> Result<Self, Error> {
+        if self.is_refused() && !groups.is_empty() {
+            return Err(self.missing());
+        }
         let Self { record, mut v1, mut v2, holder } = self;
         for group in groups {
             let relative = relative(&group.path)?;

@@ -204,7 +204,13 @@ mod tests {
             mount: root.path().to_owned(),
             controllers: controllers.to_owned(),
         };
-        let unified = Record { path: "a/b".into(), v1: Vec::new(), v2: Some(dir("")), unit: None };
+        let unified = Record {
+            path: "a/b".into(),
+            v1: Vec::new(),
+            v2: Some(dir("")),
+            unit: None,
+            permitted: None,
+        };
         let v1 = Record { v1: vec![dir("cpu"), dir("x,freezer")], v2: None, ..unified.clone() };
         for (record, file) in [(&unified, "cgroup.freeze"), (&v1, "freezer.self_freezing")] {
             assert!(!record.is_frozen().unwrap(), "without its file");

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{Error, console};
 use crate::container::{Container, Create, Created, Service, Stdio};
+use crate::rootless::Rootless;
 use crate::{container, seal};
 
 #[derive(Debug, Args)]
@@ -39,6 +40,9 @@ pub(super) struct Common {
     /// Pass this many descriptors from 3 and $LISTEN_FDS on to the process
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) preserve_fds: u32,
+    /// What the global option says
+    #[arg(skip)]
+    pub(super) rootless: Rootless,
     /// Name of the container, unique on this host
     #[arg(value_name = "container-id")]
     pub(super) id: String,
@@ -108,6 +112,7 @@ impl Common {
             no_new_keyring: self.no_new_keyring,
             restore: None,
             service,
+            rootless: self.rootless,
             systemd_cgroup,
         })?)
     }

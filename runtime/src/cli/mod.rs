@@ -26,11 +26,12 @@ mod start;
 mod state;
 mod update;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::lazy::Lazy;
+use crate::rootless::{self, Rootless};
 use crate::{container, seal};
 
 /// OCI container runtime.
@@ -52,9 +53,10 @@ struct Arguments {
     /// Have systemd make the cgroup of a new container; cgroupsPath is slice:prefix:name then
     #[arg(long, global = true)]
     systemd_cgroup: bool,
-    /// Whether cgroup permission errors are ignored; only `false` and `auto` are supported yet
+    /// Whether cgroups are done without where they are not permitted and no limit is asked for: true,
+    /// false, or auto, which is for all but the root of the host
     // Not global, as the others: `spec` has an option of that name.
-    #[arg(long, value_enum, default_value_t = Rootless::Auto)]
+    #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: Rootless,
     /// Name or path of the criu program, for checkpoint and restore
     #[arg(long, global = true, value_name = "FILE", default_value = "criu")]
@@ -64,13 +66,6 @@ struct Arguments {
     version: bool,
     #[command(subcommand)]
     command: Option<Command>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Rootless {
-    True,
-    False,
-    Auto,
 }
 
 #[derive(Debug, Subcommand)]
@@ -140,6 +135,8 @@ pub(crate) enum Error {
     PidFile { path: PathBuf, source: std::io::Error },
     #[error("open the log file {}", path.display())]
     LogFile { path: PathBuf, source: std::io::Error },
+    #[error("make {}; XDG_RUNTIME_DIR must be writable by the user, or give --root", path.display())]
+    StateRoot { path: PathBuf, source: std::io::Error },
     #[error("write the answer as JSON")]
     Json(#[source] serde_json::Error),
     #[error("write to standard output")]
@@ -150,8 +147,6 @@ pub(crate) enum Error {
     Signal { signal: String },
     #[error("wait for the container's process")]
     Wait(#[source] nix::errno::Errno),
-    #[error("{option} is not supported yet")]
-    NotSupported { option: &'static str },
     #[error(transparent)]
     Update(#[from] update::Error),
     #[error("become a process that cannot be dumped")]
@@ -231,10 +226,12 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
     if arguments.version {
         return print(&version());
     }
-    if arguments.rootless == Rootless::True {
-        return Err(Error::NotSupported { option: "--rootless true" });
+    let own = if arguments.root.is_none() { rootless::state_root() } else { None };
+    let begins = matches!(arguments.command, Some(Command::Create(_) | Command::Run(_)));
+    if let Some(own) = own.as_ref().filter(|_| begins) {
+        make_state_root(own)?;
     }
-    let root = arguments.root.unwrap_or_else(|| PathBuf::from("/run/lighter-runtime"));
+    let root = arguments.root.or(own).unwrap_or_else(|| PathBuf::from("/run/lighter-runtime"));
     // Not the arguments: an environment may hold secrets.
     ::log::debug!("lighter-runtime {}, state root {}", env!("CARGO_PKG_VERSION"), root.display());
     let systemd = arguments.systemd_cgroup;
@@ -242,7 +239,10 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
         Some(Command::Checkpoint(checkpoint)) => {
             checkpoint::run(&root, &arguments.criu, &checkpoint.0)
         }
-        Some(Command::Create(Lazy(create))) => create::run(&root, systemd, create),
+        Some(Command::Create(Lazy(mut create))) => {
+            create.common.rootless = arguments.rootless;
+            create::run(&root, systemd, create)
+        }
         Some(Command::Delete(Lazy(delete))) => delete::run(&root, delete),
         Some(Command::Events(Lazy(events))) => events::run(&root, &events),
         Some(Command::Exec(Lazy(exec))) => exec::run(&root, &exec),
@@ -255,7 +255,10 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
         Some(Command::Resume(Lazy(resume))) => resume::run(&root, resume),
         Some(Command::List(Lazy(list))) => list::run(&root, &list),
         Some(Command::Ps(Lazy(ps))) => ps::run(&root, ps),
-        Some(Command::Run(Lazy(run))) => run::run(&root, systemd, run),
+        Some(Command::Run(Lazy(mut run))) => {
+            run.common.rootless = arguments.rootless;
+            run::run(&root, systemd, run)
+        }
         Some(Command::Spec(Lazy(spec))) => spec::run(&spec),
         Some(Command::Start(Lazy(start))) => start::run(&root, start),
         Some(Command::State(Lazy(state))) => state::run(&root, state),
@@ -282,6 +285,14 @@ fn unknown(error: &clap::Error) -> u8 {
     log::to_standard_error(&message);
     log::misuse(&message);
     3
+}
+
+/// In a user's runtime directory with the sticky bit, without which it might be cleaned away.
+fn make_state_root(root: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+    made.and_then(|()| std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o1700)))
+        .map_err(|source| Error::StateRoot { path: root.to_owned(), source })
 }
 
 /// What runc says when it is given nothing to do.
@@ -383,6 +394,7 @@ mod tests {
             &["--rootless=false", "spec"],
             &["checkpoint", "--image-path", "/i", "--manage-cgroups-mode", "soft", "id"],
             &["--criu", "/c", "restore", "-d", "-b", "/b", "--pid-file", "/p", "id"],
+            &["--rootless", "true", "create", "id"],
             &["--version"],
             &["-v"],
         ] {

@@ -10,6 +10,7 @@ use super::console::{self, Proxy};
 use super::create::{give_back, tell};
 use super::{Error, run as foreground};
 use crate::container::{self, Container, Create, Restore, Service, Stdio};
+use crate::rootless::Rootless;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -77,6 +78,7 @@ pub(super) fn run(
         no_pivot: false,
         no_new_keyring: false,
         restore: Some(&restore),
+        rootless: Rootless::Auto,
         service: Service::default(),
         systemd_cgroup,
     })?;

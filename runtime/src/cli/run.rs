@@ -19,7 +19,7 @@ use crate::{container, seal};
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     /// Do not wait for the container's process
     #[arg(long, short)]
     detach: bool,

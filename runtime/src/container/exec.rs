@@ -170,6 +170,7 @@ impl Container {
             clone_flags: 0,
             join,
             user_namespace,
+            ordinary: prepare::Ordinary::new(None, process.oom_score_adj),
             setup: None,
             root: inherited.chroot.then_some(root),
             program,

@@ -4,11 +4,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use super::{
-    Status,
-    lifecycle::{Error, document},
-    state::Record,
-};
+use super::{Error, Status, lifecycle::document, state::Record};
 use crate::{
     cgroup::Cgroup,
     launch::prepare,

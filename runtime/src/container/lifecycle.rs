@@ -7,14 +7,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use protocol::monitor::FailureKind;
 
 use super::{
-    Create, Created, Inherited, State, Status, criu,
-    id::{self, Id},
+    Create, Created, Error, Inherited, State, Status,
+    id::Id,
     inside,
     service::{Listener, Service},
     state::{self, ProcessRecord, Record},
@@ -26,94 +25,9 @@ use crate::{
     ns::Kind,
     plan::Plan,
     process::hooks::{self, Place},
-    rdt, spec,
+    rdt, rootless, spec,
     sys::{Errno, Mode, mount, process},
 };
-
-/// Why an operation on a container failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Id(#[from] id::Invalid),
-    #[error("container {id} does not exist")]
-    NotFound { id: String },
-    #[error("container with id exists already: {id}")]
-    Exists { id: String },
-    #[error("cannot {operation} container {id}: it is {}", status.name())]
-    WrongStatus { operation: &'static str, id: String, status: Status },
-    #[error("{operation} {}", path.display())]
-    File { operation: &'static str, path: PathBuf, source: io::Error },
-    #[error("parse {}", path.display())]
-    Parse { path: PathBuf, source: serde_json::Error },
-    #[error("{}", path.display())]
-    Spec { path: PathBuf, source: spec::Error },
-    #[error("process")]
-    Process(#[source] spec::Error),
-    #[error("cgroup of container {id}")]
-    Cgroup { id: String, source: Box<cgroup::Error> },
-    #[error("container {id} has no cgroup yet")]
-    NoCgroup { id: String },
-    #[error("prepare container {id}")]
-    Prepare { id: String, source: Box<prepare::Error> },
-    #[error("container {id}")]
-    Launch { id: String, source: Box<launch::Error> },
-    #[error("unable to start container process")]
-    Exec(#[source] Box<launch::Error>),
-    #[error("read the start time of process {pid}: it is gone")]
-    Gone { pid: i32 },
-    #[error("send signal {signal} to container {id}")]
-    Signal { id: String, signal: i32, source: Errno },
-    #[error("container {id} did not end within {seconds} s of SIGKILL")]
-    StillAlive { id: String, seconds: u64 },
-    #[error("wait for the end of container {id}")]
-    Wait { id: String, source: Errno },
-    #[error("container not running: {id} is {}", status.name())]
-    NotRunning { id: String, status: Status },
-    #[error("cannot exec in a paused container ({id}); resume it first, or use --ignore-paused")]
-    Paused { id: String },
-    #[error("container not paused: {id} is {}", status.name())]
-    NotPaused { id: String, status: Status },
-    #[error("resources")]
-    Resources(#[source] spec::Error),
-    #[error("resources are not those of the specification's linux.resources")]
-    ResourcesForm(#[source] serde_json::Error),
-    /// In runc's words, which callers look for.
-    #[error("container init was OOM-killed (memory limit too low?)")]
-    OutOfMemory,
-    #[error(transparent)]
-    Rdt(#[from] rdt::Error),
-    #[error("checkpoint container {id}")]
-    Checkpoint { id: String, source: Box<criu::Error> },
-    #[error("restore container {id}")]
-    Restore { id: String, source: Box<criu::Error> },
-    #[error("start container {id}: run hooks")]
-    Hooks { id: String, source: Box<hooks::Error> },
-}
-
-impl Error {
-    /// Which of the failures that callers decide on this is.
-    pub fn kind(&self) -> FailureKind {
-        match self {
-            Self::NotFound { .. } => FailureKind::NotFound,
-            Self::WrongStatus { .. }
-            | Self::NotRunning { .. }
-            | Self::NotPaused { .. }
-            | Self::Paused { .. } => FailureKind::WrongState,
-            Self::Resources(_) | Self::ResourcesForm(_) => FailureKind::Invalid,
-            Self::Id(_) | Self::Parse { .. } | Self::Spec { .. } | Self::Process(_) => {
-                FailureKind::Invalid
-            }
-            Self::Launch { source, .. } | Self::Exec(source) => match **source {
-                launch::Error::Program { errno: Errno::ENOENT | Errno::ENOTDIR, .. } => {
-                    FailureKind::CommandNotFound
-                }
-                launch::Error::Program { .. } => FailureKind::CommandNotExecutable,
-                _ => FailureKind::Failed,
-            },
-            _ => FailureKind::Failed,
-        }
-    }
-}
 
 impl Status {
     /// As the state document has it.
@@ -130,10 +44,6 @@ impl Status {
 
 /// The FIFO whose reader is an init that waits for `start`.
 const FIFO: &str = "exec.fifo";
-/// How long a killed container usually takes to end at most.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// How long a killed container may take to end.
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A container that exists.
 #[derive(Debug)]
@@ -193,6 +103,9 @@ impl Container {
         let bundle = fs::canonicalize(create.bundle).map_err(file("find bundle", create.bundle))?;
         let directory = create.root.join(id.as_str());
         let plan = read_plan(&bundle, create.service, &directory)?;
+        if rootless::is_ordinary_user() {
+            rootless::check(&plan)?;
+        }
 
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
@@ -225,13 +138,7 @@ impl Container {
         failpoint::hit("create-locked");
         create.service.prepare(&directory).map_err(file("prepare", &directory))?;
         let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
-        let path = plan.cgroups_path.as_deref();
-        let groups = if create.systemd_cgroup {
-            Cgroup::plan_unit(path, create.id, &plan.annotations)
-        } else {
-            Cgroup::plan(path.unwrap_or(create.id))
-        }
-        .map_err(failed)?;
+        let groups = plan_cgroup(&create, &plan, create.rootless.is_certain()).map_err(failed)?;
         let rdt = match &plan.intel_rdt {
             None => None,
             Some(clause) => {
@@ -267,8 +174,16 @@ impl Container {
         };
         record.store(&directory).map_err(file("write", &state_path))?;
         failpoint::hit("create-planned");
-        let cgroup =
-            undo.cgroup.insert(Cgroup::create_planned(groups, &plan.resources).map_err(failed)?);
+        let made = match Cgroup::create_planned(groups, &plan.resources) {
+            Err(error) if error.is_permission() && create.rootless.applies() => {
+                let groups = plan_cgroup(&create, &plan, true).map_err(failed)?;
+                record.cgroup = Some(groups.clone());
+                record.store(&directory).map_err(file("write", &state_path))?;
+                Cgroup::create_planned(groups, &plan.resources)
+            }
+            other => other,
+        };
+        let cgroup = undo.cgroup.insert(made.map_err(failed)?);
         failpoint::hit("create-cgroup");
         if let Some(restore) = create.restore {
             let admit = |pid| {
@@ -321,14 +236,18 @@ impl Container {
         let fifo = make_fifo(directory)?;
         failpoint::hit("create-fifo");
         let groups = cgroup.record();
-        let place =
-            prepare::Place { bundle: &record.bundle, groups: &groups, no_pivot: create.no_pivot };
+        let place = prepare::Place {
+            bundle: &record.bundle,
+            groups: &groups,
+            no_pivot: create.no_pivot,
+            by_child: rootless::is_ordinary_user(),
+        };
         let setup = prepare::setup(plan, &place).map_err(failed)?;
         let (join, intermediate) = prepare::joined(plan).map_err(failed)?;
         let user_namespace = record.namespaces & Kind::User.flag() != 0;
         let opened;
-        let root = match &setup.tree {
-            Some(tree) => tree.as_fd(),
+        let root = match setup.tree.opened() {
+            Some(tree) => tree,
             None => {
                 opened = mount::open(&setup.root, libc::O_PATH | libc::O_DIRECTORY).map_err(
                     |source| failed(prepare::Error::Root { path: record.rootfs.clone(), source }),
@@ -357,6 +276,7 @@ impl Container {
             clone_flags: plan.namespaces.new & !Kind::Cgroup.flag(),
             join,
             user_namespace,
+            ordinary: prepare::Ordinary::new(Some(plan), plan.process.oom_score_adj),
             setup: Some(setup),
             root: None,
             program,
@@ -540,6 +460,9 @@ impl Container {
         let _lock = self.lock_only()?;
         if all {
             let cgroup = self.cgroup()?;
+            if cgroup.is_refused() {
+                return self.kill_namespace(signal);
+            }
             return cgroup
                 .kill_all(signal)
                 .map_err(|source| Error::Cgroup { id: id(), source: Box::new(source) });
@@ -551,89 +474,6 @@ impl Container {
             Err(Errno::ESRCH) => Err(stopped()),
             Ok(()) if signal == libc::SIGKILL => self.let_die(),
             other => other.map_err(|source| Error::Signal { id: id(), signal, source }),
-        }
-    }
-
-    /// Removes what the container has on the host. One that was never started is killed first, as runc does it, and with
-    /// `force` any.
-    ///
-    /// # Errors
-    /// If it runs or is paused (without `force`), does not end, or something cannot be removed.
-    pub fn delete(mut self, force: bool) -> Result<(), Error> {
-        let _lock = self.lock()?;
-        let id = || self.record.id.clone();
-        // Under the lock nobody is creating it: that create was killed, and its child died with it.
-        failpoint::hit("delete-locked");
-        let unfinished = self.record.status == Status::Creating;
-        let status = if unfinished { Status::Stopped } else { self.status() };
-        if status != Status::Stopped {
-            if !force && status != Status::Created {
-                return Err(Error::WrongStatus { operation: "delete", id: id(), status });
-            }
-            if let Some(init) = self.init_pidfd() {
-                match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(source) => {
-                        return Err(Error::Signal { id: id(), signal: libc::SIGKILL, source });
-                    }
-                }
-                self.let_die()?;
-                self.wait(&init)?;
-            }
-            failpoint::hit("delete-killed");
-        }
-        if let Some(record) = &self.record.cgroup {
-            let failed = |source| Error::Cgroup { id: id(), source: Box::new(source) };
-            if !Cgroup::remove_empty(record).map_err(failed)? {
-                let cgroup = Cgroup::open(record).map_err(failed)?;
-                // Without a pid namespace of its own the init's death leaves the others alive.
-                cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
-                failpoint::hit("delete-emptied");
-                cgroup.kill_and_destroy().map_err(failed)?;
-            }
-        }
-        failpoint::hit("delete-cgroup");
-        rdt::remove(&self.record.rdt)?;
-        if !self.record.hooks.poststop.is_empty() {
-            let state = self.document_bytes(Status::Stopped);
-            let place = Place::Bundle(&self.record.bundle);
-            for hook in &self.record.hooks.poststop {
-                // Every one has its turn, and none can stop the removal.
-                if let Err(error) = hooks::run(std::slice::from_ref(hook), &state, place) {
-                    log::warn!("container {}: poststop: {error}", self.record.id);
-                }
-            }
-        }
-        failpoint::hit("delete-hooks");
-        state::remove(&self.directory).map_err(|source| Error::File {
-            operation: "remove",
-            path: self.directory.clone(),
-            source,
-        })
-    }
-
-    fn wait(&self, init: &OwnedFd) -> Result<(), Error> {
-        if self.ends_within(init, PATIENCE)? {
-            return Ok(());
-        }
-        // The init of a pid namespace waits for all its processes; one may be held in a group that was
-        // frozen by itself.
-        self.cgroup()?.thaw_below();
-        if self.ends_within(init, DEADLINE)? {
-            return Ok(());
-        }
-        Err(Error::StillAlive { id: self.record.id.clone(), seconds: DEADLINE.as_secs() })
-    }
-
-    fn ends_within(&self, init: &OwnedFd, time: Duration) -> Result<bool, Error> {
-        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
-        loop {
-            match poll(&mut [PollFd::new(init.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
-                Err(Errno::EINTR) => {}
-                Err(source) => return Err(Error::Wait { id: self.record.id.clone(), source }),
-            }
         }
     }
 
@@ -667,7 +507,7 @@ impl Container {
         lock(&self.directory, &self.record.id)
     }
 
-    fn document_bytes(&self, status: Status) -> Vec<u8> {
+    pub(super) fn document_bytes(&self, status: Status) -> Vec<u8> {
         let pid =
             if status == Status::Stopped { 0 } else { self.record.init.map_or(0, |init| init.pid) };
         // Strings and numbers only: there is nothing JSON could refuse.
@@ -701,6 +541,24 @@ pub(super) fn read_plan(bundle: &Path, service: Service, directory: &Path) -> Re
         .map_err(|source| Error::Parse { path: path.clone(), source })?;
     service.add_to(&mut raw, directory);
     spec::plan(raw).map_err(|source| Error::Spec { path, source })
+}
+
+/// Where the container's cgroup is to be; `permitted` if it may be without.
+fn plan_cgroup(
+    create: &Create<'_>,
+    plan: &Plan,
+    permitted: bool,
+) -> Result<cgroup::Record, cgroup::Error> {
+    let path = plan.cgroups_path.as_deref();
+    if create.systemd_cgroup {
+        let record = Cgroup::plan_unit(path, create.id, &plan.annotations)?;
+        return Ok(cgroup::Record { permitted: permitted.then(Default::default), ..record });
+    }
+    if permitted {
+        Cgroup::plan_permitted(path, create.id)
+    } else {
+        Cgroup::plan(path.unwrap_or(create.id))
+    }
 }
 
 /// A held lock. Released explicitly: a clone of this process has the same lock, and closing our

@@ -92,7 +92,7 @@ impl Container {
         }
     }
 
-    fn of_cgroup(&self) -> impl FnOnce(cgroup::Error) -> Error + use<> {
+    pub(super) fn of_cgroup(&self) -> impl FnOnce(cgroup::Error) -> Error + use<> {
         let id = self.record.id.clone();
         move |source| Error::Cgroup { id, source: Box::new(source) }
     }

@@ -18,11 +18,14 @@
 
 mod checkpoint;
 mod criu;
+mod delete;
+mod error;
 mod exec;
 pub mod id;
 mod inside;
 mod lifecycle;
 mod limits;
+mod processes;
 mod service;
 mod state;
 
@@ -36,11 +39,14 @@ use serde::{Deserialize, Serialize};
 
 pub use checkpoint::{Checkpoint, Restore};
 pub use criu::Options as CriuOptions;
+pub use error::Error;
 pub use exec::{Exec, Inherited};
-pub use lifecycle::{Container, Error};
+pub use lifecycle::Container;
 pub use service::{Listener, Service};
 pub(crate) use state::timestamp;
 pub use state::{ProcessRecord, Record};
+
+use crate::rootless::Rootless;
 
 /// How to create a container.
 #[derive(Debug)]
@@ -63,6 +69,8 @@ pub struct Create<'a> {
     pub restore: Option<&'a Restore<'a>>,
     /// What systemd gave the caller for it.
     pub service: Service,
+    /// Whether it may be without cgroups where they are not permitted.
+    pub rootless: Rootless,
     /// Have systemd make the cgroup.
     pub systemd_cgroup: bool,
 }

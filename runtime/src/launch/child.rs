@@ -35,22 +35,21 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use super::{
-    prepare::{Device, Prepared, Program, Setup, Streams},
+    place::{make_device, make_path_readonly, mask, perform, set_readonly},
+    prepare::{Ordinary, Prepared, Program, RootTree, Setup, Streams},
     sync::{Message, SIZE, Stage},
 };
 use crate::{
     mount::{
+        bind,
         resolve::{self, Want},
-        steps::{Action, Step, remount_flags},
-        tmpfs,
     },
     sys::{
         self, AtFlags, CloneFlags, Errno, Mode, SFlag, UnlinkatFlags,
         clone::{self, Clone},
         cred,
         fd::FdPath,
-        mount::{self, Attributes},
-        process, tty,
+        mount, process, tty,
     },
 };
 
@@ -88,12 +87,13 @@ const NOT_EXECUTABLE: i32 = 126;
 
 /// The first process: the container's, or one that joins namespaces and makes that one.
 pub(super) fn first(prepared: &Prepared) -> i32 {
-    // Our memory is no business of the container's other processes, until the exec.
-    if let Err(errno) = sys::set_dumpable(false) {
-        return report(prepared, &Failure { stage: Stage::Session, index: 0, errno });
-    }
+    let seclusion = match &prepared.ordinary {
+        // Our memory is no business of the container's other processes, until the exec.
+        None => sys::set_dumpable(false).at(Stage::Session),
+        Some(ordinary) => begin_as_user(ordinary, prepared.intermediate),
+    };
     // Whatever is cloned from here begins in the groups.
-    if let Err(failure) = join_groups(prepared) {
+    if let Err(failure) = seclusion.and_then(|()| join_groups(prepared)) {
         return report(prepared, &failure);
     }
     if !prepared.intermediate {
@@ -112,6 +112,21 @@ pub(super) fn first(prepared: &Prepared) -> i32 {
         }
         Err(failure) => report(prepared, &failure),
     }
+}
+
+/// Lets the parent do what it must, as long as it must. What it cannot do is done by whoever has joined nothing yet.
+fn begin_as_user(ordinary: &Ordinary, intermediate: bool) -> Result<()> {
+    if intermediate || !ordinary.mapped {
+        set_oom_score(ordinary)?;
+    }
+    sys::set_dumpable(ordinary.mapped || ordinary.open).at(Stage::Session)
+}
+
+fn set_oom_score(ordinary: &Ordinary) -> Result<()> {
+    let Some(score) = &ordinary.oom_score_adj else { return Ok(()) };
+    sys::set_dumpable(true).at(Stage::Session)?;
+    let file = mount::open(c"/proc/self/oom_score_adj", libc::O_WRONLY).at(Stage::OomScore)?;
+    sys::write(&file, score.to_bytes()).map(drop).at(Stage::OomScore)
 }
 
 fn container(prepared: &Prepared) -> i32 {
@@ -179,12 +194,23 @@ fn time_namespace(prepared: &Prepared) -> Result<u64> {
 fn set_up(prepared: &Prepared) -> Result<usize> {
     wait_for_parent(prepared)?; // 3
     let program = &prepared.program;
+    let open = prepared.ordinary.as_ref().is_some_and(|ordinary| ordinary.open);
+    if let Some(ordinary) = &prepared.ordinary {
+        if ordinary.mapped && !prepared.intermediate {
+            set_oom_score(ordinary)?;
+        }
+        sys::set_dumpable(ordinary.open).at(Stage::Session)?;
+    }
     if !prepared.intermediate {
         join(prepared)?; // 1
     }
     if prepared.user_namespace {
         cred::setresgid(0).at(Stage::RootId)?; // 4
         cred::setresuid(0).at(Stage::RootId)?;
+    }
+    if open {
+        // A change of the user takes it back.
+        sys::set_dumpable(true).at(Stage::Session)?;
     }
     sys::setsid().at(Stage::Session)?;
     if program.new_keyring {
@@ -230,6 +256,9 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
         seccomp(prepared)?; // 12
     }
     identity(program)?; // 13
+    if open {
+        sys::set_dumpable(true).at(Stage::Session)?;
+    }
     working_directory(program, entered)?; // 14
     let found = find(program)?; // 15
     sys::fd::cloexec_from(program.first_closed).at(Stage::Descriptors)?; // 16
@@ -312,14 +341,25 @@ fn namespace(
         sys::write(&file, value.to_bytes()).at_index(Stage::Sysctl, index)?;
     }
     sys::umask(Mode::empty());
-    let Some(tree) = &setup.tree else {
+    if matches!(setup.tree, RootTree::None) {
         return change_root_only(prepared, setup, terminal);
+    }
+    mount::mount(None, c"/", None, setup.old_propagation, None).at(Stage::Propagation)?;
+    let opened;
+    let (tree, late) = match &setup.tree {
+        RootTree::Opened(tree, late) => (tree, *late),
+        RootTree::ByChild | RootTree::None => {
+            let (tree, late) =
+                bind::open_root(&setup.root, setup.old_propagation).at(Stage::Root)?;
+            opened = tree;
+            (&opened, late)
+        }
     };
     let root = tree.as_fd();
-    mount::mount(None, c"/", None, setup.old_propagation, None).at(Stage::Propagation)?;
     mount::move_mount(root, None, &setup.root).at(Stage::Root)?;
-    for flags in &setup.root_later {
-        mount::mount(None, FdPath::new(root).as_c_str(), None, *flags, None).at(Stage::Root)?;
+    if late {
+        let path = FdPath::new(root);
+        mount::mount(None, path.as_c_str(), None, setup.old_propagation, None).at(Stage::Root)?;
     }
     for step in &setup.steps {
         perform(root, step).at_index(Stage::Mount, step.index)?; // 7
@@ -378,151 +418,6 @@ fn change_root_only(
     sys::chdir(c"/").at(Stage::Pivot)
 }
 
-fn perform(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
-    match &step.action {
-        Action::FileSystem { .. } => file_system(root, step),
-        Action::Attach { tree, directory, later } => {
-            let want = if *directory { Want::Directory } else { Want::File };
-            let target = resolve::mount_point(root, &step.target, want)?;
-            mount::move_mount(tree.as_fd(), Some(target.as_fd()), c"")?;
-            for flags in later {
-                let path = FdPath::new(tree.as_fd());
-                mount::mount(None, path.as_c_str(), None, *flags, None)?;
-            }
-            Ok(())
-        }
-        Action::ReadOnly => set_readonly(resolve::existing(root, &step.target)?.as_fd()),
-        Action::Hierarchies { .. } => hierarchies(root, step),
-    }
-}
-
-/// Mounts the container's cgroups, one beside the other.
-fn hierarchies(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
-    let Action::Hierarchies { flags, propagation, trees, links, read_only } = &step.action else {
-        return Ok(());
-    };
-    let target = resolve::mount_point(root, &step.target, Want::Directory)?;
-    let path = FdPath::new(target.as_fd());
-    let (source, data) = (Some(c"tmpfs"), Some(c"mode=755"));
-    mount::mount(source, path.as_c_str(), Some(c"tmpfs"), *flags, data)?;
-    let top = resolve::existing(root, &step.target)?;
-    for flags in propagation {
-        mount::mount(None, FdPath::new(top.as_fd()).as_c_str(), None, *flags, None)?;
-    }
-    // By name: what lies in it is what is made here.
-    for (name, tree, later) in trees {
-        match sys::mkdirat(&top, name.as_c_str(), Mode::from_bits_truncate(0o755)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-        mount::move_mount(tree.as_fd(), Some(top.as_fd()), name)?;
-        for flags in later {
-            let path = FdPath::new(tree.as_fd());
-            mount::mount(None, path.as_c_str(), None, *flags, None)?;
-        }
-    }
-    for (name, to) in links {
-        match sys::symlinkat(to.as_c_str(), &top, name.as_c_str()) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    if *read_only { set_readonly(top.as_fd()) } else { Ok(()) }
-}
-
-/// Mounts a file system, with what it takes from below it and what is set on it afterwards.
-fn file_system(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
-    let Action::FileSystem {
-        kind,
-        source,
-        flags,
-        data,
-        propagation,
-        recursive,
-        plain,
-        tmpfs,
-        label,
-    } = &step.action
-    else {
-        return Ok(());
-    };
-    let want = if *plain { Want::PlainDirectory } else { Want::Directory };
-    let mut data = data.as_deref();
-    let with_mode;
-    // A directory that was not there has no mode to take over.
-    let there = tmpfs.mode && resolve::existing(root, &step.target).is_ok();
-    let target = resolve::mount_point(root, &step.target, want)?;
-    if there {
-        with_mode = tmpfs::Data::with_mode(tmpfs::mode(target.as_fd())?, data)?;
-        data = Some(with_mode.as_c_str());
-    }
-    let path = FdPath::new(target.as_fd());
-    // It must be filled before it becomes read-only.
-    let late = if tmpfs.content { flags & libc::MS_RDONLY } else { 0 };
-    mount::mount(Some(source), path.as_c_str(), Some(kind), flags & !late, data)?;
-    if propagation.is_empty() && recursive.is_none() && !tmpfs.content && label.is_none() {
-        return Ok(());
-    }
-    // The descriptor is of what lies below the new mount.
-    let top = resolve::existing(root, &step.target)?;
-    let path = FdPath::new(top.as_fd());
-    if tmpfs.content {
-        tmpfs::copy(target.as_fd(), top.as_fd())?;
-    }
-    if let Some(label) = label {
-        mount::set_xattr(path.as_c_str(), c"security.selinux", label.to_bytes())?;
-    }
-    for flags in propagation {
-        mount::mount(None, path.as_c_str(), None, *flags, None)?;
-    }
-    if late != 0 {
-        set_readonly(top.as_fd())?;
-    }
-    match recursive {
-        Some(change) => mount::mount_setattr(top.as_fd(), true, change),
-        None => Ok(()),
-    }
-}
-
-/// Makes one mount read-only, whatever else it is.
-fn set_readonly(tree: BorrowedFd<'_>) -> sys::Result<()> {
-    let change = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
-    match mount::mount_setattr(tree, false, &change) {
-        Err(Errno::ENOSYS) => {
-            let flags = remount_flags(mount::mount_flags(tree)?, libc::MS_RDONLY, 0);
-            mount::mount(None, FdPath::new(tree).as_c_str(), None, flags, None)
-        }
-        other => other,
-    }
-}
-
-fn make_path_readonly(root: BorrowedFd<'_>, path: &CStr) -> sys::Result<()> {
-    let target = match resolve::existing(root, path) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
-        other => other?,
-    };
-    let tree = mount::open_tree(Some(target.as_fd()), c"", true, true)?;
-    mount::move_mount(tree.as_fd(), Some(target.as_fd()), c"")?;
-    set_readonly(tree.as_fd())
-}
-
-/// Hides a file behind `/dev/null` of the host, which no image can have replaced (CVE-2025-31133),
-/// and a directory behind an empty one.
-fn mask(root: BorrowedFd<'_>, path: &CStr, options: &CStr) -> sys::Result<()> {
-    let target = match resolve::existing(root, path) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
-        other => other?,
-    };
-    let path = FdPath::new(target.as_fd());
-    match mount::mount(Some(c"/dev/null"), path.as_c_str(), None, libc::MS_BIND, None) {
-        Err(Errno::ENOTDIR) => {
-            let flags = libc::MS_RDONLY;
-            mount::mount(Some(c"tmpfs"), path.as_c_str(), Some(c"tmpfs"), flags, Some(options))
-        }
-        other => other,
-    }
-}
-
 fn devices(root: BorrowedFd<'_>, setup: &Setup) -> Result<()> {
     // Most are in one directory.
     let mut last: Option<(&CStr, OwnedFd)> = None;
@@ -544,41 +439,6 @@ fn devices(root: BorrowedFd<'_>, setup: &Setup) -> Result<()> {
             standard_links(&resolve::ensure(root, c"/dev", Want::Directory).at(Stage::DeviceLink)?)
         }
     }
-}
-
-fn make_device(directory: &OwnedFd, device: &Device) -> sys::Result<()> {
-    let name = device.name.as_c_str();
-    let format = SFlag::from_bits_truncate(device.mode);
-    let mode = Mode::from_bits_truncate(device.mode);
-    if let Some(tree) = &device.tree {
-        match sys::mknodat(directory, name, SFlag::S_IFREG, Mode::empty(), 0) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-        return mount::move_mount(tree.as_fd(), Some(directory.as_fd()), name);
-    }
-    match sys::mknodat(directory, name, format, mode, device.number) {
-        Ok(()) => {}
-        Err(Errno::EEXIST) => {
-            // What the image brings may stay if it is the same device, and not if it is a trap.
-            let there = sys::fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-            let same = there.st_mode & libc::S_IFMT == format.bits()
-                && (format == SFlag::S_IFIFO || there.st_rdev == device.number);
-            return if same { Ok(()) } else { Err(Errno::EEXIST) };
-        }
-        Err(errno) => return Err(errno),
-    }
-    if device.uid != 0 || device.gid != 0 {
-        let (uid, gid) = (device.uid.into(), device.gid.into());
-        // By descriptor: in a shared directory something else may lie at the name by now.
-        let node = resolve::exact(directory.as_fd(), name, libc::O_PATH)?;
-        let there = sys::fstat(&node)?;
-        if there.st_mode & libc::S_IFMT != format.bits() || there.st_rdev != device.number {
-            return Err(Errno::EEXIST);
-        }
-        sys::fchownat(&node, c"", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
-    }
-    Ok(())
 }
 
 /// The links of the specification's "Default Devices".

@@ -36,6 +36,7 @@ use super::serve::invalid;
 use super::spool::{self, Spool, Taken};
 use super::{oom, overlay};
 use crate::container::{self, Container, Stdio};
+use crate::rootless::Rootless;
 use crate::{failpoint, spec};
 
 /// Bytes a FIFO holds: output of a second or so while no worker lives.
@@ -287,6 +288,7 @@ impl Held {
             no_new_keyring: false,
             restore: None,
             service: container::Service::default(),
+            rootless: Rootless::False,
         };
         let (_, created) = around
             .oom

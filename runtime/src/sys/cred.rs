@@ -4,6 +4,21 @@ use serde::{Deserialize, Serialize};
 
 use super::{Errno, Result};
 
+/// Effective user of this process when its program was executed: told by the kernel then, so without a
+/// system call.
+pub fn euid() -> u32 {
+    // SAFETY: takes a number only.
+    let id = unsafe { libc::getauxval(libc::AT_EUID) };
+    u32::try_from(id).unwrap_or(u32::MAX)
+}
+
+/// Effective group, likewise.
+pub fn egid() -> u32 {
+    // SAFETY: takes a number only.
+    let id = unsafe { libc::getauxval(libc::AT_EGID) };
+    u32::try_from(id).unwrap_or(u32::MAX)
+}
+
 /// Sets real, effective and saved group.
 ///
 /// # Errors

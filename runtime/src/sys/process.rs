@@ -325,3 +325,16 @@ pub fn namespace_kind(fd: BorrowedFd<'_>) -> Result<i32> {
     let rc = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) };
     Errno::result(rc)
 }
+
+/// The pid namespace that one lies in.
+///
+/// # Errors
+/// Those of `NS_GET_PARENT`, ioctl_ns(2); `EPERM` if that is ours or none that we see.
+pub fn parent_namespace(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const NS_GET_PARENT: u32 = 0xb702;
+    // SAFETY: takes no argument.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_PARENT as _) };
+    let parent = Errno::result(rc)?;
+    // SAFETY: the descriptor is new and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(parent) })
+}

@@ -14,6 +14,7 @@ mod mounts;
 mod namespaces;
 mod observe;
 mod process;
+mod rootless;
 mod scheduling;
 mod seccomp;
 mod service;
