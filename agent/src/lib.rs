@@ -16,6 +16,8 @@ pub mod engine;
 // The runtime's file: `protocol`, which all of them share, is pure.
 #[path = "../../runtime/src/failpoint.rs"]
 mod failpoint;
+#[cfg(test)]
+mod fixtures;
 pub mod host;
 pub mod identity;
 pub mod image;

@@ -14,8 +14,8 @@ use protocol::ecs::{
     self, Attribute, ContainerInstance, RegisterContainerInstanceRequest,
     RegisterContainerInstanceResponse, Resource, Tag, VersionInfo,
 };
+use protocol::sigv4::sha256_hex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::attributes::{self, NoMemory};
 use crate::backend::backoff::{self, Schedule};
@@ -23,8 +23,8 @@ use crate::backend::discover::ControlPlane;
 use crate::backend::metadata_service::{self, IdentityDocument};
 use crate::backend::{CallError, SetupError};
 use crate::config::Ecs;
+use crate::error::chain;
 use crate::failpoint;
-use crate::host::chain;
 use crate::identity::Identity;
 use crate::store::{self, Batch, Store, Table};
 
@@ -269,7 +269,7 @@ fn attempt(store: &Store, request: String) -> Result<String, store::Error> {
 
 fn digest(request: &RegisterContainerInstanceRequest) -> String {
     let request = RegisterContainerInstanceRequest { client_token: None, ..request.clone() };
-    hex::encode(Sha256::digest(serde_json::to_vec(&request).unwrap_or_default()))
+    sha256_hex(&serde_json::to_vec(&request).unwrap_or_default())
 }
 
 /// One registration.

@@ -29,9 +29,10 @@ use crate::backend::discover::ControlPlane;
 use crate::credentials::Credentials;
 use crate::engine::report::{self, Due, Report};
 use crate::engine::{Image, Reported, Task, TaskEvent};
+use crate::error::chain;
 use crate::failpoint;
 use crate::host::view::Snapshot;
-use crate::host::{Input, chain, runtime_id};
+use crate::host::{Input, runtime_id};
 use crate::identity::Identity;
 
 /// Calls at once.

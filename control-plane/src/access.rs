@@ -71,7 +71,7 @@ pub enum Error {
 pub async fn perform(state: &State, request: Request, now: Timestamp) -> Result<Answer, Error> {
     match request {
         Request::CreateKey { account, allow, description } => {
-            let id = format!("AKIA{}", letters::<16>()?);
+            let id = AccessKey::id_of("AKIA", &random::<16>()?);
             let key = AccessKey {
                 secret: secret()?,
                 session_token: None,
@@ -159,14 +159,6 @@ fn random<const N: usize>() -> Result<[u8; N], Error> {
     let source = rustls::crypto::ring::default_provider().secure_random;
     source.fill(&mut bytes).map_err(|_unspecified| Error::Random)?;
     Ok(bytes)
-}
-
-/// Of base 32, five random bits each.
-fn letters<const N: usize>() -> Result<String, Error> {
-    const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    let bytes = random::<N>()?;
-    let letters = bytes.iter().filter_map(|byte| ALPHABET.get(usize::from(byte & 31)));
-    Ok(letters.map(|letter| char::from(*letter)).collect())
 }
 
 /// 40 characters of base 64 as AWS's are, 240 random bits.

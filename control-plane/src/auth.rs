@@ -171,21 +171,19 @@ mod tests {
     use protocol::sigv4::{Keys, Scope, sha256_hex};
 
     use super::*;
+    use crate::scheduler::fixtures::access_key;
     use crate::state::{Edit, State, testing};
 
     const SECRET: &str = "secret";
 
     fn key(id: &str, token: Option<&str>, expires_at: Option<Timestamp>) -> AccessKey {
         AccessKey {
-            id: id.to_owned(),
             secret: SECRET.to_owned(),
             session_token: token.map(str::to_owned),
             principal: format!("arn:aws:iam::1:user/{id}"),
             allow: vec!["ecs:Describe*".to_owned()],
-            created_at: Timestamp::UNIX_EPOCH,
             expires_at,
-            description: None,
-            task: None,
+            ..access_key(id)
         }
     }
 

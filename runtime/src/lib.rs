@@ -21,6 +21,7 @@ pub mod ns;
 pub mod plan;
 pub mod process;
 pub mod rdt;
+pub mod rootless;
 pub mod seal;
 pub mod seccomp;
 pub mod spec;

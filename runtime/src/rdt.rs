@@ -15,7 +15,7 @@ pub const ROOT: &str = "/sys/fs/resctrl";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "linux.intelRdt: no resctrl is mounted on {}; mount it, if the processor has it, or remove intelRdt",
+        "linux.intelRdt: no resctrl is mounted on {}; mount it, if the processor has it, or leave intelRdt and its schemas out",
         path.display()
     )]
     NotMounted { path: PathBuf },
@@ -51,9 +51,7 @@ impl Groups {
     /// # Errors
     /// If there is no resctrl, or the group that is named does not fit.
     pub fn plan(root: &Path, clause: &IntelRdt, id: &str) -> Result<Self, Error> {
-        if !root.join("schemata").exists() {
-            return Err(Error::NotMounted { path: root.to_owned() });
-        }
+        mounted(root)?;
         let share = match &clause.clos_id {
             Some(name) => root.join(name),
             // Nothing to share out: it stays in the group of all.
@@ -104,6 +102,76 @@ impl Groups {
         }
         Ok(())
     }
+}
+
+/// Refuses what needs resctrl where there is none.
+///
+/// # Errors
+/// If it is not mounted.
+pub fn mounted(root: &Path) -> Result<(), Error> {
+    if root.join("schemata").exists() {
+        return Ok(());
+    }
+    Err(Error::NotMounted { path: root.to_owned() })
+}
+
+/// Gives a container's processes another schema: that of the group they are in, or, if that is the one
+/// of all, of a group named after the container, which is to be removed with it. `remember` learns of
+/// that before it is made.
+///
+/// # Errors
+/// If there is no resctrl, or the kernel refuses the schema.
+pub fn update<E: From<Error>>(
+    root: &Path,
+    id: &str,
+    lines: &[&str],
+    processes: &[i32],
+    remember: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
+    mounted(root)?;
+    let init = processes.first().copied().unwrap_or(0);
+    let group = match group_of(root, init)? {
+        Some(group) => group,
+        None => {
+            let group = root.join(id);
+            // One that is there is somebody's, or remembered by an update that was killed.
+            if !group.exists() {
+                remember(&group)?;
+                fs::create_dir(&group).map_err(failed("create", &group))?;
+            }
+            group
+        }
+    };
+    let path = group.join("schemata");
+    for line in lines {
+        fs::write(&path, format!("{line}\n")).map_err(failed("write", &path))?;
+    }
+    let path = group.join("tasks");
+    for process in processes {
+        let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+        for thread in threads {
+            match fs::write(&path, thread.file_name().as_encoded_bytes()) {
+                // It has ended.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other.map_err(failed("write", &path))?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The group that a process is in; `None` for the group of all.
+fn group_of(root: &Path, pid: i32) -> Result<Option<PathBuf>, Error> {
+    let pid = pid.to_string();
+    for entry in fs::read_dir(root).map_err(failed("list", root))?.flatten() {
+        let path = entry.path();
+        // The others hold no processes, or those of the groups here.
+        let Ok(tasks) = fs::read_to_string(path.join("tasks")) else { continue };
+        if path.join("schemata").exists() && tasks.lines().any(|line| line == pid) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 /// Removes what [`Groups::to_remove`] named; what was never made is no failure.
@@ -179,6 +247,33 @@ mod tests {
         remove(&groups.to_remove()).unwrap();
         remove(&groups.to_remove()).unwrap();
         assert!(!root.join("one").exists());
+    }
+
+    #[test]
+    fn a_schema_is_changed_where_the_processes_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let own = std::process::id().cast_signed();
+        let change = |remembered: &mut Option<PathBuf>| {
+            update(root, "one", &["L3:0=f"], &[own], |group| {
+                *remembered = Some(group.to_owned());
+                Ok::<_, Error>(())
+            })
+        };
+        let mut made = None;
+        assert!(matches!(change(&mut made), Err(Error::NotMounted { .. })));
+        fs::write(root.join("schemata"), "L3:0=ffff\n").unwrap();
+        change(&mut made).unwrap();
+        assert_eq!(made, Some(root.join("one")));
+        assert_eq!(fs::read_to_string(root.join("one/schemata")).unwrap(), "L3:0=f\n");
+        // Only here does the file hold what was written last: it is the thread of this test.
+        fs::write(root.join("one/tasks"), format!("{own}\n")).unwrap();
+        fs::rename(root.join("one"), root.join("gold")).unwrap();
+        fs::write(root.join("gold/schemata"), "").unwrap();
+        made = None;
+        change(&mut made).unwrap();
+        assert_eq!(made, None);
+        assert_eq!(fs::read_to_string(root.join("gold/schemata")).unwrap(), "L3:0=f\n");
     }
 
     #[test]

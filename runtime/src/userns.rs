@@ -1,21 +1,52 @@
 //! Id maps of a new user namespace: written by the parent, which has the privilege, into
-//! `/proc/<pid>/{uid,gid}_map` (user_namespaces(7)). And namespaces that exist only for the maps
-//! that they give to mounts.
+//! `/proc/<pid>/{uid,gid}_map` (user_namespaces(7)). An ordinary user has it for his own id alone;
+//! for the ranges that `/etc/subuid` and `/etc/subgid` give him, newuidmap(1) and newgidmap(1) of
+//! his `PATH` write them. And namespaces that exist only for the maps that they give to mounts.
 
+use std::ffi::CString;
 use std::fmt::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::{fs, io};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::{env, fs, io};
 
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::pipe2;
 
 use crate::{
+    rootless,
     spec::IdMapping,
     sys::{
         self, Errno, OFlag,
         clone::{Clone, spawn},
+        cred,
     },
 };
+
+/// Why ids are not mapped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("write /proc/{pid}/{file}")]
+    Write { pid: i32, file: &'static str, source: io::Error },
+    #[error(
+        "{list}: find {name} in PATH, which maps other ids than the user's own; install the package \
+         uidmap (Debian) or shadow-utils (Fedora), or map the own id alone"
+    )]
+    NoProgram { name: &'static str, list: &'static str },
+    #[error("run {}", path.display())]
+    Run { path: PathBuf, source: io::Error },
+    #[error("{list}: {} refuses: {status}: {message}; does {file} give the user these ids?", path.display())]
+    Refused {
+        path: PathBuf,
+        list: &'static str,
+        file: &'static str,
+        status: ExitStatus,
+        message: String,
+    },
+    #[error("make a user namespace ({what})")]
+    Make { what: &'static str, source: io::Error },
+}
 
 /// Most lines a map may have.
 const MOST: usize = 340;
@@ -62,55 +93,109 @@ pub fn to_host(map: &[IdMapping], id: u32) -> Option<u32> {
 /// Writes both maps of a process that has just been cloned into a new user namespace.
 ///
 /// # Errors
-/// If the kernel refuses a map; the name of the file is the first part.
-pub fn write_maps(
-    pid: i32,
-    uid_map: &[IdMapping],
-    gid_map: &[IdMapping],
-) -> Result<(), (&'static str, io::Error)> {
-    let write = |name: &'static str, text: &str| {
-        // One write: the kernel takes the whole map at once. By std::fs, as /proc here is the host's.
-        use std::io::Write as _;
-        fs::OpenOptions::new()
-            .write(true)
-            .open(format!("/proc/{pid}/{name}"))
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(|error| (name, error))
-    };
-    let text = |map: &[IdMapping]| {
-        map.iter().fold(String::new(), |mut text, one| {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{} {} {}", one.container_id, one.host_id, one.size);
-            text
-        })
-    };
-    write("uid_map", &text(uid_map))?;
-    match write("gid_map", &text(gid_map)) {
+/// If the kernel refuses a map, or for an ordinary user the program that maps the ids he was given.
+pub fn write_maps(pid: i32, uid_map: &[IdMapping], gid_map: &[IdMapping]) -> Result<(), Error> {
+    if rootless::is_ordinary_user() {
+        return write_as_user(pid, uid_map, gid_map);
+    }
+    write(pid, "uid_map", &text(uid_map))?;
+    match write(pid, "gid_map", &text(gid_map)) {
         // Without CAP_SETGID outside, a map is taken only after setgroups is given up.
-        Err((_, error)) if error.raw_os_error() == Some(libc::EPERM) => {
-            write("setgroups", "deny")?;
-            write("gid_map", &text(gid_map))
+        Err(Error::Write { source, .. }) if source.raw_os_error() == Some(libc::EPERM) => {
+            write(pid, "setgroups", "deny")?;
+            write(pid, "gid_map", &text(gid_map))
         }
         other => other,
     }
 }
 
+/// The kernel lets a user map nothing but himself; programs with privileges do the rest.
+fn write_as_user(pid: i32, uid_map: &[IdMapping], gid_map: &[IdMapping]) -> Result<(), Error> {
+    let alone = |map: &[IdMapping], id| matches!(map, [one] if one.size == 1 && one.host_id == id);
+    if alone(uid_map, cred::euid()) {
+        write(pid, "uid_map", &text(uid_map))?;
+    } else {
+        ask(&UID_PROGRAM, pid, uid_map)?;
+    }
+    if alone(gid_map, cred::egid()) {
+        write(pid, "setgroups", "deny")?;
+        write(pid, "gid_map", &text(gid_map))
+    } else {
+        ask(&GID_PROGRAM, pid, gid_map)
+    }
+}
+
+/// A program of the package uidmap: its name, what it reads, and whose map it writes.
+struct Program {
+    name: &'static str,
+    file: &'static str,
+    list: &'static str,
+}
+
+const UID_PROGRAM: Program =
+    Program { name: "newuidmap", file: "/etc/subuid", list: "linux.uidMappings" };
+const GID_PROGRAM: Program =
+    Program { name: "newgidmap", file: "/etc/subgid", list: "linux.gidMappings" };
+
+fn ask(program: &Program, pid: i32, map: &[IdMapping]) -> Result<(), Error> {
+    let Program { name, file, list } = *program;
+    let path = find(name).ok_or(Error::NoProgram { name, list })?;
+    let numbers = map.iter().flat_map(|one| [one.container_id, one.host_id, one.size]);
+    let output = Command::new(&path)
+        .arg(pid.to_string())
+        .args(numbers.map(|number| number.to_string()))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| Error::Run { path: path.clone(), source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = [output.stderr, output.stdout].concat();
+    let message = String::from_utf8_lossy(&message).trim().to_owned();
+    Err(Error::Refused { path, list, file, status: output.status, message })
+}
+
+/// A program in `PATH`. Its relative parts are left out: they would make the directory we are in decide.
+fn find(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).filter(|directory| directory.is_absolute()).find_map(|directory| {
+        let file = directory.join(name);
+        let text = CString::new(file.as_os_str().as_bytes()).ok()?;
+        sys::process::executable(&text).is_ok().then_some(file)
+    })
+}
+
+fn write(pid: i32, file: &'static str, text: &str) -> Result<(), Error> {
+    // One write: the kernel takes the whole map at once. By std::fs, as /proc here is the host's.
+    use std::io::Write as _;
+    fs::OpenOptions::new()
+        .write(true)
+        .open(format!("/proc/{pid}/{file}"))
+        .and_then(|mut opened| opened.write_all(text.as_bytes()))
+        .map_err(|source| Error::Write { pid, file, source })
+}
+
+fn text(map: &[IdMapping]) -> String {
+    map.iter().fold(String::new(), |mut text, one| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{} {} {}", one.container_id, one.host_id, one.size);
+        text
+    })
+}
+
 /// A user namespace of these maps and no other use, for the ids of a mount.
 ///
 /// # Errors
-/// If it cannot be made, or the kernel refuses a map; what was done is the first part.
-pub fn make(
-    uid_map: &[IdMapping],
-    gid_map: &[IdMapping],
-) -> Result<OwnedFd, (&'static str, io::Error)> {
-    let failed = |what| move |errno: Errno| (what, io::Error::from(errno));
+/// If it cannot be made, or the kernel refuses a map.
+pub fn make(uid_map: &[IdMapping], gid_map: &[IdMapping]) -> Result<OwnedFd, Error> {
+    let failed = |what| move |errno: Errno| Error::Make { what, source: errno.into() };
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe"))?;
     let flags = libc::CLONE_NEWUSER as u64;
     let clone = Clone { flags, cgroup: None, withheld: Some(write.as_fd()) };
     let (pid, pidfd) = spawn(clone, &read, hold).map_err(failed("clone"))?;
     let made = write_maps(pid, uid_map, gid_map).and_then(|()| {
         let file = fs::File::open(format!("/proc/{pid}/ns/user"));
-        file.map(OwnedFd::from).map_err(|error| ("namespace", error))
+        file.map(OwnedFd::from).map_err(|source| Error::Make { what: "open it", source })
     });
     drop(write);
     while waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}

@@ -1,6 +1,7 @@
 //! OCI bundles with a busybox root, and the runtime that runs them: ours, or with `RUNTIME=runc`
 //! the reference.
 
+use std::ffi::OsStr;
 use std::io::Read as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+use crate::user::{self, User};
 
 /// The runtime under test: `RUNTIME`, else our own as built.
 pub fn runtime() -> PathBuf {
@@ -28,6 +31,8 @@ pub struct Bundle {
     pub id: String,
     /// `config.json`, written by [`Bundle::command`].
     pub config: Value,
+    /// Who runs the runtime; root if there is none.
+    pub user: Option<User>,
 }
 
 /// What the programs of busybox that the tests use are called.
@@ -62,7 +67,39 @@ impl Bundle {
         let random = directory.path().file_name().and_then(|name| name.to_str()).unwrap_or("x");
         let id = format!("lighter-test-{}", random.trim_start_matches('.'));
         let config = config(&id, script);
-        Self { directory, id, config }
+        Self { directory, id, config, user: None }
+    }
+
+    /// A bundle that an ordinary user runs, mapped to root in a user namespace, without a cgroup.
+    ///
+    /// # Panics
+    /// If the directory cannot be made.
+    pub fn of_user(script: &str) -> Self {
+        let mut bundle = Self::new(script);
+        for (list, id) in [("uidMappings", user::ID), ("gidMappings", user::ID)] {
+            let map = json!([{"containerID": 0, "hostID": id, "size": 1}]);
+            bundle.set(&format!("/linux/{list}"), map);
+        }
+        bundle.push("/linux/namespaces", json!({"type": "user"}));
+        bundle.set("/linux/cgroupsPath", json!(""));
+        if let Some(options) = bundle.config["mounts"][2]["options"].as_array_mut() {
+            // Not among his.
+            options.retain(|option| option != "gid=5");
+        }
+        bundle.user = Some(User::owning(bundle.beside()));
+        bundle
+    }
+
+    /// Gives the container the user's whole range of ids.
+    pub fn map_ranges(&mut self) -> &mut Self {
+        for list in ["uidMappings", "gidMappings"] {
+            let map = json!([
+                {"containerID": 0, "hostID": user::ID, "size": 1},
+                {"containerID": 1, "hostID": user::RANGE, "size": user::COUNT},
+            ]);
+            self.set(&format!("/linux/{list}"), map);
+        }
+        self
     }
 
     /// The bundle's root file system.
@@ -120,8 +157,36 @@ impl Bundle {
     pub fn command(&self, words: &[&str]) -> Command {
         std::fs::write(self.path().join("config.json"), self.config.to_string())
             .expect("config.json");
-        let mut command = Command::new(runtime());
-        command.arg("--root").arg(self.state_root()).args(words).current_dir(self.path());
+        let words = words.iter().map(OsStr::new);
+        let state_root = self.state_root();
+        let root = [OsStr::new("--root"), state_root.as_os_str()];
+        self.command_of(&runtime(), root.into_iter().chain(words))
+    }
+
+    /// A command of a runtime with nothing but these words; the configuration is written already.
+    ///
+    /// # Panics
+    /// If the program cannot be copied to where the user may execute it.
+    #[expect(clippy::expect_used, reason = "a test without its runtime must fail loudly")]
+    pub fn command_of<'a>(
+        &self,
+        program: &Path,
+        words: impl IntoIterator<Item = &'a OsStr>,
+    ) -> Command {
+        let mut program = program.to_owned();
+        if self.user.is_some() && program.components().count() > 1 {
+            let size = std::fs::metadata(&program).expect("the runtime").len();
+            let copy = self.directory.path().join(format!("runtime-{size}"));
+            if !copy.exists() {
+                std::fs::copy(&program, &copy).expect("copy of the runtime");
+            }
+            program = copy;
+        }
+        let mut command = Command::new(program);
+        command.args(words).current_dir(self.path());
+        if let Some(user) = &self.user {
+            command = user.command(&command);
+        }
         command.stdin(Stdio::null());
         command
     }

@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, openat};
@@ -171,16 +171,13 @@ impl Cluster {
 
     /// SIGKILLs the control plane.
     pub fn kill_control_plane(&mut self) {
-        let mut child = self.control_plane.take().expect("it runs");
-        child.kill().expect("kill it");
-        child.wait().expect("wait for it");
+        kill(&mut self.control_plane);
     }
 
     /// SIGTERMs the control plane and waits for its end.
     pub fn stop_control_plane(&mut self) {
-        let mut child = self.control_plane.take().expect("it runs");
-        terminate(&child);
-        assert!(child.wait().expect("wait for it").success(), "{}", self.log());
+        let ended = stop(&mut self.control_plane);
+        assert!(ended.success(), "{}", self.log());
     }
 
     /// Resident memory of the control plane, in kB.
@@ -306,16 +303,13 @@ impl Cluster {
 
     /// SIGKILLs an agent.
     pub fn kill_agent(&mut self, index: usize) {
-        let mut child = self.agents[index].process.take().expect("it runs");
-        child.kill().expect("kill it");
-        child.wait().expect("wait for it");
+        kill(&mut self.agents[index].process);
     }
 
     /// SIGTERMs an agent and waits for its end.
     pub fn stop_agent(&mut self, index: usize) {
-        let mut child = self.agents[index].process.take().expect("it runs");
-        terminate(&child);
-        assert!(child.wait().expect("wait for it").success(), "{}", self.log());
+        let ended = stop(&mut self.agents[index].process);
+        assert!(ended.success(), "{}", self.log());
     }
 
     /// Resident memory of an agent, in kB.
@@ -459,6 +453,18 @@ impl Default for Cluster {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn kill(process: &mut Option<Child>) {
+    let mut child = process.take().expect("it runs");
+    child.kill().expect("kill it");
+    child.wait().expect("wait for it");
+}
+
+fn stop(process: &mut Option<Child>) -> ExitStatus {
+    let mut child = process.take().expect("it runs");
+    terminate(&child);
+    child.wait().expect("wait for it")
 }
 
 /// Whether a process has ended, which is then taken out.

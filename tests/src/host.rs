@@ -60,9 +60,10 @@ impl TestHost {
         unshare(flags).expect("the tests run as root");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
             .expect("private mounts");
-        // The shell reaps what is orphaned: `wait` waits for every child.
-        let init = Command::new("/bin/busybox")
-            .args(["sh", "-c", "mount -t proc proc /proc && ip link set lo up && echo ready && sleep 100000 & while :; do wait; busybox sleep 0.1; done"])
+        // The shell reaps what is orphaned: `wait` waits for every child. It is killed with the test,
+        // which may be ended from outside; signals that a first process does not take are no others.
+        let init = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "/bin/busybox", "sh", "-c", "mount -t proc proc /proc && ip link set lo up && echo ready && sleep 100000 & while :; do wait; busybox sleep 0.1; done"])
             .stdout(Stdio::piped())
             .spawn();
         let mut init = init.expect("busybox-static is installed");
@@ -263,7 +264,8 @@ impl Drop for TestHost {
     }
 }
 
-fn remove_cgroup(path: &Path) {
+/// Removes a cgroup and those in it, as far as no process is in them.
+pub fn remove_cgroup(path: &Path) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroup(&entry.path());

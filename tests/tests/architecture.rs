@@ -283,7 +283,8 @@ fn pure_modules_touch_nothing() {
 
 #[test]
 fn unsafe_stands_only_where_it_may() {
-    let allowed = ["runtime/src/sys/", "agent/src/sys.rs"];
+    // The runtime's main has to name its symbol, which counts as unsafe.
+    let allowed = ["runtime/src/sys/", "runtime/src/main.rs", "agent/src/sys.rs"];
     let mut files = Vec::new();
     for member in ["protocol/src", "runtime/src", "agent/src", "control-plane/src"] {
         rust_files(&workspace().join(member), &mut files);

@@ -7,5 +7,6 @@ mod cluster;
 mod image;
 mod machine;
 mod monitor;
+mod oci;
 mod runtime;
 mod task;

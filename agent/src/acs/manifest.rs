@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, ack, payload};
 use crate::engine::TaskEvent;
-use crate::host::chain;
+use crate::error::chain;
 use crate::registration::with_store;
 use crate::store::{self, Batch, Store, Table};
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use protocol::acs::{self, AgentMessage, Payload, RawTask, RoleCredentialsAck};
 use protocol::ids::TaskId;
-use protocol::taskdef::{NamespaceMode, NetworkMode, TaskDefinition};
+use protocol::taskdef::{NetworkMode, TaskDefinition};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
@@ -19,8 +19,9 @@ use super::manifest::Manifests;
 use super::{Context, Error, ack};
 use crate::credentials::RoleType;
 use crate::engine::{Desired, EcsTask, NewTask, StopCode, Task, TaskEvent};
+use crate::error::chain;
 use crate::failpoint;
-use crate::host::{Input, admit, chain};
+use crate::host::{Input, admit};
 
 /// The Amazon agent's word, spelt as control planes know it.
 const UNUSABLE: &str = "UnrecogniedTaskError: Error loading task - ";
@@ -250,22 +251,7 @@ pub(super) fn stand_in(arn: &str) -> TaskId {
 
 /// The definition of a task that cannot be used.
 fn nothing(task: &acs::Task) -> TaskDefinition {
-    TaskDefinition {
-        family: task.family.clone().unwrap_or_default(),
-        network_mode: NetworkMode::None,
-        containers: Vec::new(),
-        volumes: Vec::new(),
-        cpu: None,
-        memory: None,
-        requires_compatibilities: Vec::new(),
-        pid_mode: NamespaceMode::Private,
-        ipc_mode: NamespaceMode::Private,
-        tags: Vec::new(),
-        cpu_architecture: None,
-        task_role_arn: None,
-        execution_role_arn: None,
-        placement_constraints: Vec::new(),
-    }
+    TaskDefinition::of(task.family.clone().unwrap_or_default(), NetworkMode::None, Vec::new())
 }
 
 /// Tasks that the control plane wants to run, by ARN; see [`super::manifest`].

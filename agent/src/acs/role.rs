@@ -8,7 +8,7 @@ use protocol::acs::{
 use super::Context;
 use crate::credentials::RoleType;
 use crate::engine::TaskEvent;
-use crate::host::chain;
+use crate::error::chain;
 
 /// Those of an unknown task are kept, since its payload may come yet, and not acknowledged.
 pub(super) async fn handle(context: &Context, message: RoleCredentials) -> Vec<AgentMessage> {

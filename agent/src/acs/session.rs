@@ -13,8 +13,8 @@ use crate::backend::backoff::Schedule;
 use crate::backend::discover::ControlPlane;
 use crate::backend::session::{Attempts, End, Limits, Link};
 use crate::backend::socket::{self, Address, Socket};
+use crate::error::chain;
 use crate::failpoint;
-use crate::host::chain;
 use crate::registration::version_info;
 
 const RECONNECT: Schedule = Schedule {

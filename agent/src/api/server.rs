@@ -27,9 +27,10 @@ use super::types::{
 };
 use crate::ecs::{LeaveError, Membership};
 use crate::engine::{NewTask, TaskEvent};
+use crate::error::chain;
 use crate::host::hands::Hands;
 use crate::host::view::Snapshot;
-use crate::host::{Input, admit, chain};
+use crate::host::{Input, admit};
 use crate::logs;
 
 /// How long removing a task may take before the caller is told that it goes on.

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::{CallError, Client, Service};
-use crate::host::chain;
+use crate::error::chain;
 use crate::identity::Identity;
 
 const FRESH: Duration = Duration::from_secs(12 * 3600);

@@ -1,20 +1,21 @@
 //! The engine against tables of cases and against a random world that fails and forgets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use protocol::ids::TaskId;
 use protocol::monitor::{ContainerFacts, Exit, Status};
 use protocol::taskdef::{
-    Condition, ContainerDefinition, Dependency, LinuxParameters, LogConfiguration, LogDriver,
-    NamespaceMode, NetworkMode, PortMapping, TaskDefinition, TransportProtocol,
+    Condition, ContainerDefinition, Dependency, NetworkMode, PortMapping, TaskDefinition,
+    TransportProtocol,
 };
 
 use super::report::{Due, due};
 use super::*;
 use crate::api::types::PullPolicy;
+use crate::fixtures;
 
 mod report;
 
@@ -29,65 +30,20 @@ fn settings() -> Settings {
 }
 
 fn container(name: &str, essential: bool, depends_on: &[(&str, Condition)]) -> ContainerDefinition {
+    let depends_on = depends_on.iter().map(|(container, condition)| Dependency {
+        container: (*container).to_owned(),
+        condition: *condition,
+    });
     ContainerDefinition {
-        name: name.to_owned(),
-        image: "busybox".to_owned(),
-        cpu: 0,
         memory: Some(64),
-        memory_reservation: None,
-        port_mappings: vec![],
         essential,
-        entry_point: None,
-        command: None,
-        environment: vec![],
-        mount_points: vec![],
-        volumes_from: vec![],
-        depends_on: depends_on
-            .iter()
-            .map(|(container, condition)| Dependency {
-                container: (*container).to_owned(),
-                condition: *condition,
-            })
-            .collect(),
-        start_timeout: None,
-        stop_timeout: None,
-        hostname: None,
-        user: None,
-        working_directory: None,
-        disable_networking: false,
-        privileged: false,
-        readonly_root_filesystem: false,
-        dns_servers: vec![],
-        dns_search_domains: vec![],
-        extra_hosts: vec![],
-        no_new_privileges: false,
-        interactive: false,
-        pseudo_terminal: false,
-        docker_labels: BTreeMap::new(),
-        ulimits: vec![],
-        log: LogConfiguration { driver: LogDriver::JsonFile, options: BTreeMap::new() },
-        system_controls: vec![],
-        linux: LinuxParameters::default(),
+        depends_on: depends_on.collect(),
+        ..fixtures::container(name, "busybox")
     }
 }
 
 fn definition(network_mode: NetworkMode, containers: Vec<ContainerDefinition>) -> TaskDefinition {
-    TaskDefinition {
-        family: "test".to_owned(),
-        network_mode,
-        containers,
-        volumes: vec![],
-        cpu: None,
-        memory: None,
-        requires_compatibilities: vec![],
-        pid_mode: NamespaceMode::Private,
-        ipc_mode: NamespaceMode::Private,
-        tags: vec![],
-        cpu_architecture: None,
-        task_role_arn: None,
-        execution_role_arn: None,
-        placement_constraints: Vec::new(),
-    }
+    TaskDefinition::of("test".to_owned(), network_mode, containers)
 }
 
 fn id(number: u128) -> TaskId {

@@ -18,6 +18,7 @@ use super::bundle::HostFacts;
 use super::{Input, run, view};
 use crate::cgroup;
 use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
+use crate::error::chain;
 use crate::image;
 use crate::layout::Layout;
 use crate::logs::drivers::awslogs::{LogService, LogStream};
@@ -302,7 +303,7 @@ impl Hands {
         }
         let options = match definition.log.driver {
             LogDriver::JsonFile => {
-                Options::parse(&definition.log.options).map_err(|error| super::chain(&error))?
+                Options::parse(&definition.log.options).map_err(|error| chain(&error))?
             }
             LogDriver::AwsLogs => LOCAL_COPY,
         };

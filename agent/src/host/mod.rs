@@ -31,7 +31,6 @@ use tokio::sync::oneshot;
 
 use crate::api::types::{PullEvent, TaskView};
 use crate::engine::{Event, NewTask, TaskEvent};
-pub use crate::error::chain;
 
 /// What the owner is told.
 #[derive(Debug)]

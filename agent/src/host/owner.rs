@@ -14,11 +14,12 @@ use jiff::Timestamp;
 use protocol::ids::TaskId;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::Input;
 use super::hands::Hands;
 use super::view::{self, Snapshot};
-use super::{Input, chain};
 use crate::api::types::{PullEvent, TaskView};
 use crate::engine::{self, Effect, Event, Host, Image};
+use crate::error::chain;
 use crate::failpoint;
 use crate::store::{Batch, Store, Table};
 

@@ -16,9 +16,10 @@ use protocol::monitor::{Call, ContainerFacts, ExitRecord, Fact, Status};
 
 use super::hands::Hands;
 use super::run::{end_processes, namespace, remove_files};
-use super::{chain, runtime_id};
+use super::runtime_id;
 use crate::cgroup;
 use crate::engine::{ContainerEvent, Event, Host, Life, Resources, Settings, Task, TaskEvent};
+use crate::error::chain;
 use crate::layout::Layout;
 use crate::monitor;
 use crate::network::Lease;

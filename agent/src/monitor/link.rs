@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::client::{Client, Hello};
 use super::spawn::{Program, Spawn, reap};
 use super::{Error, LOG, alive, record};
-use crate::host::chain;
+use crate::error::chain;
 
 /// A monitor answers its first greeting after it has made namespaces and forked.
 const GREETING: Duration = Duration::from_secs(10);

@@ -30,6 +30,7 @@ use ipnet::Ipv4Net;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::netlink::{self, Socket};
+use super::netns;
 
 mod rules;
 
@@ -71,18 +72,7 @@ fn network() -> Ipv4Net {
 /// If the namespace cannot be entered, the kernel refuses, or something in the namespace listens
 /// on the port.
 pub fn listen_in(netns: BorrowedFd<'_>, port: u16) -> Result<TcpListener, Error> {
-    std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name("netns".to_owned())
-            .spawn_scoped(scope, || {
-                nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET)
-                    .map_err(|errno| Error::Enter(errno.into()))?;
-                listen(port)
-            })
-            .map_err(Error::Enter)?
-            .join()
-            .unwrap_or_else(|_| Err(Error::Enter(io::Error::other("the thread panicked"))))
-    })
+    netns::inside(netns, || listen(port)).map_err(Error::Enter)?
 }
 
 /// In the calling thread's namespace.
@@ -192,32 +182,13 @@ mod tests {
 
     use std::io::{Read as _, Write as _};
     use std::net::{SocketAddr, TcpStream};
-    use std::os::fd::{AsFd as _, OwnedFd};
+    use std::os::fd::AsFd as _;
     use std::time::{Duration, Instant};
 
-    use nix::sched::{CloneFlags, setns, unshare};
-
+    use super::netns::testing::{inside, netns};
     use super::*;
 
     const METADATA: u16 = 51679;
-
-    fn netns() -> OwnedFd {
-        let made = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net").unwrap())
-        });
-        made.join().unwrap()
-    }
-
-    fn inside<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            thread.join().unwrap()
-        })
-    }
 
     /// What a client in the calling thread's namespace is told at 169.254.170.2:80.
     fn fetch() -> io::Result<String> {

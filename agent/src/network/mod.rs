@@ -19,6 +19,7 @@ pub mod endpoint;
 pub mod firewall;
 pub mod ipam;
 pub mod netlink;
+mod netns;
 pub mod plan;
 pub mod ports;
 #[cfg(test)]

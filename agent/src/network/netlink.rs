@@ -24,6 +24,7 @@ use netlink_packet_route::route::{RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
+use super::netns;
 pub use requests::*;
 
 const NLMSG_ERROR: u16 = 2;
@@ -162,18 +163,7 @@ impl Socket {
     /// # Errors
     /// If the namespace cannot be entered or has no socket for us.
     pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, Error> {
-        std::thread::scope(|scope| {
-            std::thread::Builder::new()
-                .name("netns".to_owned())
-                .spawn_scoped(scope, || {
-                    nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET)
-                        .map_err(|errno| Error::Enter(errno.into()))?;
-                    Self::open()
-                })
-                .map_err(Error::Enter)?
-                .join()
-                .unwrap_or_else(|_| Err(Error::Enter(io::Error::other("the thread panicked"))))
-        })
+        netns::inside(netns, Self::open).map_err(Error::Enter)?
     }
 
     /// Sends all requests in one datagram and waits for every answer. The kernel carries out each

@@ -9,34 +9,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use protocol::ids::TaskId;
 use protocol::taskdef::TransportProtocol::{Tcp, Udp};
 
+use super::netns::testing::{inside, netns};
 use super::*;
 
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const SUFFIX: &str = "0a1b2c3d";
-
-fn netns() -> OwnedFd {
-    std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net").unwrap())
-    })
-    .join()
-    .unwrap()
-}
-
-fn inside<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        });
-        thread.join().unwrap()
-    })
-}
 
 fn command(line: &str) -> String {
     let mut words = line.split(' ');

@@ -10,10 +10,9 @@ use serde_json::Value;
 
 use super::lookup::{self, Arn};
 use super::page::page;
-use super::{Answer, Context, Refusal, call, errors};
+use super::{Answer, Context, call, errors};
 use crate::model::{
-    Cluster, Entity, Instance, InstanceStatus, LaunchType, Service, ServiceStatus, StrategyItem,
-    Task, TaskStatus,
+    Cluster, Entity, Instance, LaunchType, Service, ServiceStatus, StrategyItem, Task, TaskStatus,
 };
 use crate::state::View;
 
@@ -55,7 +54,6 @@ async fn create(
         inactive_at: None,
     };
     let cluster = cx
-        .state
         .transact(|view, edit| {
             let cluster = match view.clusters.get(&new.key()) {
                 Some(there) if there.active => return Ok(describe_whole(cx, view, there)),
@@ -68,7 +66,7 @@ async fn create(
                     &new
                 }
             };
-            Ok::<_, Refusal>(describe_whole(cx, view, cluster))
+            Ok(describe_whole(cx, view, cluster))
         })
         .await?;
     Ok(ecs::CreateClusterResponse { cluster: Some(cluster) })
@@ -138,20 +136,18 @@ async fn delete(
         return Err(errors::invalid("Cluster can not be blank."));
     }
     let (key, cluster) = cx
-        .state
         .transact(|view, edit| {
             let before = lookup::cluster(view, cx, request.cluster.as_deref())?;
             Counts::of(view, before).refuse_deletion()?;
             let after =
                 Cluster { active: false, inactive_at: Some(cx.now), ..before.value.clone() };
             edit.update(before, &after);
-            Ok::<_, Refusal>((after.key(), describe_whole(cx, view, &after)))
+            Ok((after.key(), describe_whole(cx, view, &after)))
         })
         .await?;
     // Nothing can depend on there being no other record: what came to be in the cluster between the
     // look and the commit is found now that nothing can come any more.
     let found = cx
-        .state
         .transact(|view, edit| {
             let Some(deleted) = view.clusters.get(&key).filter(|cluster| !cluster.active) else {
                 return Ok(Ok(()));
@@ -161,7 +157,7 @@ async fn delete(
                 let back = Cluster { active: true, inactive_at: None, ..deleted.value.clone() };
                 edit.update(deleted, &back);
             }
-            Ok::<_, Refusal>(emptied)
+            Ok(emptied)
         })
         .await?;
     found?;
@@ -222,19 +218,16 @@ async fn change(
     given: Option<&str>,
     change: impl Fn(&mut Cluster) -> Result<(), ApiError>,
 ) -> Result<ecs::Cluster, ApiError> {
-    let changed = cx
-        .state
-        .transact(|view, edit| {
-            let before = lookup::cluster(view, cx, given)?;
-            let mut after = before.value.clone();
-            change(&mut after)?;
-            if after != before.value {
-                edit.update(before, &after);
-            }
-            Ok::<_, Refusal>(describe_whole(cx, view, &after))
-        })
-        .await?;
-    Ok(changed)
+    cx.transact(|view, edit| {
+        let before = lookup::cluster(view, cx, given)?;
+        let mut after = before.value.clone();
+        change(&mut after)?;
+        if after != before.value {
+            edit.update(before, &after);
+        }
+        Ok(describe_whole(cx, view, &after))
+    })
+    .await
 }
 
 fn key(cx: &Context, name: &str) -> String {
@@ -242,7 +235,7 @@ fn key(cx: &Context, name: &str) -> String {
 }
 
 fn arn(cx: &Context, name: &str) -> String {
-    format!("arn:aws:ecs:{}:{}:cluster/{name}", cx.region, cx.account())
+    Cluster::arn_of(&cx.region, cx.account(), name)
 }
 
 /// What ECS takes and we do not act on is refused unless it says nothing.
@@ -382,7 +375,7 @@ impl Counts {
         let mut counts = Self::default();
         let prefix = |kind: &str| format!("{kind}{}/{}/", cluster.region, cluster.name);
         for (_, instance) in view.instances.prefix(&prefix(Instance::PREFIX)) {
-            counts.instances += i32::from(instance.status != InstanceStatus::Inactive);
+            counts.instances += i32::from(instance.is_registered());
         }
         for (_, task) in view.tasks.prefix(&prefix(Task::PREFIX)) {
             match task.last {

@@ -2,8 +2,8 @@
 //! answered with AWS's error for an unknown operation.
 //!
 //! A handler reads the view, decides, commits and answers; it never waits for an agent and never
-//! calls out. Changes go through [`State::transact`](crate::state::State::transact), so that an
-//! acknowledged call is durable and a decision never rests on what has changed meanwhile.
+//! calls out. Changes go through [`State::transact`], so that an acknowledged call is durable and a
+//! decision never rests on what has changed meanwhile.
 
 mod agent;
 mod cluster;
@@ -14,6 +14,7 @@ mod service;
 mod tag;
 mod task;
 mod task_definition;
+mod token;
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::Config;
-use crate::state::{self, State};
+use crate::state::{self, Edit, State, View};
 
 /// Who calls, for what, and on what.
 #[derive(Debug, Clone)]
@@ -45,6 +46,14 @@ impl Context {
     /// The account of every ARN.
     pub fn account(&self) -> &str {
         &self.config.account
+    }
+
+    /// [`State::transact`], with a failure of the state told as the caller of an API may hear it.
+    async fn transact<T>(
+        &self,
+        decide: impl FnMut(&View, &mut Edit) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        self.state.transact(decide).await
     }
 }
 
@@ -128,36 +137,14 @@ pub(crate) mod errors {
     }
 }
 
-/// A failure of the state, inside a decision.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    Api(ApiError),
-    State(state::Error),
-}
-
-impl From<ApiError> for Refusal {
-    fn from(error: ApiError) -> Self {
-        Self::Api(error)
-    }
-}
-
-impl From<state::Error> for Refusal {
+impl From<state::Error> for ApiError {
     fn from(error: state::Error) -> Self {
-        Self::State(error)
+        tracing::error!(error = &error as &dyn std::error::Error, "a call failed");
+        Self::server("the control plane's state cannot be changed now")
     }
 }
 
-impl From<Refusal> for ApiError {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Api(error) => error,
-            Refusal::State(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a call failed");
-                Self::server("the control plane's state cannot be changed now")
-            }
-        }
-    }
-}
-
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

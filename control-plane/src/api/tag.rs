@@ -8,7 +8,7 @@ use protocol::ecs;
 
 use super::lookup::{self, Arn};
 use super::page::page;
-use super::{Answer, Context, Refusal, call, errors};
+use super::{Answer, Context, call, errors};
 use crate::model::{Cluster, Entity, Instance, Service, Task};
 use crate::state::{Edit, Stored, View};
 
@@ -69,18 +69,16 @@ async fn change(
     arn: &str,
     change: impl Fn(Vec<ecs::Tag>) -> Result<Vec<ecs::Tag>, ApiError>,
 ) -> Result<(), ApiError> {
-    cx.state
-        .transact(|view, edit| {
-            let found = Tagged::find(view, cx, arn)?;
-            let before = found.tags();
-            let after = change(before.to_vec())?;
-            if after != before {
-                found.put(edit, after);
-            }
-            Ok::<_, Refusal>(())
-        })
-        .await?;
-    Ok(())
+    cx.transact(|view, edit| {
+        let found = Tagged::find(view, cx, arn)?;
+        let before = found.tags();
+        let after = change(before.to_vec())?;
+        if after != before {
+            found.put(edit, after);
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// A resource that has tags.

@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::testing::context;
 use super::{Context, ecs};
 use crate::config::Config;
 use crate::model::Instance;
@@ -29,25 +28,8 @@ const ARN: &str = "arn:aws:ecs:eu-west-1:000000000000:";
 impl Api {
     pub(super) async fn new() -> Self {
         let (directory, state) = testing::open().await;
-        let config = Config {
-            account: "000000000000".to_owned(),
-            listen: ([127, 0, 0, 1], 0).into(),
-            tls: None,
-            advertise: None,
-            data: PathBuf::new(),
-            lost_after: None,
-            settle: Duration::ZERO,
-            keep_stopped: Duration::ZERO,
-        };
-        let cx = Context {
-            state,
-            config: Arc::new(config),
-            access_key: "AKIATEST".to_owned(),
-            principal: "arn:aws:iam::000000000000:user/test".to_owned(),
-            region: "eu-west-1".to_owned(),
-            origin: "http://127.0.0.1:4780".to_owned(),
-            now: Timestamp::from_second(1_800_000_000).unwrap(),
-        };
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let cx = Context { now, ..context(&state) };
         Self { cx, _directory: directory }
     }
 

@@ -15,6 +15,7 @@ mod tests;
 
 use protocol::aws_json::ApiError;
 
+use crate::api::errors::invalid;
 use crate::api::{self, Answer, Context};
 pub use store::{Error, Logs};
 
@@ -25,49 +26,25 @@ pub use store::{Error, Logs};
 pub async fn handle(context: &Context, logs: &Logs, operation: &str, body: &[u8]) -> Answer {
     let caller = Caller { context, logs };
     match operation {
-        "CreateLogGroup" => {
-            api::call(body, async |input| groups::create(caller, input).await).await
-        }
-        "DeleteLogGroup" => {
-            api::call(body, async |input| groups::delete(caller, input).await).await
-        }
-        "DescribeLogGroups" => {
-            api::call(body, async |input| groups::describe(caller, input).await).await
-        }
-        "PutRetentionPolicy" => {
-            api::call(body, async |input| groups::put_retention(caller, input).await).await
-        }
+        "CreateLogGroup" => api::call(body, |input| groups::create(caller, input)).await,
+        "DeleteLogGroup" => api::call(body, |input| groups::delete(caller, input)).await,
+        "DescribeLogGroups" => api::call(body, |input| groups::describe(caller, input)).await,
+        "PutRetentionPolicy" => api::call(body, |input| groups::put_retention(caller, input)).await,
         "DeleteRetentionPolicy" => {
-            api::call(body, async |input| groups::delete_retention(caller, input).await).await
+            api::call(body, |input| groups::delete_retention(caller, input)).await
         }
-        "TagLogGroup" => {
-            api::call(body, async |input| groups::tag_group(caller, input).await).await
-        }
-        "UntagLogGroup" => {
-            api::call(body, async |input| groups::untag_group(caller, input).await).await
-        }
-        "ListTagsLogGroup" => {
-            api::call(body, async |input| groups::list_group_tags(caller, input).await).await
-        }
-        "TagResource" => api::call(body, async |input| groups::tag(caller, input).await).await,
-        "UntagResource" => api::call(body, async |input| groups::untag(caller, input).await).await,
-        "ListTagsForResource" => {
-            api::call(body, async |input| groups::list_tags(caller, input).await).await
-        }
-        "CreateLogStream" => {
-            api::call(body, async |input| streams::create(caller, input).await).await
-        }
-        "DeleteLogStream" => {
-            api::call(body, async |input| streams::delete(caller, input).await).await
-        }
-        "DescribeLogStreams" => {
-            api::call(body, async |input| streams::describe(caller, input).await).await
-        }
-        "PutLogEvents" => api::call(body, async |input| events::put(caller, input).await).await,
-        "GetLogEvents" => api::call(body, async |input| events::get(caller, input).await).await,
-        "FilterLogEvents" => {
-            api::call(body, async |input| events::filter(caller, input).await).await
-        }
+        "TagLogGroup" => api::call(body, |input| groups::tag_group(caller, input)).await,
+        "UntagLogGroup" => api::call(body, |input| groups::untag_group(caller, input)).await,
+        "ListTagsLogGroup" => api::call(body, |input| groups::list_group_tags(caller, input)).await,
+        "TagResource" => api::call(body, |input| groups::tag(caller, input)).await,
+        "UntagResource" => api::call(body, |input| groups::untag(caller, input)).await,
+        "ListTagsForResource" => api::call(body, |input| groups::list_tags(caller, input)).await,
+        "CreateLogStream" => api::call(body, |input| streams::create(caller, input)).await,
+        "DeleteLogStream" => api::call(body, |input| streams::delete(caller, input)).await,
+        "DescribeLogStreams" => api::call(body, |input| streams::describe(caller, input)).await,
+        "PutLogEvents" => api::call(body, |input| events::put(caller, input)).await,
+        "GetLogEvents" => api::call(body, |input| events::get(caller, input)).await,
+        "FilterLogEvents" => api::call(body, |input| events::filter(caller, input)).await,
         _ => Err(api::unknown_operation(operation)),
     }
 }
@@ -110,10 +87,6 @@ impl Caller<'_> {
             (None, None) => Err(invalid("logGroupName must be given")),
         }
     }
-}
-
-fn invalid(message: impl Into<String>) -> ApiError {
-    ApiError::client("InvalidParameterException", message)
 }
 
 fn no_group() -> ApiError {

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use redb::{ReadableDatabase as _, ReadableTableMetadata as _};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::Config;
+use crate::api::testing::context;
 use crate::state::testing;
 
 struct World {
@@ -26,25 +25,8 @@ impl World {
     /// With the group `g`.
     async fn new() -> Self {
         let (directory, state) = testing::open().await;
-        let config = Config {
-            account: "000000000000".to_owned(),
-            listen: ([127, 0, 0, 1], 0).into(),
-            tls: None,
-            advertise: None,
-            data: PathBuf::new(),
-            lost_after: None,
-            settle: Duration::ZERO,
-            keep_stopped: Duration::ZERO,
-        };
-        let context = Context {
-            state,
-            config: Arc::new(config),
-            access_key: "AKIATEST".to_owned(),
-            principal: "arn:aws:iam::000000000000:user/test".to_owned(),
-            region: "eu-west-1".to_owned(),
-            origin: String::new(),
-            now: Timestamp::from_millisecond(NOW).unwrap(),
-        };
+        let now = Timestamp::from_millisecond(NOW).unwrap();
+        let context = Context { now, ..context(&state) };
         let logs = Logs::open(directory.path()).unwrap();
         let world = Self { context, logs, directory };
         world.ok("CreateLogGroup", json!({"logGroupName": "g"})).await;

@@ -38,6 +38,15 @@ impl fmt::Debug for AccessKey {
     }
 }
 
+impl AccessKey {
+    /// An id: after its prefix the last five bits of each byte, in base 32.
+    pub fn id_of<'b>(prefix: &str, bytes: impl IntoIterator<Item = &'b u8>) -> String {
+        const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+        let letters = bytes.into_iter().filter_map(|byte| ALPHABET.get(usize::from(byte & 31)));
+        prefix.chars().chain(letters.map(|letter| char::from(*letter))).collect()
+    }
+}
+
 impl Entity for AccessKey {
     const PREFIX: &'static str = "key/";
 
@@ -64,6 +73,20 @@ impl Role {
     /// `arn:aws:iam::<account>:role/<name>`
     pub fn arn(account: &str, name: &str) -> String {
         format!("arn:aws:iam::{account}:role/{name}")
+    }
+
+    /// The ARN of a role that is given by its ARN or its name.
+    pub fn arn_of(account: &str, given: &str) -> String {
+        if given.starts_with("arn:") { given.to_owned() } else { Self::arn(account, given) }
+    }
+
+    /// ECS's words for one that a task cannot have, because it is not there.
+    pub fn cannot_be_assumed(arn: &str) -> String {
+        format!(
+            "ECS was unable to assume the role '{arn}' that was provided for this task. Please verify \
+             that the role being passed has the proper trust relationship and permissions and that \
+             your IAM user has permissions to pass this role."
+        )
     }
 
     /// The role with this ARN, if it is there.

@@ -50,7 +50,11 @@ impl StrategyItem {
 
 impl Cluster {
     pub fn arn(&self, account: &str) -> String {
-        format!("arn:aws:ecs:{}:{account}:cluster/{}", self.region, self.name)
+        Self::arn_of(&self.region, account, &self.name)
+    }
+
+    pub fn arn_of(region: &str, account: &str, name: &str) -> String {
+        format!("arn:aws:ecs:{region}:{account}:cluster/{name}")
     }
 
     /// The key of the cluster with this name.

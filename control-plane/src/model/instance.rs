@@ -77,6 +77,11 @@ impl Instance {
         format!("{}{region}/{cluster}/{id}", Self::PREFIX)
     }
 
+    /// It is ACTIVE or DRAINING: not deregistered.
+    pub fn is_registered(&self) -> bool {
+        self.status != InstanceStatus::Inactive
+    }
+
     pub fn has_attribute(&self, name: &str) -> bool {
         self.attributes.contains_key(name)
     }

@@ -227,7 +227,19 @@ impl StopCode {
 
 impl Task {
     pub fn arn(&self, account: &str) -> String {
-        format!("arn:aws:ecs:{}:{account}:task/{}/{}", self.region, self.cluster, self.id)
+        Self::arn_of(&self.region, account, &self.cluster, &self.id)
+    }
+
+    pub fn arn_of(region: &str, account: &str, cluster: &str, id: &str) -> String {
+        format!("arn:aws:ecs:{region}:{account}:task/{cluster}/{id}")
+    }
+
+    /// Of one of its containers.
+    pub fn container_arn(&self, account: &str, container: &TaskContainer) -> String {
+        format!(
+            "arn:aws:ecs:{}:{account}:container/{}/{}/{}",
+            self.region, self.cluster, self.id, container.id
+        )
     }
 
     pub fn key_of(region: &str, cluster: &str, id: &str) -> String {

@@ -17,7 +17,9 @@ use crate::model::{
     Connection, Definition, Deployment, Entity, Guard, Instance, InstanceStatus, LaunchType,
     Reserved, Role, Scheduling, Service, ServiceStatus, StopCode, Task,
 };
-use crate::scheduler::{self, Candidate, Constraints, Failure, NewTask, Reason, Strategy, TaskIds};
+use crate::scheduler::{
+    self, Candidate, Constraints, Failure, NO_CAPACITY, NewTask, Reason, Strategy, TaskIds,
+};
 use crate::state::{Edit, Stored, View};
 
 /// How many tasks of a lost host one edit ends; the next ends more.
@@ -251,7 +253,10 @@ impl<'a> Work<'a> {
             });
             return None;
         };
-        if let Some(reason) = missing_role(self.view, &self.settings.account, definition) {
+        let none = ecs::TaskOverride::default();
+        let role = scheduler::missing_role(self.view, &self.settings.account, definition, &none);
+        if let Some(role) = role {
+            let reason = Role::cannot_be_assumed(&role);
             self.failure = Some(Message::Unplaced { reason });
             return None;
         }
@@ -364,10 +369,6 @@ impl<'a> Work<'a> {
     }
 }
 
-/// What ECS says when Fargate has no room.
-const NO_CAPACITY: &str = "Capacity is unavailable at this time. Please try again later or in a \
-                           different availability zone";
-
 /// The placement holds only if nobody else placed there meanwhile.
 fn take_guard(view: &View, edit: &mut Edit, instance: &Stored<Instance>) {
     edit.depend(instance);
@@ -409,22 +410,6 @@ impl Starting<'_> {
 }
 
 /// ECS's words for a role of the definition that there is not.
-fn missing_role(view: &View, account: &str, definition: &Definition) -> Option<String> {
-    let none = ecs::TaskOverride::default();
-    let roles = [
-        scheduler::task_role(account, definition, &none),
-        scheduler::execution_role(account, definition, &none),
-    ];
-    let is_missing = |arn: &String| Role::find(view, account, arn).is_none();
-    roles.into_iter().flatten().find(is_missing).map(|role| {
-        format!(
-            "ECS was unable to assume the role '{role}' that was provided for this task. Please \
-             verify that the role being passed has the proper trust relationship and permissions \
-             and that your IAM user has permissions to pass this role."
-        )
-    })
-}
-
 /// A turn of a host, by the key of its instance.
 pub fn host(view: &View, edit: &mut Edit, key: &str, settings: &Settings, now: Timestamp) -> Turn {
     let stored = view.instances.get(key);
@@ -435,7 +420,7 @@ pub fn host(view: &View, edit: &mut Edit, key: &str, settings: &Settings, now: T
     };
     // What it was decided on: with a connection, nothing is ended.
     let depend = |edit: &mut Edit| {
-        if let Some(instance) = stored.filter(|stored| stored.status != InstanceStatus::Inactive) {
+        if let Some(instance) = stored.filter(|stored| stored.is_registered()) {
             edit.depend_on_absence(Connection::key_of(
                 &instance.region,
                 &instance.cluster,

@@ -231,7 +231,7 @@ async fn turn(state: &State, settings: &Settings, item: &Item) -> Result<Turn, E
             state.transact(|view, edit| Ok(apply::host(view, edit, key, settings, now))).await
         }
         Item::Service(key) => {
-            let draws = Draws::new(seed());
+            let draws = draws();
             let decide = |view: &View, edit: &mut _| {
                 Ok(apply::service(view, edit, key, settings, now, draws.clone()))
             };
@@ -241,14 +241,14 @@ async fn turn(state: &State, settings: &Settings, item: &Item) -> Result<Turn, E
     }
 }
 
-/// 244 random bits.
-fn seed() -> [u8; 32] {
+/// Those of a new decision, from 244 random bits.
+pub(crate) fn draws() -> Draws {
     let mut seed = [0; 32];
     let halves = [Uuid::new_v4(), Uuid::new_v4()];
     for (place, byte) in seed.iter_mut().zip(halves.iter().flat_map(Uuid::as_bytes)) {
         *place = *byte;
     }
-    seed
+    Draws::new(seed)
 }
 
 /// Adds what changes ask to look at.

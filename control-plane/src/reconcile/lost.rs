@@ -15,7 +15,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::member::later;
-use crate::model::{Instance, InstanceStatus};
+use crate::model::Instance;
 
 /// How long after the start of the control plane agents have to return, at least.
 pub const GRACE: SignedDuration = SignedDuration::from_secs(60);
@@ -53,7 +53,7 @@ pub fn step(
     up_since: Timestamp,
     now: Timestamp,
 ) -> Step {
-    let Some(instance) = sight.instance.filter(|i| i.status != InstanceStatus::Inactive) else {
+    let Some(instance) = sight.instance.filter(|i| i.is_registered()) else {
         return if sight.has_tasks { Step::End(DEREGISTERED) } else { Step::Wait(None) };
     };
     match (sight.connected || !sight.has_tasks, instance.disconnected_at) {
@@ -75,6 +75,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::model::InstanceStatus;
     use crate::reconcile::testing::{at, instance};
 
     const AFTER: Option<SignedDuration> = Some(SignedDuration::from_mins(5));

@@ -19,6 +19,6 @@ pub mod service;
 pub mod sweep;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -113,7 +113,7 @@ mod tests {
     use crate::model::{AccessKey, Definition, Token};
     use crate::reconcile::testing::{at, service};
     use crate::scheduler::fixtures::{
-        REGION, cluster, definition, guard, id, instance, task, view,
+        REGION, access_key, cluster, definition, guard, id, instance, task, view,
     };
 
     fn swept(view: &View, now: Timestamp) -> usize {
@@ -147,17 +147,7 @@ mod tests {
 
         let mut all = view(&[]);
         for (id, expires_at) in [("a", None), ("b", Some(now)), ("c", Some(at(100_001)))] {
-            all.insert(&AccessKey {
-                id: id.to_owned(),
-                secret: String::new(),
-                session_token: None,
-                principal: String::new(),
-                allow: Vec::new(),
-                created_at: at(0),
-                expires_at,
-                description: None,
-                task: None,
-            });
+            all.insert(&AccessKey { expires_at, ..access_key(id) });
         }
         assert_eq!(swept(&all, now), 1, "the key that has expired");
 

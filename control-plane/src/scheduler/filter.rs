@@ -102,6 +102,10 @@ pub struct Request<'a> {
     pub strategy: &'a [Strategy],
 }
 
+/// What ECS says when Fargate has no room.
+pub const NO_CAPACITY: &str = "Capacity is unavailable at this time. Please try again later or in a \
+                               different availability zone";
+
 /// Why an instance cannot have a task, in the order in which it is asked. The closest instance is the
 /// one that failed last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,8 +9,8 @@ use protocol::ecs;
 use serde_json::{Value, json};
 
 use crate::model::{
-    Cluster, Connection, Definition, DefinitionStatus, Guard, Instance, InstanceStatus, LaunchType,
-    Resources, Task,
+    AccessKey, Cluster, Connection, Definition, DefinitionStatus, Guard, Instance, InstanceStatus,
+    LaunchType, Resources, Task,
 };
 use crate::scheduler::{NewTask, TaskIds, new_task};
 use crate::state::{View, ZONE};
@@ -86,6 +86,21 @@ pub(crate) fn connection(number: u32) -> Connection {
         instance: id(number),
         session: "s".to_owned(),
         since: at(0),
+    }
+}
+
+/// A key of nobody, which may do nothing and does not end.
+pub(crate) fn access_key(id: &str) -> AccessKey {
+    AccessKey {
+        id: id.to_owned(),
+        secret: String::new(),
+        session_token: None,
+        principal: String::new(),
+        allow: Vec::new(),
+        created_at: at(0),
+        expires_at: None,
+        description: None,
+        task: None,
     }
 }
 

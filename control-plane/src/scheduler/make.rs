@@ -10,6 +10,7 @@ use crate::model::{
     ContainerStatus, Definition, Desired, Health, LaunchType, Reserved, Role, Task, TaskContainer,
     TaskInterface, TaskStatus,
 };
+use crate::state::View;
 
 /// Random bits for the names in a task: its own, its attachment's, and its containers' (a
 /// definition has at most 10).
@@ -167,7 +168,7 @@ pub fn task_memory(definition: &TaskDefinition, overrides: &ecs::TaskOverride) -
 }
 
 /// ARN of the role that the task's containers have.
-pub fn task_role(
+fn task_role(
     account: &str,
     definition: &Definition,
     overrides: &ecs::TaskOverride,
@@ -176,12 +177,24 @@ pub fn task_role(
 }
 
 /// ARN of the role with which the task is started.
-pub fn execution_role(
+fn execution_role(
     account: &str,
     definition: &Definition,
     overrides: &ecs::TaskOverride,
 ) -> Option<String> {
     role(account, definition, "executionRoleArn", overrides.execution_role_arn.as_deref())
+}
+
+/// ARN of the first role of a task that is not there.
+pub fn missing_role(
+    view: &View,
+    account: &str,
+    definition: &Definition,
+    overrides: &ecs::TaskOverride,
+) -> Option<String> {
+    let roles =
+        [task_role(account, definition, overrides), execution_role(account, definition, overrides)];
+    roles.into_iter().flatten().find(|arn| Role::find(view, account, arn).is_none())
 }
 
 fn role(
@@ -191,9 +204,7 @@ fn role(
     given: Option<&str>,
 ) -> Option<String> {
     let named = |role: Option<&str>| {
-        role.filter(|role| !role.is_empty()).map(|role| {
-            if role.starts_with("arn:") { role.to_owned() } else { Role::arn(account, role) }
-        })
+        role.filter(|role| !role.is_empty()).map(|role| Role::arn_of(account, role))
     };
     named(given).or_else(|| named(definition.registered.get(member).and_then(Value::as_str)))
 }

@@ -20,10 +20,8 @@ pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;
 
-pub use filter::{Constraints, EXTERNAL, Failure, Reason, Request};
-pub use make::{
-    NewTask, TaskIds, execution_role, new_task, reserve, tags, task_cpu, task_memory, task_role,
-};
+pub use filter::{Constraints, EXTERNAL, Failure, NO_CAPACITY, Reason, Request};
+pub use make::{NewTask, TaskIds, missing_role, new_task, reserve, tags, task_cpu, task_memory};
 pub use place::{place, stop_order};
 pub use rank::Strategy;
 pub use record::record;

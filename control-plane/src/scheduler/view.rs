@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use protocol::taskdef::TransportProtocol;
 
 use super::query::Facts;
-use crate::model::{Instance, InstanceStatus, Reserved};
+use crate::model::{Instance, Reserved};
 use crate::state::{Host, Stored, View};
 
 /// An instance as placement sees it. Placing a task on it changes it.
@@ -30,7 +30,7 @@ pub fn candidates<'a>(view: &'a View, region: &str, cluster: &str) -> Vec<Candid
         // Both are in the order of the same keys.
         while hosts.next_if(|(other, _)| *other < key).is_some() {}
         let Some((_, host)) = hosts.next_if(|(other, _)| *other == key) else { continue };
-        if instance.status != InstanceStatus::Inactive {
+        if instance.is_registered() {
             candidates.push(Candidate::new(instance, host));
         }
     }

@@ -18,10 +18,10 @@ use uuid::Uuid;
 use super::Timing;
 use super::admit::{INACTIVE, Peer};
 use super::connection::{self, Claim};
-use super::credentials::{self, Kind, Missing};
+use super::credentials::{self, Kind};
 use super::deliver::{self, InFlight};
 use super::link::{self, Link};
-use crate::model::{Desired, Entity, InstanceStatus, StopCode, Task, TaskStatus};
+use crate::model::{Desired, Entity, Role, StopCode, Task, TaskStatus};
 use crate::{failpoint, state};
 
 /// Why a session failed.
@@ -171,7 +171,6 @@ impl Session {
             if !self.peer.has_key(&view) {
                 return Ok(Some(End::Revoked));
             }
-            let instance = view.instances.get(&self.peer.key);
             let connection = view.connections.get(&connection::key(&self.peer));
             // Tasks that were given up without their agent, which may still run them.
             let forced = view.tasks_on(&self.peer.key).any(|task| {
@@ -180,11 +179,7 @@ impl Session {
                     && task.stopped_at > Some(self.manifest_at)
             });
             let owner = connection.map(|connection| connection.session.clone());
-            (
-                instance.is_some_and(|instance| instance.status != InstanceStatus::Inactive),
-                owner,
-                forced,
-            )
+            (self.peer.instance(&view).is_some(), owner, forced)
         };
         if !active {
             return Ok(Some(End::Inactive));
@@ -286,7 +281,10 @@ impl Session {
             keys.iter().filter(|key| starts(key)).cloned().collect()
         };
         let missing = credentials::ensure(state, account, &starting, now).await?;
-        let mut failed = missing.into_iter().map(without_role).collect::<Vec<_>>();
+        let mut failed = missing
+            .into_iter()
+            .map(|missing| (missing.task, Role::cannot_be_assumed(&missing.role_arn)))
+            .collect::<Vec<_>>();
         let keys: Vec<_> =
             keys.iter().filter(|key| !failed.iter().any(|(f, _)| f == *key)).cloned().collect();
         let (built, revision) = {
@@ -400,17 +398,8 @@ impl Session {
     }
 
     async fn hear(&mut self, frame: &str) -> Result<(), Error> {
-        let message = match AgentMessage::parse(frame) {
-            Ok(message) => message,
-            Err(error) => {
-                tracing::debug!(
-                    instance = %self.peer.key,
-                    error = &error as &dyn std::error::Error,
-                    "dropped a malformed frame"
-                );
-                return Ok(());
-            }
-        };
+        let read = AgentMessage::parse(frame);
+        let Some(message) = link::well_formed(&self.peer.key, read) else { return Ok(()) };
         match message {
             AgentMessage::AckRequest(ack) => {
                 let id = ack.message_id.unwrap_or_default();
@@ -451,11 +440,8 @@ impl Session {
         let view = self.peer.state.view();
         let peer = &self.peer;
         let runs = |candidate: &TaskIdentifier| {
-            let id = candidate.task_arn.as_deref().and_then(|arn| peer.task_id(arn));
-            let key = id.map(|id| Task::key_of(&peer.region, &peer.cluster, id));
-            key.and_then(|key| view.tasks.get(&key)).is_some_and(|task| {
-                task.instance == peer.instance && task.desired == Desired::Running && task.is_live()
-            })
+            peer.task(&view, candidate.task_arn.as_deref())
+                .is_some_and(|task| task.desired == Desired::Running && task.is_live())
         };
         TaskStopVerificationAck {
             message_id: question.message_id,
@@ -463,15 +449,4 @@ impl Session {
             stop_tasks: question.stop_candidates.into_iter().filter(|c| !runs(c)).collect(),
         }
     }
-}
-
-/// ECS's words for a role that it cannot assume.
-fn without_role(missing: Missing) -> (String, String) {
-    let role = missing.role_arn;
-    let reason = format!(
-        "ECS was unable to assume the role '{role}' that was provided for this task. Please verify \
-         that the role being passed has the proper trust relationship and permissions and that \
-         your IAM user has permissions to pass this role."
-    );
-    (missing.task, reason)
 }

@@ -10,8 +10,8 @@ use protocol::ids::TaskId;
 use uuid::Uuid;
 
 use crate::api::Context;
-use crate::model::{AccessKey, Cluster, Entity, Instance, InstanceStatus};
-use crate::state::{State, View};
+use crate::model::{AccessKey, Cluster, Entity, Instance, Task};
+use crate::state::{State, Stored, View};
 
 /// The agent of a session, by the instance it runs on.
 #[derive(Debug, Clone)]
@@ -39,8 +39,19 @@ impl Peer {
         view.keys.get(&self.access_key).is_some()
     }
 
+    /// The instance, until it is deregistered.
+    pub(super) fn instance<'v>(&self, view: &'v View) -> Option<&'v Stored<Instance>> {
+        view.instances.get(&self.key).filter(|instance| instance.is_registered())
+    }
+
+    /// The task of the instance that the agent means. Others are not the agent's to speak of.
+    pub(super) fn task<'v>(&self, view: &'v View, arn: Option<&str>) -> Option<&'v Stored<Task>> {
+        let key = Task::key_of(&self.region, &self.cluster, self.task_id(arn?)?);
+        view.tasks.get(&key).filter(|task| task.instance == self.instance)
+    }
+
     /// The id in the ARN of a task of this cluster.
-    pub(super) fn task_id<'a>(&self, arn: &'a str) -> Option<&'a str> {
+    fn task_id<'a>(&self, arn: &'a str) -> Option<&'a str> {
         let id = arn.strip_prefix("arn:aws:ecs:")?;
         let id = id.strip_prefix(self.region.as_str())?.strip_prefix(':')?;
         let id = id.strip_prefix(self.account.as_str())?.strip_prefix(":task/")?;
@@ -110,12 +121,12 @@ pub(super) fn admit(context: &Context, query: &BTreeMap<String, String>) -> Resu
     let Some(instance) = view.instances.get(&key) else {
         return refuse("InvalidInstanceException", "Container instance not found.");
     };
-    if instance.status == InstanceStatus::Inactive {
+    if !instance.is_registered() {
         return refuse(INACTIVE, "The container instance has been deregistered.");
     }
     let account = context.account().to_owned();
     Ok(Peer {
-        cluster_arn: format!("arn:aws:ecs:{}:{account}:cluster/{cluster}", context.region),
+        cluster_arn: Cluster::arn_of(&context.region, &account, cluster),
         instance_arn: instance.arn(&account),
         state: Arc::clone(&context.state),
         region: context.region.clone(),

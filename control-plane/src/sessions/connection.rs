@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::admit::Peer;
-use crate::model::{Connection, InstanceStatus};
+use crate::model::Connection;
 use crate::state;
 use crate::store;
 
@@ -53,9 +53,7 @@ async fn put(
     let key = key(peer);
     peer.state
         .transact(|view, edit| {
-            let instance = view.instances.get(&peer.key);
-            let active = instance.filter(|instance| instance.status != InstanceStatus::Inactive);
-            let Some(instance) = active else { return Ok(Claim::Nobodys) };
+            let Some(instance) = peer.instance(view) else { return Ok(Claim::Nobodys) };
             match view.connections.get(&key) {
                 Some(connection) if connection.session == peer.session => return Ok(Claim::Ours),
                 Some(_) if !by_force => return Ok(Claim::Others),

@@ -67,15 +67,13 @@ fn owner(task: &Task) -> String {
 
 /// The access key id of a place.
 fn place(owner: &str, kind: Kind, number: u8) -> String {
-    const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let digest = Sha256::new()
         .chain_update(owner)
         .chain_update("/")
         .chain_update(kind.name())
         .chain_update([number])
         .finalize();
-    let letters = digest.iter().take(16).filter_map(|b| ALPHABET.get(usize::from(b & 31)));
-    "ASIA".chars().chain(letters.map(|letter| char::from(*letter))).collect()
+    AccessKey::id_of("ASIA", digest.iter().take(16))
 }
 
 /// The records of both places.
@@ -99,13 +97,11 @@ pub(super) fn current<'v>(
 
 /// The set as it goes to the agent. `role` is the task's: an ARN or a name.
 pub(super) fn wire(key: &AccessKey, kind: Kind, role: &str, account: &str) -> acs::Credentials {
-    let role_arn =
-        if role.starts_with("arn:") { role.to_owned() } else { Role::arn(account, role) };
     let whole =
         key.expires_at.map(|at| Timestamp::from_second(at.as_second()).unwrap_or(at).to_string());
     acs::Credentials {
         credentials_id: Some(credentials_id(key, kind)),
-        role_arn: Some(role_arn),
+        role_arn: Some(Role::arn_of(account, role)),
         access_key_id: Some(key.id.clone()),
         secret_access_key: Some(key.secret.clone()),
         session_token: key.session_token.clone(),

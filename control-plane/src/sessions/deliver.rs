@@ -198,11 +198,7 @@ fn write(
     let containers: Vec<_> = task
         .containers
         .iter()
-        .map(|container| {
-            let (region, account) = (&task.region, &peer.account);
-            let (cluster, id) = (&task.cluster, &task.id);
-            format!("arn:aws:ecs:{region}:{account}:container/{cluster}/{id}/{}", container.id)
-        })
+        .map(|container| task.container_arn(&peer.account, container))
         .collect();
     Ok(payload::task(&payload::TaskInput {
         arn: &arn,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use protocol::acs::FrameError;
 use serde::Serialize;
 
 use super::MAX_FRAME;
@@ -34,6 +35,15 @@ pub(super) enum Error {
 /// What the log has of an agent's text: a frame could fill it.
 pub(super) fn shorten(text: &str) -> String {
     text.chars().take(128).collect()
+}
+
+/// What a frame says; one that is malformed is dropped.
+pub(super) fn well_formed<T>(instance: &str, read: Result<T, FrameError>) -> Option<T> {
+    let told = |error: &FrameError| {
+        let error = error as &dyn std::error::Error;
+        tracing::debug!(instance, error, "dropped a malformed frame");
+    };
+    read.inspect_err(told).ok()
 }
 
 /// Sets the bounds of a socket. Thousands are open and mostly idle: small buffers.

@@ -27,7 +27,7 @@ mod telemetry;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::response::{IntoResponse, Response};
 
 use crate::api::Context;
@@ -76,15 +76,9 @@ fn begin_acs(
     upgrade: WebSocketUpgrade,
     timing: Timing,
 ) -> Response {
-    match admit::admit(context, query) {
-        Ok(peer) => {
-            let acknowledges =
-                query.get("protocolVersion").and_then(|v| v.parse().ok()).unwrap_or(1_u32) >= 2;
-            link::bounded(upgrade)
-                .on_upgrade(move |socket| acs::run(peer, socket, timing, acknowledges))
-        }
-        Err(refusal) => refusal.into_response(),
-    }
+    let version = query.get("protocolVersion").and_then(|version| version.parse().ok());
+    let acknowledges = version.unwrap_or(1_u32) >= 2;
+    begin(context, query, upgrade, move |peer, socket| acs::run(peer, socket, timing, acknowledges))
 }
 
 /// `GET /tcs/ws`: the session over which an agent publishes. The signature has been verified.
@@ -102,8 +96,18 @@ fn begin_tcs(
     upgrade: WebSocketUpgrade,
     timing: Timing,
 ) -> Response {
+    begin(context, query, upgrade, move |peer, socket| tcs::run(peer, socket, timing))
+}
+
+/// Lets an agent in that may have a session, and serves it.
+fn begin<F: Future<Output = ()> + Send + 'static>(
+    context: &Context,
+    query: &BTreeMap<String, String>,
+    upgrade: WebSocketUpgrade,
+    serve: impl FnOnce(admit::Peer, WebSocket) -> F + Send + 'static,
+) -> Response {
     match admit::admit(context, query) {
-        Ok(peer) => link::bounded(upgrade).on_upgrade(move |socket| tcs::run(peer, socket, timing)),
+        Ok(peer) => link::bounded(upgrade).on_upgrade(move |socket| serve(peer, socket)),
         Err(refusal) => refusal.into_response(),
     }
 }

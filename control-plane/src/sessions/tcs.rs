@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::Timing;
 use super::admit::Peer;
 use super::link::{self, Link};
-use crate::model::{Definition, Health, InstanceStatus, Task, TaskStatus};
+use crate::model::{Definition, Health, Task};
 use crate::state::{self, View};
 
 /// Why a session failed.
@@ -73,8 +73,7 @@ async fn serve(peer: &Peer, link: &mut Link, timing: Timing) -> Result<End, Erro
             if !peer.has_key(&view) {
                 return Ok(End::Revoked);
             }
-            let instance = view.instances.get(&peer.key);
-            instance.is_some_and(|instance| instance.status != InstanceStatus::Inactive)
+            peer.instance(&view).is_some()
         };
         let now = Instant::now();
         if !active {
@@ -105,17 +104,8 @@ async fn serve(peer: &Peer, link: &mut Link, timing: Timing) -> Result<End, Erro
 async fn hear(peer: &Peer, link: &mut Link, frame: &str) -> Result<(), Error> {
     // The session's signature vouches for its frames: the headers of each are not verified again.
     let (_headers, envelope) = tcs::split(frame);
-    let message = match AgentMessage::parse(envelope) {
-        Ok(message) => message,
-        Err(error) => {
-            tracing::debug!(
-                instance = %peer.key,
-                error = &error as &dyn std::error::Error,
-                "dropped a malformed frame"
-            );
-            return Ok(());
-        }
-    };
+    let read = AgentMessage::parse(envelope);
+    let Some(message) = link::well_formed(&peer.key, read) else { return Ok(()) };
     let answer = match message {
         AgentMessage::PublishMetricsRequest(publish) => {
             let view = peer.state.view();
@@ -153,12 +143,8 @@ async fn take_health(peer: &Peer, reports: &[TaskHealth]) -> Result<(), state::E
         .transact(|view, edit| {
             let mut seen = std::collections::HashSet::new();
             for report in reports {
-                let id = report.task_arn.as_deref().and_then(|arn| peer.task_id(arn));
-                let key = id.map(|id| Task::key_of(&peer.region, &peer.cluster, id));
-                let before = key.as_deref().and_then(|key| view.tasks.get(key));
-                let before = before.filter(|task| {
-                    task.instance == peer.instance && task.last != TaskStatus::Stopped
-                });
+                let before = peer.task(view, report.task_arn.as_deref());
+                let before = before.filter(|task| task.is_live());
                 // One report of a task counts.
                 if let Some(before) = before.filter(|task| seen.insert(task.id.clone())) {
                     let mut task = before.value.clone();

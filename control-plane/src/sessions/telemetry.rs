@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use protocol::tcs::{ContainerMetric, NetworkStatistics, Statistic, StorageStatistics, TaskMetric};
 
 use super::admit::Peer;
-use crate::model::Task;
+use crate::model::Entity;
 use crate::state::View;
 
 /// What a container used between the last two publications.
@@ -67,12 +67,7 @@ impl Telemetry {
         let sample = Arc::make_mut(all.entry(peer.key.clone()).or_default());
         sample.at = now;
         for metric in metrics {
-            let id = metric.task_arn.as_deref().and_then(|arn| peer.task_id(arn));
-            let Some(key) = id.map(|id| Task::key_of(&peer.region, &peer.cluster, id)) else {
-                continue;
-            };
-            let task = view.tasks.get(&key).filter(|task| task.instance == peer.instance);
-            let Some(task) = task else { continue };
+            let Some(task) = peer.task(view, metric.task_arn.as_deref()) else { continue };
             let known = |name: &str| task.containers.iter().any(|c| c.name == name);
             let containers = metric.container_metrics.into_iter().filter_map(|metric| {
                 let ContainerMetric { container_name, cpu_stats_set, memory_stats_set, .. } =
@@ -86,8 +81,8 @@ impl Telemetry {
                 };
                 Some((name, sample))
             });
-            let task = TaskSample { at: now, containers: containers.collect() };
-            sample.tasks.insert(key, task);
+            let containers = containers.collect();
+            sample.tasks.insert(task.key(), TaskSample { at: now, containers });
         }
         let live = |key: &String| view.tasks.get(key).is_some_and(|task| task.is_live());
         sample.tasks.retain(|key, _| live(key));

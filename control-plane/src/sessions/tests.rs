@@ -14,7 +14,7 @@ use axum::routing::get;
 use axum::serve::ListenerExt;
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
-use protocol::{ecs, taskdef};
+use protocol::ecs;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -24,12 +24,11 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use uuid::Uuid;
 
 use super::*;
-use crate::config::Config;
+use crate::api::testing;
 use crate::model::*;
-use crate::scheduler::{NewTask, TaskIds, new_task};
+use crate::scheduler::fixtures::{self, ACCOUNT};
 use crate::state::{self, State};
 
-const ACCOUNT: &str = "000000000000";
 const REGION: &str = "local";
 const INSTANCE: &str = "00000000000000000000000000000001";
 /// Signs for the agent.
@@ -69,44 +68,9 @@ fn connection_key() -> String {
 /// `own` in mode awsvpc.
 async fn world(timing: Timing) -> World {
     let (directory, state) = state::testing::open().await;
-    let cluster = Cluster {
-        region: REGION.to_owned(),
-        name: "default".to_owned(),
-        active: true,
-        settings: Vec::new(),
-        tags: Vec::new(),
-        created_at: Timestamp::now(),
-        capacity_providers: Vec::new(),
-        default_strategy: Vec::new(),
-        inactive_at: None,
-    };
-    let instance = Instance {
-        region: REGION.to_owned(),
-        cluster: "default".to_owned(),
-        id: INSTANCE.to_owned(),
-        status: InstanceStatus::Active,
-        resources: Resources::default(),
-        attributes: BTreeMap::default(),
-        custom_attributes: std::collections::BTreeSet::default(),
-        tags: Vec::new(),
-        version_info: ecs::VersionInfo::default(),
-        ec2_instance_id: None,
-        registered_at: Timestamp::now(),
-        deregistered_at: None,
-        disconnected_at: None,
-        version: 1,
-    };
-    let key = AccessKey {
-        id: KEY.to_owned(),
-        secret: String::new(),
-        session_token: None,
-        principal: String::new(),
-        allow: Vec::new(),
-        created_at: Timestamp::now(),
-        expires_at: None,
-        description: None,
-        task: None,
-    };
+    let cluster = Cluster { region: REGION.to_owned(), ..fixtures::cluster() };
+    let instance = Instance { region: REGION.to_owned(), ..fixtures::instance(1, "a") };
+    let key = fixtures::access_key(KEY);
     change(&state, |edit, _| {
         edit.put(&key);
         edit.put(&cluster);
@@ -116,22 +80,10 @@ async fn world(timing: Timing) -> World {
     })
     .await;
     let context = Context {
-        state: Arc::clone(&state),
-        config: Arc::new(Config {
-            account: ACCOUNT.to_owned(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            tls: None,
-            advertise: None,
-            data: directory.path().to_owned(),
-            lost_after: None,
-            settle: Duration::ZERO,
-            keep_stopped: Duration::ZERO,
-        }),
         access_key: KEY.to_owned(),
-        principal: "arn:aws:iam::000000000000:user/agent".to_owned(),
         region: REGION.to_owned(),
-        origin: String::new(),
         now: Timestamp::now(),
+        ..testing::context(&state)
     };
     let acs = {
         let context = context.clone();
@@ -157,27 +109,13 @@ async fn world(timing: Timing) -> World {
 
 fn definition(family: &str, mode: &str) -> Definition {
     let registered = json!({
-        "family": family, "networkMode": mode,
+        "networkMode": mode,
         "containerDefinitions": [
             {"name": "app", "image": "app:1", "memory": 64, "portMappings": [{"containerPort": 80}]},
             {"name": "side", "image": "side:1", "memory": 32, "essential": false},
         ],
     });
-    Definition {
-        region: REGION.to_owned(),
-        family: family.to_owned(),
-        revision: 1,
-        status: DefinitionStatus::Active,
-        definition: taskdef::from_value(&registered).unwrap(),
-        registered,
-        requires_attributes: std::collections::BTreeSet::default(),
-        compatibilities: vec!["EC2".to_owned()],
-        registered_at: Timestamp::now(),
-        registered_by: String::new(),
-        deregistered_at: None,
-        delete_requested_at: None,
-        tags: Vec::new(),
-    }
+    Definition { region: REGION.to_owned(), ..fixtures::definition(family, json!({}), registered) }
 }
 
 /// Changes records, whatever they are.
@@ -210,24 +148,9 @@ impl World {
     /// Places a task on the instance; `set` changes the record before it is stored.
     async fn place(&self, family: &str, set: impl Fn(&mut Task)) -> Task {
         let definition = definition(family, "bridge");
-        let mut task = new_task(NewTask {
-            account: ACCOUNT,
-            cluster: "default",
-            definition: &definition,
-            instance: INSTANCE,
-            launch_type: LaunchType::Ec2,
-            group: "family:web",
-            started_by: None,
-            service: None,
-            deployment: None,
-            overrides: &ecs::TaskOverride::default(),
-            network_configuration: None,
-            tags: Vec::new(),
-            enable_execute_command: false,
-            platform_version: None,
-            ids: TaskIds::draw(|| Uuid::new_v4().as_u128()),
-            now: Timestamp::now(),
-        });
+        let seed = Uuid::new_v4().as_u128() >> 64;
+        let mut task = fixtures::task(&definition, INSTANCE, "family:web", seed);
+        task.created_at = Timestamp::now();
         set(&mut task);
         change(&self.state, |edit, _| edit.put(&task)).await;
         task

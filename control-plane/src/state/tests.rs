@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::model::*;
+use crate::scheduler::fixtures::access_key;
 use crate::store::{Answer, Change, Changes, KeyValue, LeaseId, Outcome, Range, Redb, Transaction};
 
 const REGION: &str = "us-east-1";
@@ -389,23 +390,31 @@ impl Store for Told {
     }
 }
 
-#[tokio::test]
-async fn a_view_that_fell_behind_is_read_again() {
-    let directory = tempfile::tempdir().unwrap();
-    let (store, tell) = Told::new(&directory.path().join("store.redb"));
-    let state = State::open(store).await.unwrap();
+/// A commit that the store has, of which a silent watch has told nothing.
+async fn committing(
+    state: &Arc<State>,
+) -> tokio::task::JoinHandle<Result<Result<u64, Conflict>, Error>> {
     let committing = tokio::spawn({
-        let state = Arc::clone(&state);
+        let state = Arc::clone(state);
         async move {
             let mut edit = Edit::default();
             edit.put(&family("web", 1));
             state.commit(edit).await
         }
     });
-    // The watch was silent; what it missed comes with the new range.
     while state.store().range("").await.unwrap().revision == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    committing
+}
+
+#[tokio::test]
+async fn a_view_that_fell_behind_is_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, tell) = Told::new(&directory.path().join("store.redb"));
+    let state = State::open(store).await.unwrap();
+    let committing = committing(&state).await;
+    // What the watch missed comes with the new range.
     tell.send(Err(store::Error::Compacted(0))).await.unwrap();
     let committed = tokio::time::timeout(DEADLINE, committing).await.unwrap().unwrap();
     assert_eq!(committed.unwrap(), Ok(1));
@@ -420,17 +429,7 @@ async fn a_commit_fails_when_the_store_is_not_followed() {
     let directory = tempfile::tempdir().unwrap();
     let (store, tell) = Told::new(&directory.path().join("store.redb"));
     let state = State::open(store).await.unwrap();
-    let committing = tokio::spawn({
-        let state = Arc::clone(&state);
-        async move {
-            let mut edit = Edit::default();
-            edit.put(&family("web", 1));
-            state.commit(edit).await
-        }
-    });
-    while state.store().range("").await.unwrap().revision == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let committing = committing(&state).await;
     assert!(state.follows());
     drop(tell);
     let committed = tokio::time::timeout(DEADLINE, committing).await.unwrap().unwrap();
@@ -445,17 +444,7 @@ async fn a_commit_fails_when_the_store_is_not_followed() {
 
 #[test]
 fn secrets_are_not_shown() {
-    let key = AccessKey {
-        id: "AKIA1".into(),
-        secret: "hush".into(),
-        session_token: None,
-        principal: "arn:aws:iam::000000000000:user/a".into(),
-        allow: Vec::new(),
-        created_at: Timestamp::UNIX_EPOCH,
-        expires_at: None,
-        description: None,
-        task: None,
-    };
+    let key = AccessKey { secret: "hush".into(), ..access_key("AKIA1") };
     let mut edit = Edit::default();
     edit.put(&key);
     let bytes = format!("{:?}", b"hush").trim_matches(['[', ']']).to_owned();

@@ -35,6 +35,32 @@ pub struct TaskDefinition {
     pub placement_constraints: Vec<String>,
 }
 
+impl TaskDefinition {
+    /// One with these containers that says nothing else.
+    pub fn of(
+        family: String,
+        network_mode: NetworkMode,
+        containers: Vec<ContainerDefinition>,
+    ) -> Self {
+        Self {
+            family,
+            network_mode,
+            containers,
+            volumes: Vec::new(),
+            cpu: None,
+            memory: None,
+            requires_compatibilities: Vec::new(),
+            pid_mode: NamespaceMode::Private,
+            ipc_mode: NamespaceMode::Private,
+            tags: Vec::new(),
+            cpu_architecture: None,
+            task_role_arn: None,
+            execution_role_arn: None,
+            placement_constraints: Vec::new(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum CpuArchitecture {

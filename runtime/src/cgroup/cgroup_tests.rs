@@ -287,10 +287,10 @@ fn the_kernel_takes_device_programs_and_replaces_them() {
         }
         Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
     }
-    let first = bpf::query_device_programs(dir.fd()).unwrap();
+    let first = bpf::query_device_programs(dir.fd().unwrap()).unwrap();
     assert_eq!(first.len(), 1);
     attach_program(dir, &Policy::fold(&[]).unwrap()).unwrap();
-    let second = bpf::query_device_programs(dir.fd()).unwrap();
+    let second = bpf::query_device_programs(dir.fd().unwrap()).unwrap();
     assert_eq!(second.len(), 1);
     assert_ne!(first, second);
 }

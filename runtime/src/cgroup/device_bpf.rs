@@ -11,10 +11,10 @@ use super::write::invalid;
 /// One device or a range of them, with the access that differs from the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exception {
-    kind: DeviceKind,
-    major: Option<u32>,
-    minor: Option<u32>,
-    access: DeviceAccess,
+    pub(crate) kind: DeviceKind,
+    pub(crate) major: Option<u32>,
+    pub(crate) minor: Option<u32>,
+    pub(crate) access: DeviceAccess,
 }
 
 /// What all the rules together say.

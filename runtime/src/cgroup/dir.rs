@@ -1,8 +1,10 @@
-//! A control group's directory, held by descriptor, and input and output relative to it.
+//! A control group's directory, and input and output relative to it.
 //!
-//! Promises: nothing is reached by path once the directory is open; a directory we make above a container's own carries
+//! Promises: what was there is reached by descriptor once it is open; what we made, by its path (there are no links in a
+//! cgroup file system) until a descriptor is wanted; a directory we make above a container's own carries
 //! a mark (an extended attribute) and only such directories are removed with the container, when they are empty.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, RawDir, XattrFlags};
 use rustix::io::Errno;
 
-use super::{Error, REMOVE_DEADLINE};
+use super::Error;
 
 /// Attribute on the parents we made; its presence is its meaning.
 const MARK: &str = "trusted.lighter.made";
@@ -29,7 +31,8 @@ pub(crate) struct Dir {
     pub(crate) path: PathBuf,
     /// Whether `create` made it, rather than take it as it was.
     pub(crate) fresh: bool,
-    fd: OwnedFd,
+    /// Opened when it is first wanted: of most that are made, only one file is.
+    fd: OnceCell<OwnedFd>,
 }
 
 /// A failed access, without the path, which the caller knows.
@@ -55,7 +58,7 @@ impl Dir {
                 mount: mount.to_owned(),
                 path: path.to_owned(),
                 fresh: false,
-                fd,
+                fd: OnceCell::from(fd),
             })),
             Err(Errno::NOENT) => Ok(None),
             Err(source) => Err(Error::Open { path: path.to_owned(), source: source.into() }),
@@ -90,32 +93,53 @@ impl Dir {
             Err(Errno::EXIST) => false,
             Err(source) => return Err(Error::Create { path, source: source.into() }),
         };
-        let opened = open_dir(&path)
-            .map_err(|source| Error::Open { path: path.clone(), source: source.into() });
-        let dir = match opened {
-            Ok(fd) => Self {
-                controllers: controllers.to_owned(),
-                mount: mount.to_owned(),
-                path: path.clone(),
-                fresh,
-                fd,
-            },
-            Err(error) => {
-                if fresh {
-                    remove(mount, &path, Instant::now() + REMOVE_DEADLINE)?;
-                }
-                return Err(error);
-            }
+        let dir = Self {
+            controllers: controllers.to_owned(),
+            mount: mount.to_owned(),
+            path: path.clone(),
+            fresh,
+            fd: OnceCell::new(),
         };
-        if !fresh && !dir.pids()?.is_empty() {
-            return Err(Error::InUse { path });
+        if !fresh {
+            if !dir.pids()?.is_empty() {
+                return Err(Error::InUse { path });
+            }
+            if dir.is_frozen()? {
+                return Err(Error::Frozen { path });
+            }
         }
         Ok(dir)
     }
 
+    /// Whether a process that came here would stand still.
+    fn is_frozen(&self) -> Result<bool, Error> {
+        Ok(match self.controllers.as_str() {
+            "" => matches!(self.read("cgroup.freeze"), Ok(text) if text.trim() == "1"),
+            _ if self.has("freezer") => self.read("freezer.state")?.trim() != "THAWED",
+            _ => false,
+        })
+    }
+
+    /// Opens the group that systemd made; makes it in the hierarchies that systemd leaves alone. Where systemd was,
+    /// there is the process that it was given, but in a slice.
+    pub(crate) fn adopt(controllers: &str, mount: &Path, relative: &str) -> Result<Self, Error> {
+        match Self::open(controllers, mount, &mount.join(relative))? {
+            Some(dir) if relative.ends_with(".slice") || !dir.pids()?.is_empty() => Ok(dir),
+            _ => Self::create(controllers, mount, relative),
+        }
+    }
+
     /// The descriptor.
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+        if let Some(fd) = self.fd.get() {
+            return Ok(fd.as_fd());
+        }
+        let fd = open_dir(&self.path)?;
+        Ok(self.fd.get_or_init(|| fd).as_fd())
+    }
+
+    fn opened(&self) -> Result<BorrowedFd<'_>, Error> {
+        self.fd().map_err(|source| Error::Open { path: self.path.clone(), source })
     }
 
     /// Whether this hierarchy has the controller.
@@ -125,7 +149,11 @@ impl Dir {
 
     /// Opens a control file.
     pub(crate) fn open_file(&self, file: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        Ok(rustix::fs::openat(&self.fd, file, flags | OFlags::CLOEXEC, Mode::empty())?)
+        let flags = flags | OFlags::CLOEXEC;
+        Ok(match self.fd.get() {
+            Some(fd) => rustix::fs::openat(fd, file, flags, Mode::empty())?,
+            None => rustix::fs::open(self.path.join(file), flags, Mode::empty())?,
+        })
     }
 
     /// Writes a control file in one call, as the kernel demands.
@@ -151,14 +179,15 @@ impl Dir {
 
     /// Reads a control file.
     pub(crate) fn read(&self, file: &str) -> Result<String, Error> {
-        read_below(self.fd(), file)
+        self.fd()
+            .and_then(|fd| read_below(fd, file))
             .map_err(|source| Error::Read { path: self.path.join(file), source })
     }
 
     /// Processes directly in this group.
     pub(crate) fn pids(&self) -> Result<Vec<i32>, Error> {
         let mut pids = Vec::new();
-        self.collect_direct(self.fd(), &self.path, &mut pids)?;
+        self.collect_direct(self.opened()?, &self.path, &mut pids)?;
         Ok(pids)
     }
 
@@ -166,8 +195,8 @@ impl Dir {
     pub(crate) fn pids_below(&self) -> Result<Vec<i32>, Error> {
         let mut pids = Vec::new();
         let mut pending: Vec<(OwnedFd, PathBuf)> = Vec::new();
-        self.collect_direct(self.fd(), &self.path, &mut pids)?;
-        pending.extend(children(self.fd(), &self.path)?);
+        self.collect_direct(self.opened()?, &self.path, &mut pids)?;
+        pending.extend(children(self.opened()?, &self.path)?);
         while let Some((fd, path)) = pending.pop() {
             self.collect_direct(fd.as_fd(), &path, &mut pids)?;
             pending.extend(children(fd.as_fd(), &path)?);
@@ -179,7 +208,7 @@ impl Dir {
 
     /// Writes a control file of every group below this one, as far as that goes; parents first.
     pub(crate) fn set_below(&self, file: &str, value: &str) -> Result<(), Error> {
-        let mut pending = children(self.fd(), &self.path)?;
+        let mut pending = children(self.opened()?, &self.path)?;
         while let Some((fd, path)) = pending.pop() {
             let written =
                 rustix::fs::openat(&fd, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
@@ -229,7 +258,9 @@ impl Dir {
 
     /// Whether there is such a control file.
     pub(crate) fn has_file(&self, file: &str) -> bool {
-        rustix::fs::accessat(&self.fd, file, Access::EXISTS, AtFlags::empty()).is_ok()
+        self.fd().is_ok_and(|fd| {
+            rustix::fs::accessat(fd, file, Access::EXISTS, AtFlags::empty()).is_ok()
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which control group hierarchies this process sees, and where.
 //!
-//! One read of `/proc/self/mountinfo` and one of `/proc/self/cgroup` (proc(5), cgroups(7)); the parsing is pure.
+//! One read of `/proc/self/cgroup` and, unless that is of cgroup v2 alone, one of `/proc/self/mountinfo` (proc(5),
+//! cgroups(7)); the parsing is pure.
 //! Controllers are named by `/proc/self/cgroup`, because a mount's options also hold words that are none. Of several
 //! mounts of one hierarchy the first counts. Paths are taken below the mount point, whatever the mount's root is: in a
 //! container that is the part of the tree that it may touch.
@@ -28,6 +29,15 @@ pub(crate) struct Hierarchies {
     pub(crate) v2: Option<Hierarchy>,
 }
 
+/// Where everybody mounts cgroup v2 if there is no v1.
+const UNIFIED: &str = "/sys/fs/cgroup";
+const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
+/// Whether `/proc/self/cgroup` names cgroup v2 alone.
+fn is_unified(membership: &[u8]) -> bool {
+    membership.starts_with(b"0::") && membership.iter().filter(|&&byte| byte == b'\n').count() == 1
+}
+
 impl Hierarchies {
     /// Looks at this process's view of the host.
     pub(crate) fn discover() -> Result<Self, Error> {
@@ -36,7 +46,15 @@ impl Hierarchies {
             let text = super::dir::read_bytes(rustix::fs::CWD, path);
             text.map_err(|source| Error::Discover { path, source })
         };
-        let found = Self::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
+        let membership = read("/proc/self/cgroup")?;
+        // Of a host with many mounts the list is long, and the usual one can do without.
+        if is_unified(&membership)
+            && rustix::fs::statfs(UNIFIED).is_ok_and(|info| info.f_type == CGROUP2_SUPER_MAGIC)
+        {
+            let v2 = Hierarchy { mount: UNIFIED.into(), controllers: String::new() };
+            return Ok(Self { v1: Vec::new(), v2: Some(v2) });
+        }
+        let found = Self::parse(&read("/proc/self/mountinfo")?, &membership);
         if found.v1.is_empty() && found.v2.is_none() {
             return Err(Error::NoHierarchy);
         }
@@ -91,7 +109,7 @@ impl Hierarchies {
 }
 
 /// Undoes the kernel's octal escapes of blanks and backslashes in a path.
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, tail @ ..] = rest {
@@ -143,6 +161,14 @@ mod tests {
             99 23 0:26 / /mnt/again rw - cgroup2 cgroup2 rw\ngarbage\n\n";
         let found = Hierarchies::parse(mountinfo, b"0::/user.slice\n");
         assert_eq!(found, Hierarchies { v1: vec![], v2: Some(hierarchy("/sys/fs/cg roup", "")) });
+    }
+
+    #[test]
+    fn v2_alone_is_told_from_hybrid() {
+        assert!(is_unified(b"0::/user.slice\n"));
+        for other in [&b"9:name=systemd:/\n0::/x\n"[..], b"1:cpu:/\n", b"", b"0::/x"] {
+            assert!(!is_unified(other));
+        }
     }
 
     #[test]

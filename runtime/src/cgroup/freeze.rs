@@ -4,6 +4,7 @@
 //! `cgroup.kill` (5.14), which cannot miss a process that is just forking; without it, and for processes that left the v2
 //! group of a hybrid host, the group is frozen so that its list of processes stands still, signalled and thawed.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -78,6 +79,11 @@ impl Cgroup {
             Some(dir) => dir.set("freezer.state", "THAWED"),
             None => self.core()?.set("cgroup.freeze", "0"),
         }
+    }
+
+    /// Directory by which other programs may freeze the group.
+    pub fn freezer_path(&self) -> Option<&Path> {
+        self.freezer().or(self.v2.as_ref()).map(|dir| dir.path.as_path())
     }
 
     /// Lets the processes of groups below run that were frozen by themselves: the v1 freezer keeps SIGKILL from them.
@@ -177,7 +183,7 @@ impl Cgroup {
     }
 
     pub(super) fn core(&self) -> Result<&Dir, Error> {
-        self.v2.as_ref().ok_or_else(|| Error::Missing { path: self.record.path.clone() })
+        self.v2.as_ref().ok_or_else(|| self.missing())
     }
 }
 

@@ -15,19 +15,24 @@
 //! `cpuset.cpus`/`cpuset.mems` of the ancestors on v1 (a group with an empty set can hold no process, so nobody runs
 //! there).
 //!
+//! Where systemd is asked to make the group, `systemd` does that; all else is the same.
+//!
 //! A `Record` names the directories; it is stored with the container's state and `open` needs nothing else. A create that
 //! was killed before its record was stored leaves an empty group, which the next create of the same path replaces.
 
 mod device_bpf;
 mod dir;
 mod discover;
+mod error;
 mod freeze;
 mod oom;
 mod oom_watch;
+mod permitted;
 mod report;
 mod resources;
 mod stats;
 mod sub;
+mod systemd;
 mod update;
 mod v1;
 mod v2;
@@ -45,198 +50,19 @@ pub use self::device_bpf::Insn;
 use self::device_bpf::Policy;
 use self::dir::Dir;
 use self::discover::Hierarchies;
+pub(crate) use self::discover::unescape;
+pub use self::error::Error;
 pub use self::oom_watch::OomWatch;
+pub use self::permitted::{Permitted, Shown};
 pub use self::resources::{
     BlockIo, Cpu, DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Memory, Network, RdmaLimit,
     Resources, Throttle, WeightDevice, default_device_rules,
 };
 pub use self::stats::{CpuStats, MemoryStats, PidsStats, Stats};
 pub use self::sub::SubGroup;
+pub use self::systemd::{Error as SystemdError, Unit};
 use self::write::{Fallback, Write};
 use crate::sys::bpf;
-
-/// What failed; the variant is the operation.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// Reading `/proc`.
-    #[error("look for control groups in {path}")]
-    Discover {
-        /// File below `/proc`.
-        path: &'static str,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// There is no cgroup file system.
-    #[error("no cgroup file system is mounted; mount cgroup2 on /sys/fs/cgroup")]
-    NoHierarchy,
-    /// `cgroupsPath` is unusable.
-    #[error("cgroup path {path:?} {reason}")]
-    Path {
-        /// As given.
-        path: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// A value that no kernel would apply as asked.
-    #[error("resource {field}: {reason}")]
-    Invalid {
-        /// Field of `linux.resources`.
-        field: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A limit whose controller this host does not offer here.
-    #[error("set {file} to {value:?}: cgroup controller {controller} is not available at {path}")]
-    NoController {
-        /// Controller.
-        controller: String,
-        /// File that could not be written.
-        file: String,
-        /// Value that was asked for.
-        value: String,
-        /// Group.
-        path: PathBuf,
-    },
-    /// A limit that this kernel does not have, though it has the controller.
-    #[error("set {file} to {value:?}: the kernel has no such file in {path}; leave that limit out")]
-    NoFile {
-        /// File that could not be written.
-        file: String,
-        /// Value that was asked for.
-        value: String,
-        /// Group.
-        path: PathBuf,
-    },
-    /// The group has processes of somebody else.
-    #[error("cgroup {path} is in use by other processes; choose another cgroupsPath")]
-    InUse {
-        /// Directory.
-        path: PathBuf,
-    },
-    /// The group is not there (any more).
-    #[error("cgroup {path} does not exist")]
-    Missing {
-        /// As in `cgroupsPath`.
-        path: String,
-    },
-    /// `mkdir`.
-    #[error("create cgroup {path}")]
-    Create {
-        /// Directory.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// `open` of a directory.
-    #[error("open cgroup {path}")]
-    Open {
-        /// Directory.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// Reading a control file.
-    #[error("read {path}")]
-    Read {
-        /// File.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// Writing a control file.
-    #[error("write {value:?} to {path}")]
-    Write {
-        /// File.
-        path: PathBuf,
-        /// Value.
-        value: String,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// A control file with contents that this version does not understand.
-    #[error("parse {path}: {reason}")]
-    Parse {
-        /// File.
-        path: PathBuf,
-        /// What was missing.
-        reason: &'static str,
-    },
-    /// Loading or attaching the device program.
-    #[error("{operation} device program of cgroup {path}")]
-    Devices {
-        /// What was attempted.
-        operation: &'static str,
-        /// Directory.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The processes did not stop in time.
-    #[error("freeze cgroup {path}: still {state:?} after {seconds} s")]
-    Freeze {
-        /// Directory.
-        path: PathBuf,
-        /// What the kernel says.
-        state: String,
-        /// How long was waited.
-        seconds: u64,
-    },
-    /// A signal could not be sent.
-    #[error("send signal {signal} to process {pid}")]
-    Kill {
-        /// Signal number.
-        signal: i32,
-        /// Process.
-        pid: i32,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// `rmdir`.
-    #[error("remove cgroup {path}")]
-    Remove {
-        /// Directory.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// `rmdir`, until the deadline.
-    #[error(
-        "remove cgroup {path}: processes {pids:?} in it do not end; delete again when they have"
-    )]
-    Stuck {
-        /// Directory.
-        path: PathBuf,
-        /// Who is in it.
-        pids: Vec<i32>,
-    },
-    /// Several removals failed; the others were done.
-    #[error("remove {} cgroup directories: {}", .0.len(), list(.0))]
-    RemoveMany(Vec<Error>),
-}
-
-fn list(errors: &[Error]) -> String {
-    let mut text = String::new();
-    for error in errors {
-        if !text.is_empty() {
-            text.push_str("; ");
-        }
-        text.push_str(&error.to_string());
-        if let Some(source) = std::error::Error::source(error) {
-            text.push_str(": ");
-            text.push_str(&source.to_string());
-        }
-    }
-    text
-}
 
 /// How long a group may stay busy after its last process was killed.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
@@ -252,6 +78,20 @@ pub struct Record {
     pub v1: Vec<RecordedDir>,
     /// The cgroup v2 directory.
     pub v2: Option<RecordedDir>,
+    /// Made by somebody who may not make groups everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permitted: Option<Permitted>,
+    /// The unit, if it is systemd that has the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
+}
+
+impl Record {
+    /// Whether v2 governs: there is no v1 hierarchy but named ones, which have no controllers.
+    fn limits_on_v2(&self) -> bool {
+        let v2 = self.v2.is_some() || self.is_v2_refused();
+        v2 && self.v1.iter().all(|dir| dir.controllers.starts_with("name="))
+    }
 }
 
 /// One directory of a `Record`.
@@ -269,6 +109,8 @@ pub struct Cgroup {
     record: Record,
     v1: Vec<Dir>,
     v2: Option<Dir>,
+    /// Keeps a new unit of systemd until the container does.
+    holder: Option<systemd::Holder>,
 }
 
 impl Cgroup {
@@ -284,6 +126,8 @@ impl Cgroup {
             path,
             v1: hierarchies.v1.iter().map(recorded).collect(),
             v2: hierarchies.v2.as_ref().map(recorded),
+            permitted: None,
+            unit: None,
         })
     }
 
@@ -295,37 +139,43 @@ impl Cgroup {
     /// Makes the group that was planned and applies all limits.
     pub fn create_planned(record: Record, resources: &Resources) -> Result<Self, Error> {
         let v1 = Vec::with_capacity(record.v1.len());
-        let mut group = Self { record, v1, v2: None };
+        let mut group = Self { record, v1, v2: None, holder: None };
         match group.make_all(resources) {
             Ok(()) => Ok(group),
             Err(error) => {
+                group.settled();
                 if let Err(left) = group.destroy() {
                     log::warn!("after a failed creation: {left}");
                 }
-                Err(error)
+                Err(error.advise(&group.record))
             }
         }
     }
 
     fn make_all(&mut self, resources: &Resources) -> Result<(), Error> {
+        let unified = self.limits_on_v2();
+        let writes =
+            if unified { v2::writes(resources, false, 0)? } else { v1::writes(resources, None)? };
+        let in_unit = self.start_unit(&writes, &resources.devices)?;
+        let make = if in_unit { Dir::adopt } else { Dir::create };
         for hierarchy in &self.record.v1 {
-            let dir = Dir::create(&hierarchy.controllers, &hierarchy.mount, &self.record.path)?;
-            self.v1.push(dir);
+            self.v1.push(make(&hierarchy.controllers, &hierarchy.mount, &self.record.path)?);
         }
         if let Some(hierarchy) = &self.record.v2 {
-            self.v2 = Some(Dir::create("", &hierarchy.mount, &self.record.path)?);
+            self.v2 = Some(make("", &hierarchy.mount, &self.record.path)?);
         }
-        if self.limits_on_v2() {
+        if unified {
             if let Some(dir) = &mut self.v2 {
+                if in_unit && dir.fresh {
+                    // The unit has ended already, or lies elsewhere.
+                    return Err(Error::Missing { path: self.record.path.clone() });
+                }
                 enable_controllers(dir, &self.record.path)?;
             }
-            self.apply(v2::writes(resources, false, 0)?)?;
-        } else {
-            if let Some(dir) = self.v1.iter().find(|dir| dir.has("cpuset")) {
-                inherit_cpuset(dir)?;
-            }
-            self.apply(v1::writes(resources, None)?)?;
+        } else if let Some(dir) = self.v1.iter().find(|dir| dir.has("cpuset")) {
+            inherit_cpuset(dir)?;
         }
+        self.apply(writes)?;
         self.set_devices(&resources.devices, false)
     }
 
@@ -340,11 +190,16 @@ impl Cgroup {
         if let Some(known) = &record.v2 {
             v2 = Dir::open("", &known.mount, &known.mount.join(&path))?;
         }
-        let mut group = Self { record: Record { path, ..record.clone() }, v1, v2 };
+        let mut group = Self { record: Record { path, ..record.clone() }, v1, v2, holder: None };
         if group.limits_on_v2()
             && let Some(dir) = &mut group.v2
         {
-            dir.controllers = available(dir)?.join(",");
+            match available(dir) {
+                Ok(controllers) => dir.controllers = controllers.join(","),
+                // systemd removes a group when it likes.
+                Err(Error::Read { source, .. }) if dir::gone(&source) => group.v2 = None,
+                Err(error) => return Err(error),
+            }
         }
         Ok(group)
     }
@@ -354,7 +209,11 @@ impl Cgroup {
     pub fn remove_empty(record: &Record) -> Result<bool, Error> {
         let path = normalize(&record.path)?;
         let mut all = record.v1.iter().chain(&record.v2);
-        Ok(all.all(|known| dir::remove_empty(&known.mount, &known.mount.join(&path))))
+        let gone = all.all(|known| dir::remove_empty(&known.mount, &known.mount.join(&path)));
+        if gone {
+            Self::stop_unit(record)?;
+        }
+        Ok(gone)
     }
 
     /// What `open` needs.
@@ -362,10 +221,9 @@ impl Cgroup {
         self.record.clone()
     }
 
-    /// Whether v2 governs: there is no v1 hierarchy but named ones, which have no controllers.
+    /// Whether v2 governs.
     fn limits_on_v2(&self) -> bool {
-        self.record.v2.is_some()
-            && self.record.v1.iter().all(|dir| dir.controllers.starts_with("name="))
+        self.record.limits_on_v2()
     }
 
     fn dirs(&self) -> impl Iterator<Item = &Dir> {
@@ -388,19 +246,24 @@ impl Cgroup {
             .find_map(|controller| self.v1.iter().find(|dir| dir.has(controller)))
             .or(self.v2.as_ref())
             .or(self.v1.first())
-            .ok_or_else(|| Error::Missing { path: self.record.path.clone() })
+            .ok_or_else(|| self.missing())
     }
 
     /// Moves a process into the group, in every hierarchy.
     pub fn add_process(&self, pid: i32) -> Result<(), Error> {
+        if self.is_refused() {
+            return Ok(());
+        }
         self.listing()?;
         let pid = pid.to_string();
-        self.dirs().try_for_each(|dir| dir.set("cgroup.procs", &pid))
+        self.dirs()
+            .try_for_each(|dir| dir.set("cgroup.procs", &pid))
+            .map_err(|error| error.advise(&self.record))
     }
 
     /// The cgroup v2 directory, for `CLONE_INTO_CGROUP`; on hybrid hosts too.
     pub fn v2_dir(&self) -> Option<BorrowedFd<'_>> {
-        self.v2.as_ref().map(Dir::fd)
+        self.v2.as_ref().and_then(|dir| dir.fd().ok())
     }
 
     /// `tasks` of every cgroup v1 hierarchy, open for writing: a thread that writes `0` joins.
@@ -425,7 +288,8 @@ impl Cgroup {
     /// Removes the group in every hierarchy, leaf first. Kills nothing: with live processes it fails after a deadline.
     /// A directory that is gone is fine; one that cannot be removed does not spare the others.
     pub fn destroy(&self) -> Result<(), Error> {
-        self.destroy_until(Instant::now() + REMOVE_DEADLINE)
+        self.destroy_until(Instant::now() + REMOVE_DEADLINE)?;
+        Self::stop_unit(&self.record)
     }
 
     fn destroy_until(&self, deadline: Instant) -> Result<(), Error> {
@@ -449,7 +313,7 @@ impl Cgroup {
                 Err(Error::Stuck { .. } | Error::RemoveMany(_)) if Instant::now() < deadline => {
                     self.thaw_below();
                 }
-                other => return other,
+                other => return other.and_then(|()| Self::stop_unit(&self.record)),
             }
         }
     }
@@ -482,12 +346,23 @@ impl Cgroup {
         let core = self.limits_on_v2() && write.controller == "cgroup";
         let dir = self.dir_of(&write.controller);
         match dir.filter(|dir| core || dir.has(&write.controller)) {
-            None if write.fallback != Fallback::Skip => Err(Error::NoController {
-                controller: write.controller.to_string(),
-                file: write.file.to_string(),
-                value: write.value.clone(),
-                path: self.dirs().next().map(|dir| dir.path.clone()).unwrap_or_default(),
-            }),
+            None if write.fallback != Fallback::Skip => {
+                let (file, value) = (write.file.to_string(), write.value.clone());
+                Err(match self.record.refused(&write.controller) {
+                    Some(path) => Error::NotDelegated {
+                        file,
+                        value,
+                        user: crate::sys::cred::euid(),
+                        path: path.to_owned(),
+                    },
+                    None => Error::NoController {
+                        controller: write.controller.to_string(),
+                        file,
+                        value,
+                        path: self.dirs().next().map(|dir| dir.path.clone()).unwrap_or_default(),
+                    },
+                })
+            }
             dir => Ok(dir),
         }
     }
@@ -504,6 +379,19 @@ impl Cgroup {
         if rules.is_empty() {
             return Ok(());
         }
+        match self.write_devices(rules, update) {
+            Err(error)
+                if self.record.permitted.is_some()
+                    && (error.is_permission() || matches!(error, Error::NoController { .. })) =>
+            {
+                log::debug!("device rules are left out: {error}");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn write_devices(&self, rules: &[DeviceRule], update: bool) -> Result<(), Error> {
         let policy = Policy::fold(rules)?;
         if self.limits_on_v2() {
             let Some(dir) = &self.v2 else { return Ok(()) };
@@ -543,18 +431,19 @@ fn attach_program(dir: &Dir, policy: &Policy) -> Result<(), Error> {
         move |source| Error::Devices { operation, path: dir.path.clone(), source }
     };
     let program = bpf::load_device_program(&policy.program()).map_err(failed("load"))?;
-    let old = bpf::query_device_programs(dir.fd()).map_err(failed("query"))?;
+    let group = dir.fd().map_err(failed("open"))?;
+    let old = bpf::query_device_programs(group).map_err(failed("query"))?;
     if let [only] = old.as_slice() {
         let only = bpf::program_by_id(*only).map_err(failed("open"))?;
         use std::os::fd::AsFd as _;
-        return bpf::attach_device_program(dir.fd(), program.as_fd(), Some(only.as_fd()))
+        return bpf::attach_device_program(group, program.as_fd(), Some(only.as_fd()))
             .map_err(failed("replace"));
     }
     use std::os::fd::AsFd as _;
-    bpf::attach_device_program(dir.fd(), program.as_fd(), None).map_err(failed("attach"))?;
+    bpf::attach_device_program(group, program.as_fd(), None).map_err(failed("attach"))?;
     for id in old {
         let program = bpf::program_by_id(id).map_err(failed("open"))?;
-        bpf::detach_device_program(dir.fd(), program.as_fd()).map_err(failed("detach"))?;
+        bpf::detach_device_program(group, program.as_fd()).map_err(failed("detach"))?;
     }
     Ok(())
 }

@@ -12,7 +12,9 @@ fn group(controllers: &str, files: &[(&str, &str)]) -> (tempfile::TempDir, Cgrou
     }
     let dir = RecordedDir { mount: mount.path().to_owned(), controllers: controllers.to_owned() };
     let (v1, v2) = if controllers.is_empty() { (vec![], Some(dir)) } else { (vec![dir], None) };
-    let group = Cgroup::open(&Record { path: "group".to_owned(), v1, v2 }).unwrap();
+    let group =
+        Cgroup::open(&Record { path: "group".to_owned(), v1, v2, unit: None, permitted: None })
+            .unwrap();
     (mount, group)
 }
 

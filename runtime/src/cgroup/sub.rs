@@ -20,7 +20,10 @@ impl Cgroup {
     /// # Errors
     /// If one leads out of this group, is not there, or names a controller that is not.
     pub fn below(self, groups: &[SubGroup]) -> Result<Self, Error> {
-        let Self { record, mut v1, mut v2 } = self;
+        if self.is_refused() && !groups.is_empty() {
+            return Err(self.missing());
+        }
+        let Self { record, mut v1, mut v2, holder } = self;
         for group in groups {
             let relative = relative(&group.path)?;
             let mut found = false;
@@ -35,13 +38,11 @@ impl Cgroup {
                 }
             }
             if !found {
-                return Err(Error::Path {
-                    path: group.path.clone(),
-                    reason: "is for a controller that the container's cgroup does not have",
-                });
+                let controller = group.controller.clone().unwrap_or_default();
+                return Err(Error::UnknownController { controller });
             }
         }
-        Ok(Self { record, v1, v2 })
+        Ok(Self { record, v1, v2, holder })
     }
 
     /// This group, or the one of the init where this one cannot take processes: cgroup v2 allows
@@ -75,7 +76,7 @@ fn enter(dir: &mut Dir, relative: &str) -> Result<(), Error> {
     let path = dir.path.join(relative);
     match Dir::open(&dir.controllers, &dir.mount, &path)? {
         Some(opened) => *dir = opened,
-        None => return Err(Error::Missing { path: path.display().to_string() }),
+        None => return Err(Error::NoSubGroup { path }),
     }
     Ok(())
 }
@@ -87,10 +88,7 @@ fn relative(path: &str) -> Result<String, Error> {
         match part {
             "" | "." => {}
             ".." => {
-                return Err(Error::Path {
-                    path: path.to_owned(),
-                    reason: "is not a sub cgroup path",
-                });
+                return Err(Error::NotBelow { path: path.to_owned() });
             }
             name => parts.push(name),
         }
@@ -114,7 +112,7 @@ mod tests {
         assert_eq!(relative("/a//b/./c/").unwrap(), "a/b/c");
         assert_eq!(relative("/").unwrap(), "");
         for bad in ["..", "a/../../b", "/../x"] {
-            assert!(matches!(relative(bad), Err(Error::Path { .. })), "{bad}");
+            assert!(matches!(relative(bad), Err(Error::NotBelow { .. })), "{bad}");
         }
     }
 

@@ -23,9 +23,15 @@ impl Cgroup {
         };
         self.check(&writes)?;
         let before = self.before(&writes);
-        let changed = self.apply(writes).and_then(|()| self.set_devices(&resources.devices, true));
+        let changed = self
+            .tell_systemd(&writes, &resources.devices)
+            .and_then(|()| self.apply(writes))
+            .and_then(|()| self.set_devices(&resources.devices, true));
         changed.map_err(|error| {
             let error = self.explain(error);
+            if let Err(error) = self.tell_systemd(&before, &[]) {
+                log::warn!("after a failed update: {error}");
+            }
             self.restore(before);
             error
         })
@@ -198,8 +204,14 @@ mod tests {
             mount: root.path().to_owned(),
             controllers: controllers.to_owned(),
         };
-        let unified = Record { path: "a/b".into(), v1: Vec::new(), v2: Some(dir("")) };
-        let v1 = Record { path: "a/b".into(), v1: vec![dir("cpu"), dir("x,freezer")], v2: None };
+        let unified = Record {
+            path: "a/b".into(),
+            v1: Vec::new(),
+            v2: Some(dir("")),
+            unit: None,
+            permitted: None,
+        };
+        let v1 = Record { v1: vec![dir("cpu"), dir("x,freezer")], v2: None, ..unified.clone() };
         for (record, file) in [(&unified, "cgroup.freeze"), (&v1, "freezer.self_freezing")] {
             assert!(!record.is_frozen().unwrap(), "without its file");
             for (text, frozen) in [("1\n", true), ("0\n", false)] {

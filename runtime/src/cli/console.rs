@@ -20,9 +20,9 @@ pub(crate) enum Error {
     NotWanted,
     #[error("--console-socket is given without --detach: in the foreground the terminal is ours")]
     Foreground,
-    #[error("connect to the console socket {}", path.display())]
+    #[error("connect to the socket {}", path.display())]
     Connect { path: PathBuf, source: io::Error },
-    #[error("send the terminal over the console socket")]
+    #[error("send a descriptor over the socket")]
     Send(#[source] Errno),
     #[error("put the terminal into raw mode")]
     Raw(#[source] Errno),
@@ -37,9 +37,18 @@ pub(super) fn connect(path: &Path) -> Result<UnixStream, Error> {
 
 /// One message: the terminal's name, and its master beside it.
 pub(super) fn send(socket: &UnixStream, master: &OwnedFd) -> Result<(), Error> {
-    let descriptors = [master.as_raw_fd()];
+    send_named(socket, master, b"/dev/ptmx")
+}
+
+/// One message: a name, and a descriptor of the process beside it.
+pub(super) fn send_process(path: &Path, pidfd: &OwnedFd) -> Result<(), Error> {
+    send_named(&connect(path)?, pidfd, b"pidfd")
+}
+
+fn send_named(socket: &UnixStream, descriptor: &OwnedFd, name: &[u8]) -> Result<(), Error> {
+    let descriptors = [descriptor.as_raw_fd()];
     let message = [ControlMessage::ScmRights(&descriptors)];
-    let name = [IoSlice::new(b"/dev/ptmx")];
+    let name = [IoSlice::new(name)];
     sendmsg::<()>(socket.as_raw_fd(), &name, &message, MsgFlags::MSG_NOSIGNAL, None)
         .map_err(Error::Send)?;
     Ok(())

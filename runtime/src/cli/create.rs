@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Error, console};
-use crate::container::{Container, Create, Created, Stdio};
+use crate::container::{Container, Create, Created, Service, Stdio};
+use crate::rootless::Rootless;
 use crate::{container, seal};
 
 #[derive(Debug, Args)]
@@ -24,6 +25,9 @@ pub(super) struct Common {
     /// Unix socket that receives the master of the console's pseudoterminal
     #[arg(long, value_name = "SOCKET")]
     pub(super) console_socket: Option<PathBuf>,
+    /// Unix socket that receives a descriptor of the container's process
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) pidfd_socket: Option<PathBuf>,
     /// File to write the process id to
     #[arg(long, value_name = "FILE")]
     pub(super) pid_file: Option<PathBuf>,
@@ -33,15 +37,18 @@ pub(super) struct Common {
     /// Keep the caller's session keyring
     #[arg(long)]
     pub(super) no_new_keyring: bool,
-    /// Pass this many descriptors from 3 on to the process
+    /// Pass this many descriptors from 3 and $LISTEN_FDS on to the process
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) preserve_fds: u32,
+    /// What the global option says
+    #[arg(skip)]
+    pub(super) rootless: Rootless,
     /// Name of the container, unique on this host
     #[arg(value_name = "container-id")]
     pub(super) id: String,
 }
 
-pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
+pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Result<u8, Error> {
     let Arguments { common } = arguments;
     seal::ensure()?;
     let bundle = common.bundle()?;
@@ -53,12 +60,12 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
         (false, Some(_)) => return Err(console::Error::NotWanted.into()),
         (false, None) => Stdio::Inherit,
     };
-    let (container, created) = common.create(root, &bundle, stdio)?;
+    let (container, created) = common.create(root, &bundle, stdio, systemd_cgroup)?;
     let finish = || {
         if let (Some(socket), Some(master)) = (&socket, &created.terminal) {
             console::send(socket, master)?;
         }
-        common.write_pid_file(created.pid)
+        common.tell(&created)
     };
     match finish() {
         Ok(()) => Ok(0),
@@ -90,28 +97,46 @@ impl Common {
         root: &Path,
         bundle: &Path,
         stdio: Stdio,
+        systemd_cgroup: bool,
     ) -> Result<(Container, Created), Error> {
         // Until it executes the user's program, nothing in the container may trace or dump us.
         nix::sys::prctl::set_dumpable(false).map_err(Error::Dumpable)?;
+        let service = Service::ours();
         Ok(Container::create(Create {
             root,
             id: &self.id,
             bundle,
             stdio,
-            preserve_fds: self.preserve_fds,
+            preserve_fds: self.preserve_fds.saturating_add(service.sockets),
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
+            restore: None,
+            service,
+            rootless: self.rootless,
+            systemd_cgroup,
         })?)
     }
 
-    /// Writes the file that was asked for.
-    pub(super) fn write_pid_file(&self, pid: i32) -> Result<(), Error> {
-        self.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, pid))
+    /// Tells of the process as was asked for.
+    pub(super) fn tell(&self, created: &Created) -> Result<(), Error> {
+        tell(created, self.pidfd_socket.as_deref(), self.pid_file.as_deref())
     }
 }
 
+/// Sends a descriptor of a process, and writes its number.
+pub(super) fn tell(
+    created: &Created,
+    pidfd_socket: Option<&Path>,
+    pid_file: Option<&Path>,
+) -> Result<(), Error> {
+    if let Some(path) = pidfd_socket {
+        console::send_process(path, &created.pidfd)?;
+    }
+    pid_file.map_or(Ok(()), |path| write_pid(path, created.pid))
+}
+
 /// Written beside and renamed, so that a reader never sees half a number.
-pub(super) fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
+fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
     let fail = |source| Error::PidFile { path: path.to_owned(), source };
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());

@@ -62,6 +62,9 @@ pub(super) struct Arguments {
     #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set)]
     detach: bool,
+    /// Unix socket that receives a descriptor of the process
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
     /// File to write the process id to
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
@@ -139,9 +142,8 @@ fn execute(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
         {
             console::send(socket, &master)?;
         }
-        if let Some(path) = &arguments.pid_file {
-            create::write_pid(path, created.pid)?;
-        }
+        let Arguments { pidfd_socket, pid_file, .. } = arguments;
+        create::tell(&created, pidfd_socket.as_deref(), pid_file.as_deref())?;
         terminal.map(Proxy::new).transpose().map_err(Error::from)
     };
     match begin() {
@@ -149,7 +151,7 @@ fn execute(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
             None => Ok(0),
             Some(signals) => {
                 let send = |signal| signal_process(&created, signal);
-                foreground::wait(&send, &created, signals, proxy)
+                foreground::wait(&send, &created, signals, proxy, None)
             }
         },
         Err(error) => {

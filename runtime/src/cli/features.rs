@@ -5,10 +5,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Error, SPEC, print};
+use super::{Error, print};
 use crate::mount::options;
 use crate::ns;
 use crate::process::caps;
+use crate::spec;
 use crate::sys::seccomp;
 
 /// Oldest version of the specification whose configurations are taken.
@@ -47,10 +48,8 @@ const FLAGS: [(&str, u32); 4] = [
         seccomp::FLAG_WAIT_KILLABLE_RECV | seccomp::FLAG_NEW_LISTENER,
     ),
 ];
-/// Annotations of a configuration that change what we do with it.
-const UNSAFE_ANNOTATIONS: [&str; 1] = ["org.lighter.seccomp"];
-/// `--systemd-cgroup` is refused.
-const SYSTEMD: bool = false;
+/// Annotations of a configuration that change what we do with it; one that ends with a dot is the beginning of several.
+const UNSAFE_ANNOTATIONS: [&str; 2] = ["org.lighter.seccomp", "org.systemd.property."];
 /// `linux.intelRdt` is acted on, where resctrl is mounted.
 const INTEL_RDT: bool = true;
 /// `mounts[].uidMappings` are acted on.
@@ -72,7 +71,7 @@ fn document() -> Value {
     let supported = FLAGS.iter().filter(|(_, flags)| seccomp::knows(*flags));
     json!({
         "ociVersionMin": OLDEST,
-        "ociVersionMax": SPEC,
+        "ociVersionMax": spec::VERSION,
         "hooks": HOOKS,
         "mountOptions": sorted(options::names().collect()),
         "linux": {
@@ -81,8 +80,8 @@ fn document() -> Value {
             "cgroup": {
                 "v1": true,
                 "v2": true,
-                "systemd": SYSTEMD,
-                "systemdUser": false,
+                "systemd": true,
+                "systemdUser": true,
                 "rdma": true,
             },
             "seccomp": {
@@ -95,7 +94,11 @@ fn document() -> Value {
             },
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "intelRdt": { "enabled": INTEL_RDT },
+            "intelRdt": { "enabled": INTEL_RDT, "schemata": INTEL_RDT, "monitoring": INTEL_RDT },
+            "memoryPolicy": {
+                "modes": spec::MEMORY_MODES.map(|row| row.0),
+                "flags": spec::MEMORY_FLAGS.map(|row| row.0),
+            },
             "mountExtensions": { "idmap": { "enabled": IDMAP } },
             "netDevices": { "enabled": NET_DEVICES },
         },
@@ -109,7 +112,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::seccomp::{Arch, Profile};
-    use crate::spec;
 
     /// Whether a configuration with this value at a pointer is taken.
     fn takes(changes: &[(&str, Value)]) -> bool {
@@ -204,7 +206,8 @@ mod tests {
             assert_eq!(again[hook][0]["path"], "/bin/true", "{hook}");
         }
         assert_eq!(list("/linux/capabilities").len(), 41);
-        for annotation in UNSAFE_ANNOTATIONS {
+        // Properties of units are read only with the option that asks for one.
+        for annotation in UNSAFE_ANNOTATIONS.iter().filter(|name| !name.ends_with('.')) {
             let pointer = format!("/annotations/{annotation}");
             assert!(!takes(&[("/annotations", json!({})), (&pointer, json!("no such value"))]));
         }

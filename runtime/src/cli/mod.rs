@@ -1,8 +1,10 @@
 //! The command line of runc: `lighter-runtime [global options] COMMAND [options] <container-id>`.
 //!
 //! Options may follow the container id. Our own failures go to standard error, and to the `--log` file
-//! as the last entry, where containerd's shim and dockerd look for it; they end with exit code 1.
+//! as the last entry, where containerd's shim and dockerd look for it; they end with exit code 1, and
+//! with 3 for a command that is none.
 
+mod checkpoint;
 mod console;
 mod create;
 mod delete;
@@ -16,6 +18,7 @@ mod log;
 pub mod monitor;
 mod pause;
 mod ps;
+mod restore;
 mod resume;
 mod run;
 mod spec;
@@ -23,16 +26,13 @@ mod start;
 mod state;
 mod update;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 
-use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::lazy::Lazy;
+use crate::rootless::{self, Rootless};
 use crate::{container, seal};
-
-/// Version of the runtime specification that we implement.
-const SPEC: &str = "1.3.0";
 
 /// OCI container runtime.
 #[derive(Debug, Parser)]
@@ -50,13 +50,17 @@ struct Arguments {
     /// Directory for the state of containers; should be on a tmpfs
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Not supported yet: cgroups made by systemd
+    /// Have systemd make the cgroup of a new container; cgroupsPath is slice:prefix:name then
     #[arg(long, global = true)]
     systemd_cgroup: bool,
-    /// Whether cgroup permission errors are ignored; only `false` and `auto` are supported yet
+    /// Whether cgroups are done without where they are not permitted and no limit is asked for: true,
+    /// false, or auto, which is for all but the root of the host
     // Not global, as the others: `spec` has an option of that name.
-    #[arg(long, value_enum, default_value_t = Rootless::Auto)]
+    #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: Rootless,
+    /// Name or path of the criu program, for checkpoint and restore
+    #[arg(long, global = true, value_name = "FILE", default_value = "criu")]
+    criu: PathBuf,
     /// Print the version
     #[arg(long, short)]
     version: bool,
@@ -64,15 +68,10 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Rootless {
-    True,
-    False,
-    Auto,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Save the state of a running container
+    Checkpoint(Box<Lazy<checkpoint::Arguments>>),
     /// Create a container
     Create(Lazy<create::Arguments>),
     /// Delete any resources held by the container
@@ -87,6 +86,8 @@ enum Command {
     Kill(Lazy<kill::Arguments>),
     /// Suspend all processes of a container
     Pause(Lazy<pause::Arguments>),
+    /// Restore a container from a checkpoint
+    Restore(Box<Lazy<restore::Arguments>>),
     /// Resume all processes of a paused container
     Resume(Lazy<resume::Arguments>),
     /// List the containers below the state root
@@ -126,12 +127,16 @@ pub(crate) enum Error {
     Exec(#[source] Box<Error>),
     #[error(transparent)]
     Process(#[from] exec::Invalid),
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Invalid),
     #[error("find the current directory; give --bundle")]
     CurrentDirectory(#[source] std::io::Error),
     #[error("write the pid file {}", path.display())]
     PidFile { path: PathBuf, source: std::io::Error },
     #[error("open the log file {}", path.display())]
     LogFile { path: PathBuf, source: std::io::Error },
+    #[error("make {}; XDG_RUNTIME_DIR must be writable by the user, or give --root", path.display())]
+    StateRoot { path: PathBuf, source: std::io::Error },
     #[error("write the answer as JSON")]
     Json(#[source] serde_json::Error),
     #[error("write to standard output")]
@@ -142,8 +147,6 @@ pub(crate) enum Error {
     Signal { signal: String },
     #[error("wait for the container's process")]
     Wait(#[source] nix::errno::Errno),
-    #[error("{option} is not supported yet")]
-    NotSupported { option: &'static str },
     #[error(transparent)]
     Update(#[from] update::Error),
     #[error("become a process that cannot be dumped")]
@@ -152,13 +155,20 @@ pub(crate) enum Error {
 
 impl Error {
     /// The exit code: 1, and as runc 255 where 1 may be the process's own.
-    fn code(&self) -> ExitCode {
-        if matches!(self, Self::Exec(_)) { ExitCode::from(255) } else { ExitCode::FAILURE }
+    fn code(&self) -> u8 {
+        if matches!(self, Self::Exec(_)) { 255 } else { 1 }
     }
 }
 
-/// Runs the command that the process's arguments name.
-pub fn main() -> ExitCode {
+/// Runs the command that the process's arguments name; the code to end with.
+pub fn main() -> u8 {
+    let code = dispatch();
+    // What lacks the end of its line; there is nobody to tell a failure to.
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+    code
+}
+
+fn dispatch() -> u8 {
     // The monitor's verb is hidden, and its process small: it does without the parser.
     let mut words = std::env::args_os().skip(1);
     if words.next().is_some_and(|word| word == "monitor") {
@@ -169,7 +179,7 @@ pub fn main() -> ExitCode {
     // reported by the verb, which tries again.
     if std::env::args_os()
         .skip(1)
-        .any(|word| ["create", "exec", "run"].iter().any(|verb| word == *verb))
+        .any(|word| ["create", "exec", "restore", "run"].iter().any(|verb| word == *verb))
     {
         let _ = seal::ensure();
     }
@@ -177,7 +187,10 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-                return ExitCode::from(help().unwrap_or(1));
+                return help().unwrap_or(1);
+            }
+            if error.kind() == clap::error::ErrorKind::InvalidSubcommand {
+                return unknown(&error);
             }
             let asked_for_help = !error.use_stderr();
             // Nothing better can be done where even this cannot be printed.
@@ -185,18 +198,18 @@ pub fn main() -> ExitCode {
             if !asked_for_help {
                 log::misuse(&error.to_string());
             }
-            return ExitCode::from(u8::from(!asked_for_help));
+            return u8::from(!asked_for_help);
         }
     };
     let sink = match log::install(arguments.log.as_deref(), arguments.log_format, arguments.debug) {
         Ok(sink) => sink,
         Err(error) => {
             log::to_standard_error(&describe(&error));
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     match run(arguments) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             let message = describe(&error);
             ::log::error!("{message}");
@@ -211,36 +224,75 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<u8, Error> {
     if arguments.version {
-        let text = format!("lighter-runtime version {}\nspec: {SPEC}\n", env!("CARGO_PKG_VERSION"));
-        return print(&text);
+        return print(&version());
     }
-    if arguments.systemd_cgroup {
-        return Err(Error::NotSupported { option: "--systemd-cgroup" });
+    let own = if arguments.root.is_none() { rootless::state_root() } else { None };
+    let begins = matches!(arguments.command, Some(Command::Create(_) | Command::Run(_)));
+    if let Some(own) = own.as_ref().filter(|_| begins) {
+        make_state_root(own)?;
     }
-    if arguments.rootless == Rootless::True {
-        return Err(Error::NotSupported { option: "--rootless true" });
-    }
-    let root = arguments.root.unwrap_or_else(|| PathBuf::from("/run/lighter-runtime"));
+    let root = arguments.root.or(own).unwrap_or_else(|| PathBuf::from("/run/lighter-runtime"));
     // Not the arguments: an environment may hold secrets.
     ::log::debug!("lighter-runtime {}, state root {}", env!("CARGO_PKG_VERSION"), root.display());
+    let systemd = arguments.systemd_cgroup;
     match arguments.command {
-        Some(Command::Create(Lazy(create))) => create::run(&root, create),
+        Some(Command::Checkpoint(checkpoint)) => {
+            checkpoint::run(&root, &arguments.criu, &checkpoint.0)
+        }
+        Some(Command::Create(Lazy(mut create))) => {
+            create.common.rootless = arguments.rootless;
+            create::run(&root, systemd, create)
+        }
         Some(Command::Delete(Lazy(delete))) => delete::run(&root, delete),
         Some(Command::Events(Lazy(events))) => events::run(&root, &events),
         Some(Command::Exec(Lazy(exec))) => exec::run(&root, &exec),
         Some(Command::Features) => features::run(),
         Some(Command::Kill(Lazy(kill))) => kill::run(&root, kill),
         Some(Command::Pause(Lazy(pause))) => pause::run(&root, pause),
+        Some(Command::Restore(restore)) => {
+            restore::run(&root, systemd, &arguments.criu, (*restore).0)
+        }
         Some(Command::Resume(Lazy(resume))) => resume::run(&root, resume),
         Some(Command::List(Lazy(list))) => list::run(&root, &list),
         Some(Command::Ps(Lazy(ps))) => ps::run(&root, ps),
-        Some(Command::Run(Lazy(run))) => run::run(&root, run),
+        Some(Command::Run(Lazy(mut run))) => {
+            run.common.rootless = arguments.rootless;
+            run::run(&root, systemd, run)
+        }
         Some(Command::Spec(Lazy(spec))) => spec::run(&spec),
         Some(Command::Start(Lazy(start))) => start::run(&root, start),
         Some(Command::State(Lazy(state))) => state::run(&root, state),
         Some(Command::Update(update)) => update::run(&root, (*update).0),
         None => help(),
     }
+}
+
+/// In the lines of runc's, which containerd, dockerd and Podman read.
+fn version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    // dockerd shows the commit; packagers of runc, who have none, put their version there.
+    let commit = option_env!("LIGHTER_COMMIT").filter(|commit| !commit.is_empty());
+    let commit = commit.unwrap_or(version);
+    let spec = crate::spec::VERSION;
+    format!("lighter-runtime version {version}\ncommit: {commit}\nspec: {spec}\n")
+}
+
+/// Refuses a command that is none, in runc's words and with its code.
+fn unknown(error: &clap::Error) -> u8 {
+    let word = error.get(clap::error::ContextKind::InvalidSubcommand);
+    let word = word.map(ToString::to_string).unwrap_or_default();
+    let message = format!("No help topic for '{word}'");
+    log::to_standard_error(&message);
+    log::misuse(&message);
+    3
+}
+
+/// In a user's runtime directory with the sticky bit, without which it might be cleaned away.
+fn make_state_root(root: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+    made.and_then(|()| std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o1700)))
+        .map_err(|source| Error::StateRoot { path: root.to_owned(), source })
 }
 
 /// What runc says when it is given nothing to do.
@@ -340,6 +392,9 @@ mod tests {
             &["features"],
             &["spec", "-b", "/b", "--rootless"],
             &["--rootless=false", "spec"],
+            &["checkpoint", "--image-path", "/i", "--manage-cgroups-mode", "soft", "id"],
+            &["--criu", "/c", "restore", "-d", "-b", "/b", "--pid-file", "/p", "id"],
+            &["--rootless", "true", "create", "id"],
             &["--version"],
             &["-v"],
         ] {

@@ -9,7 +9,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use crate::monitor::{self, Options};
 use crate::seal;
@@ -30,7 +29,7 @@ enum Usage {
 }
 
 /// Runs the monitor that the words after the verb describe, until it is shut down.
-pub(super) fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
+pub(super) fn main(words: impl Iterator<Item = OsString>) -> u8 {
     let result = match parse(words) {
         // An agent executes monitors from a sealed copy already, and then this does nothing.
         Ok(options) => seal::ensure()
@@ -39,11 +38,11 @@ pub(super) fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
         Err(usage) => Err(usage.to_string()),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(message) => {
             // There is nowhere else to say it.
             let _ = writeln!(std::io::stderr(), "{message}");
-            ExitCode::FAILURE
+            1
         }
     }
 }

@@ -42,14 +42,7 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
     let id = words.next().unwrap_or_default();
     let id = id.into_string().map_err(|id| Failure::Id { id })?;
     let container = Container::load(root, &id)?;
-    let failed =
-        |source| crate::container::Error::Cgroup { id: id.clone(), source: Box::new(source) };
-    let pids = match container.cgroup()?.pids() {
-        Ok(pids) => pids,
-        // It has ended and its group is gone: a list of nothing.
-        Err(crate::cgroup::Error::Missing { .. }) => Vec::new(),
-        Err(error) => return Err(failed(error).into()),
-    };
+    let pids = container.pids()?;
     if arguments.format == Format::Json {
         let mut text = serde_json::to_string(&pids).map_err(Error::Json)?;
         text.push('\n');

@@ -13,13 +13,13 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use super::Error;
 use super::console::{self, Proxy};
 use super::create::{Common, give_back};
-use crate::container::{Created, Stdio};
+use crate::container::{Created, Listener, Stdio};
 use crate::{container, seal};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     /// Do not wait for the container's process
     #[arg(long, short)]
     detach: bool,
@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     no_subreaper: bool,
 }
 
-pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
+pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Result<u8, Error> {
     let Arguments { common, detach, keep, no_subreaper: _ } = arguments;
     seal::ensure()?;
     let bundle = common.bundle()?;
@@ -42,7 +42,7 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
         (true, _) => Stdio::Terminal,
         (false, None) => Stdio::Inherit,
     };
-    let (mut container, mut created) = common.create(root, &bundle, stdio)?;
+    let (mut container, mut created) = common.create(root, &bundle, stdio, systemd_cgroup)?;
 
     let mut terminal = created.terminal.take();
     let begin = || {
@@ -52,28 +52,34 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
         {
             console::send(socket, &master)?;
         }
-        common.write_pid_file(created.pid)?;
+        common.tell(&created)?;
         // Blocked only now: the container's process has the caller's own mask.
         let signals = if detach { None } else { Some(block_signals()?) };
         let proxy = if detach { None } else { terminal.map(Proxy::new).transpose()? };
+        let listener = container.listener()?;
         container.start()?;
-        Ok::<_, Error>((signals, proxy))
+        Ok::<_, Error>((signals, proxy, listener))
     };
-    let (signals, proxy) = match begin() {
+    let (signals, proxy, listener) = match begin() {
         Ok(begun) => begun,
         Err(error) => {
             give_back(container);
             return Err(error);
         }
     };
-    let Some(signals) = signals else { return Ok(0) };
+    let Some(signals) = signals else {
+        if let Some(listener) = listener {
+            container.until_ready(&listener);
+        }
+        return Ok(0);
+    };
     let send = |signal| {
         // It may have ended just now; its end is told by the pidfd.
         if let Err(error) = container.kill(signal, false) {
             log::debug!("forward signal {signal}: {}", super::describe(&error));
         }
     };
-    let code = wait(&send, &created, &signals, proxy)?;
+    let code = wait(&send, &created, &signals, proxy, listener.as_ref())?;
     if !keep {
         container.delete(true)?;
     }
@@ -92,11 +98,17 @@ pub(super) fn wait(
     created: &Created,
     signals: &SignalFd,
     mut proxy: Option<Proxy>,
+    listener: Option<&Listener>,
 ) -> Result<u8, Error> {
     let mut output_open = true;
     loop {
-        let (ended, signalled, printed, typed) =
-            ready(&created.pidfd, signals, proxy.as_ref(), output_open)?;
+        let Ready { ended, signalled, printed, typed, told } =
+            ready(&created.pidfd, signals, proxy.as_ref(), output_open, listener)?;
+        if let Some(listener) = listener.filter(|_| told)
+            && let Err(error) = listener.pass_on(std::process::id())
+        {
+            log::warn!("tell that the container is ready: {error}");
+        }
         if signalled {
             forward(send, signals, proxy.as_ref());
         }
@@ -115,13 +127,23 @@ pub(super) fn wait(
     }
 }
 
-/// Waits until something is to be done: (process ended, signals, output, input).
+/// What is to be done.
+struct Ready {
+    ended: bool,
+    signalled: bool,
+    printed: bool,
+    typed: bool,
+    told: bool,
+}
+
+/// Waits until something is to be done.
 fn ready(
     process: &OwnedFd,
     signals: &SignalFd,
     proxy: Option<&Proxy>,
     output_open: bool,
-) -> Result<(bool, bool, bool, bool), Error> {
+    listener: Option<&Listener>,
+) -> Result<Ready, Error> {
     let stdin = std::io::stdin();
     let mut watched = vec![
         PollFd::new(process.as_fd(), PollFlags::POLLIN),
@@ -135,12 +157,22 @@ fn ready(
         watched.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
         watched.len() - 1
     });
+    let words = listener.map(|listener| {
+        watched.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+        watched.len() - 1
+    });
     match poll(&mut watched, PollTimeout::NONE) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(console::Error::Poll(errno).into()),
     }
     let is_ready = |index: usize| watched.get(index).and_then(PollFd::any).unwrap_or(false);
-    Ok((is_ready(0), is_ready(1), output.is_some_and(is_ready), input.is_some_and(is_ready)))
+    Ok(Ready {
+        ended: is_ready(0),
+        signalled: is_ready(1),
+        printed: output.is_some_and(is_ready),
+        typed: input.is_some_and(is_ready),
+        told: words.is_some_and(is_ready),
+    })
 }
 
 fn forward(send: &dyn Fn(i32), signals: &SignalFd, proxy: Option<&Proxy>) {

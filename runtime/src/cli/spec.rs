@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Error, SPEC};
+use super::Error;
+use crate::spec;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -91,7 +92,7 @@ pub(super) fn document(user: Option<(u32, u32)>, unified: bool) -> String {
     };
     let [sys_type, sys_source] = sys;
     TEMPLATE
-        .replace("@version@", SPEC)
+        .replace("@version@", spec::VERSION)
         .replace("@pts@", pts)
         .replace("@sys_type@", sys_type)
         .replace("@sys_source@", sys_source)
@@ -124,7 +125,7 @@ mod tests {
                     assert_eq!(value["linux"]["gidMappings"][0]["hostID"], gid);
                     assert!(!text.contains("gid=5"));
                 }
-                crate::spec::plan(serde_json::from_value(value).unwrap()).unwrap();
+                spec::plan(serde_json::from_value(value).unwrap()).unwrap();
             }
         }
     }

@@ -15,6 +15,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
-    Container::load(root, &arguments.id)?.start()?;
+    let mut container = Container::load(root, &arguments.id)?;
+    let listener = container.listener()?;
+    container.start()?;
+    if let Some(listener) = listener {
+        container.until_ready(&listener);
+    }
     Ok(0)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Map, Value};
 
-use crate::container::{self, Container};
+use crate::container::Container;
 
 /// Why an update was not begun.
 #[derive(Debug, thiserror::Error)]
@@ -15,16 +15,6 @@ pub(crate) enum Error {
     Read { from: PathBuf, source: std::io::Error },
     #[error("parse the resources of {} as JSON", from.display())]
     Parse { from: PathBuf, source: serde_json::Error },
-    #[error(
-        "--{option}: no resctrl file system is mounted; mount one on /sys/fs/resctrl, if the \
-         processor has Intel RDT or AMD QoS"
-    )]
-    NoResctrl { option: &'static str },
-    #[error(
-        "--{option}: the container has no group in {}: linux.intelRdt was not asked for when it \
-         was created", mount.display()
-    )]
-    NoResctrlGroup { option: &'static str, mount: PathBuf },
 }
 
 #[derive(Debug, Args)]
@@ -93,24 +83,19 @@ pub(super) struct Arguments {
 
 pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, super::Error> {
     let mut container = Container::load(root, &arguments.id)?;
-    container.update(arguments.resources()?)?;
+    let schemata: Vec<&str> = [&arguments.l3_cache_schema, &arguments.mem_bw_schema]
+        .into_iter()
+        .flatten()
+        .flat_map(|text| text.lines())
+        .filter(|line| !line.is_empty())
+        .collect();
+    container.update(arguments.resources()?, &schemata)?;
     Ok(0)
 }
 
 impl Arguments {
     /// The changes in the terms of `linux.resources`.
     fn resources(&self) -> Result<Value, Error> {
-        for (option, schema) in
-            [("l3-cache-schema", &self.l3_cache_schema), ("mem-bw-schema", &self.mem_bw_schema)]
-        {
-            if schema.as_ref().is_none_or(String::is_empty) {
-                continue;
-            }
-            return Err(match container::resctrl_mount() {
-                None => Error::NoResctrl { option },
-                Some(mount) => Error::NoResctrlGroup { option, mount },
-            });
-        }
         if let Some(from) = &self.resources {
             let read = if from.as_os_str() == "-" {
                 let mut bytes = Vec::new();

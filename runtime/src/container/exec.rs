@@ -19,7 +19,7 @@ use crate::{
     plan::{self, Plan},
     process::affinity::Affinity,
     spec,
-    sys::{cred::CapSets, mount},
+    sys::{cred::CapSets, mount, sched::Attributes},
 };
 
 /// How to add a process.
@@ -57,6 +57,8 @@ pub struct Inherited {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io_priority: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Attributes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub umask: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
@@ -77,6 +79,7 @@ impl Inherited {
             selinux_label: process.selinux_label.as_ref().map(text),
             oom_score_adj: process.oom_score_adj,
             io_priority: process.io_priority,
+            scheduler: process.scheduler,
             umask: process.umask,
             affinity: process.affinity,
             keep_keyring,
@@ -99,6 +102,7 @@ impl Inherited {
         }
         process.oom_score_adj = process.oom_score_adj.or(self.oom_score_adj);
         process.io_priority = process.io_priority.or(self.io_priority);
+        process.scheduler = process.scheduler.or(self.scheduler);
         process.umask = process.umask.or(self.umask);
         let own = process.affinity.filter(|affinity| !affinity.is_empty());
         process.affinity = own.or(self.affinity);
@@ -166,6 +170,7 @@ impl Container {
             clone_flags: 0,
             join,
             user_namespace,
+            ordinary: prepare::Ordinary::new(None, process.oom_score_adj),
             setup: None,
             root: inherited.chroot.then_some(root),
             program,
@@ -206,6 +211,7 @@ mod tests {
             capabilities: CapSets { bounding: 7, ..CapSets::default() },
             apparmor_profile: Some("web".to_owned()),
             oom_score_adj: Some(5),
+            scheduler: Some(Attributes { policy: 3, nice: 7, ..Attributes::default() }),
             umask: Some(0o77),
             affinity: Some(Affinity { initial: None, end: parse("0").ok() }),
             ..Inherited::default()
@@ -218,16 +224,17 @@ mod tests {
         assert_eq!(plan.capabilities.bounding, 7);
         assert_eq!(plan.apparmor_profile.as_deref(), Some(c"web"));
         assert_eq!((plan.oom_score_adj, plan.umask), (Some(5), Some(0o77)));
-        assert_eq!(plan.affinity, inherited.affinity);
+        assert_eq!((plan.affinity, plan.scheduler), (inherited.affinity, inherited.scheduler));
         let (raw, mut plan) = process(serde_json::json!({
             "args": ["a"], "cwd": "/", "capabilities": {}, "oomScoreAdj": 0,
             "user": {"umask": 2}, "apparmorProfile": "own",
-            "execCPUAffinity": {"initial": "1"},
+            "execCPUAffinity": {"initial": "1"}, "scheduler": {"policy": "SCHED_IDLE"},
         }));
         inherited.complete(&raw, &mut plan);
         assert_eq!(plan.capabilities, CapSets::default());
         assert_eq!(plan.apparmor_profile.as_deref(), Some(c"own"));
         assert_eq!((plan.oom_score_adj, plan.umask), (Some(0), Some(2)));
+        assert_eq!(plan.scheduler.map(|scheduler| scheduler.policy), Some(5));
         assert_eq!(plan.affinity, Some(Affinity { initial: parse("1").ok(), end: None }));
     }
 }

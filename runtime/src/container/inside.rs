@@ -2,18 +2,14 @@
 //! agent of its seccomp filter, the reason of an early end.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Component, Path, PathBuf};
 
-use super::{
-    Status,
-    lifecycle::{Error, document},
-    state::Record,
-};
+use super::{Error, Status, lifecycle::document, state::Record};
 use crate::{
     cgroup::Cgroup,
     launch::prepare,
     process::{
-        hooks::{self, Inside},
+        hooks::{self, Inside, Place},
         listener::Handover,
         status,
     },
@@ -32,8 +28,12 @@ pub(super) fn create_hooks(
         return Ok(());
     }
     let status = process_status(pid)?;
-    let inside = Inside::new(init.as_fd(), kinds(record), cgroup)?;
-    hooks::run(list, &state(record, Status::Creating, &status), Some(&inside))
+    // Through the init, in whose mount namespace the mounts are.
+    let mut path = PathBuf::from(format!("/proc/{pid}/root"));
+    path.extend(record.rootfs.components().filter(|part| *part != Component::RootDir));
+    let root = hooks::open_directory(&path).map_err(|source| hooks::Error::Init { pid, source })?;
+    let inside = Inside::new(init.as_fd(), kinds(record), cgroup, root)?;
+    hooks::run(list, &state(record, Status::Creating, &status), Place::Inside(&inside))
 }
 
 /// The hooks whose programs are the container's own: they run as its process will.
@@ -51,16 +51,12 @@ pub(super) fn start_hooks(record: &Record, cgroup: &Cgroup, init: &OwnedFd) -> R
     let run = || {
         let pid = record.init.map_or(0, |init| init.pid);
         let mut status = process_status(pid)?;
-        let root = std::fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-            .open(format!("/proc/{pid}/root"))
+        let root = hooks::open_directory(Path::new(&format!("/proc/{pid}/root")))
             .map_err(|source| hooks::Error::Init { pid, source })?;
         status.no_new_privileges |= record.no_new_privileges;
         let state = state(record, Status::Created, &status);
-        let inside =
-            Inside::new(init.as_fd(), kinds(record), cgroup)?.like(root.into(), status, filter);
-        hooks::run(&record.hooks.start_container, &state, Some(&inside))
+        let inside = Inside::new(init.as_fd(), kinds(record), cgroup, root)?.like(status, filter);
+        hooks::run(&record.hooks.start_container, &state, Place::Inside(&inside))
     };
     run().map_err(|source| Error::Hooks { id: id(), source: Box::new(source) })
 }

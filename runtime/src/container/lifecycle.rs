@@ -7,15 +7,15 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use protocol::monitor::FailureKind;
 
 use super::{
-    Create, Created, Inherited, State, Status,
-    id::{self, Id},
+    Create, Created, Error, Inherited, State, Status,
+    id::Id,
     inside,
+    service::{Listener, Service},
     state::{self, ProcessRecord, Record},
 };
 use crate::{
@@ -24,91 +24,10 @@ use crate::{
     launch::{self, Attendance, prepare},
     ns::Kind,
     plan::Plan,
-    process::hooks,
-    rdt, spec,
+    process::hooks::{self, Place},
+    rdt, rootless, spec,
     sys::{Errno, Mode, mount, process},
 };
-
-/// Why an operation on a container failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Id(#[from] id::Invalid),
-    #[error("container {id} does not exist")]
-    NotFound { id: String },
-    #[error("container with id exists already: {id}")]
-    Exists { id: String },
-    #[error("cannot {operation} container {id}: it is {}", status.name())]
-    WrongStatus { operation: &'static str, id: String, status: Status },
-    #[error("{operation} {}", path.display())]
-    File { operation: &'static str, path: PathBuf, source: io::Error },
-    #[error("parse {}", path.display())]
-    Parse { path: PathBuf, source: serde_json::Error },
-    #[error("{}", path.display())]
-    Spec { path: PathBuf, source: spec::Error },
-    #[error("process")]
-    Process(#[source] spec::Error),
-    #[error("cgroup of container {id}")]
-    Cgroup { id: String, source: Box<cgroup::Error> },
-    #[error("container {id} has no cgroup yet")]
-    NoCgroup { id: String },
-    #[error("prepare container {id}")]
-    Prepare { id: String, source: Box<prepare::Error> },
-    #[error("container {id}")]
-    Launch { id: String, source: Box<launch::Error> },
-    #[error("unable to start container process")]
-    Exec(#[source] Box<launch::Error>),
-    #[error("read the start time of process {pid}: it is gone")]
-    Gone { pid: i32 },
-    #[error("send signal {signal} to container {id}")]
-    Signal { id: String, signal: i32, source: Errno },
-    #[error("container {id} did not end within {seconds} s of SIGKILL")]
-    StillAlive { id: String, seconds: u64 },
-    #[error("wait for the end of container {id}")]
-    Wait { id: String, source: Errno },
-    #[error("container not running: {id} is {}", status.name())]
-    NotRunning { id: String, status: Status },
-    #[error("cannot exec in a paused container ({id}); resume it first, or use --ignore-paused")]
-    Paused { id: String },
-    #[error("container not paused: {id} is {}", status.name())]
-    NotPaused { id: String, status: Status },
-    #[error("resources")]
-    Resources(#[source] spec::Error),
-    #[error("resources are not those of the specification's linux.resources")]
-    ResourcesForm(#[source] serde_json::Error),
-    /// In runc's words, which callers look for.
-    #[error("container init was OOM-killed (memory limit too low?)")]
-    OutOfMemory,
-    #[error(transparent)]
-    Rdt(#[from] rdt::Error),
-    #[error("start container {id}: run hooks")]
-    Hooks { id: String, source: Box<hooks::Error> },
-}
-
-impl Error {
-    /// Which of the failures that callers decide on this is.
-    pub fn kind(&self) -> FailureKind {
-        match self {
-            Self::NotFound { .. } => FailureKind::NotFound,
-            Self::WrongStatus { .. }
-            | Self::NotRunning { .. }
-            | Self::NotPaused { .. }
-            | Self::Paused { .. } => FailureKind::WrongState,
-            Self::Resources(_) | Self::ResourcesForm(_) => FailureKind::Invalid,
-            Self::Id(_) | Self::Parse { .. } | Self::Spec { .. } | Self::Process(_) => {
-                FailureKind::Invalid
-            }
-            Self::Launch { source, .. } | Self::Exec(source) => match **source {
-                launch::Error::Program { errno: Errno::ENOENT | Errno::ENOTDIR, .. } => {
-                    FailureKind::CommandNotFound
-                }
-                launch::Error::Program { .. } => FailureKind::CommandNotExecutable,
-                _ => FailureKind::Failed,
-            },
-            _ => FailureKind::Failed,
-        }
-    }
-}
 
 impl Status {
     /// As the state document has it.
@@ -125,16 +44,22 @@ impl Status {
 
 /// The FIFO whose reader is an init that waits for `start`.
 const FIFO: &str = "exec.fifo";
-/// How long a killed container usually takes to end at most.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// How long a killed container may take to end.
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A container that exists.
 #[derive(Debug)]
 pub struct Container {
     pub(super) directory: PathBuf,
     pub(super) record: Record,
+    /// What this process knows by having created it.
+    made: Option<Made>,
+}
+
+/// Spares whoever creates a container and goes on with it looking up what it is.
+#[derive(Debug)]
+struct Made {
+    init: OwnedFd,
+    /// The file that has the record: whoever changes that puts another in its place.
+    file: File,
 }
 
 /// Undoes a creation that fails, unless told otherwise.
@@ -176,13 +101,12 @@ impl Container {
             move |source| Error::File { operation, path, source }
         };
         let bundle = fs::canonicalize(create.bundle).map_err(file("find bundle", create.bundle))?;
-        let path = bundle.join("config.json");
-        let bytes = fs::read(&path).map_err(file("read", &path))?;
-        let raw: spec::Spec = serde_json::from_slice(&bytes)
-            .map_err(|source| Error::Parse { path: path.clone(), source })?;
-        let plan = spec::plan(raw).map_err(|source| Error::Spec { path, source })?;
-
         let directory = create.root.join(id.as_str());
+        let plan = read_plan(&bundle, create.service, &directory)?;
+        if rootless::is_ordinary_user() {
+            rootless::check(&plan)?;
+        }
+
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
         match builder.create(&directory) {
@@ -212,12 +136,9 @@ impl Container {
         // After the lock, so that it acts before the lock is given back: then the name is another's.
         let mut undo = Undo { directory: &directory, cgroup: None, rdt: Vec::new(), armed: true };
         failpoint::hit("create-locked");
+        create.service.prepare(&directory).map_err(file("prepare", &directory))?;
         let failed = |source| Error::Cgroup { id: create.id.to_owned(), source: Box::new(source) };
-        let groups = match &plan.cgroups_path {
-            Some(path) => Cgroup::plan(path),
-            None => Cgroup::plan(create.id),
-        }
-        .map_err(failed)?;
+        let groups = plan_cgroup(&create, &plan, create.rootless.is_certain()).map_err(failed)?;
         let rdt = match &plan.intel_rdt {
             None => None,
             Some(clause) => {
@@ -253,11 +174,35 @@ impl Container {
         };
         record.store(&directory).map_err(file("write", &state_path))?;
         failpoint::hit("create-planned");
-        let cgroup =
-            undo.cgroup.insert(Cgroup::create_planned(groups, &plan.resources).map_err(failed)?);
+        let made = match Cgroup::create_planned(groups, &plan.resources) {
+            Err(error) if error.is_permission() && create.rootless.applies() => {
+                let groups = plan_cgroup(&create, &plan, true).map_err(failed)?;
+                record.cgroup = Some(groups.clone());
+                record.store(&directory).map_err(file("write", &state_path))?;
+                Cgroup::create_planned(groups, &plan.resources)
+            }
+            other => other,
+        };
+        let cgroup = undo.cgroup.insert(made.map_err(failed)?);
         failpoint::hit("create-cgroup");
+        if let Some(restore) = create.restore {
+            let admit = |pid| {
+                cgroup.add_process(pid).map_err(failed)?;
+                let Some((groups, clause)) = &rdt else { return Ok(()) };
+                Ok(groups.enter(clause, pid)?)
+            };
+            undo.rdt.clone_from(&record.rdt);
+            let revived = restore.revive(&plan, &mut record, &directory, &admit);
+            let created = revived.map_err(|source| Error::Restore {
+                id: create.id.to_owned(),
+                source: Box::new(source),
+            })?;
+            undo.armed = false;
+            return Ok((Self { directory: directory.clone(), record, made: None }, created));
+        }
         let launched = Self::launch(create, &plan, &record, cgroup, &directory)
             .map_err(|error| inside::if_out_of_memory(cgroup, error))?;
+        cgroup.settled();
         failpoint::hit("create-launched");
         if let Some((groups, clause)) = &rdt {
             undo.rdt.clone_from(&record.rdt);
@@ -267,14 +212,15 @@ impl Container {
         let (start_time, _) =
             state::start_time(launched.pid).ok_or(Error::Gone { pid: launched.pid })?;
         record.init = Some(ProcessRecord { pid: launched.pid, start_time });
-        record.store(&directory).map_err(file("write", &state_path))?;
+        let stored = record.put(&directory).map_err(file("write", &state_path))?;
         failpoint::hit("create-recorded");
         let (pid, pidfd, terminal) = launched
             .confirm()
             .map_err(|source| Error::Launch { id: record.id.clone(), source: Box::new(source) })?;
         failpoint::hit("create-confirmed");
         undo.armed = false;
-        Ok((Self { directory: directory.clone(), record }, Created { pid, pidfd, terminal }))
+        let made = pidfd.try_clone().ok().map(|init| Made { init, file: stored });
+        Ok((Self { directory: directory.clone(), record, made }, Created { pid, pidfd, terminal }))
     }
 
     fn launch(
@@ -290,14 +236,18 @@ impl Container {
         let fifo = make_fifo(directory)?;
         failpoint::hit("create-fifo");
         let groups = cgroup.record();
-        let place =
-            prepare::Place { bundle: &record.bundle, groups: &groups, no_pivot: create.no_pivot };
+        let place = prepare::Place {
+            bundle: &record.bundle,
+            groups: &groups,
+            no_pivot: create.no_pivot,
+            by_child: rootless::is_ordinary_user(),
+        };
         let setup = prepare::setup(plan, &place).map_err(failed)?;
         let (join, intermediate) = prepare::joined(plan).map_err(failed)?;
         let user_namespace = record.namespaces & Kind::User.flag() != 0;
         let opened;
-        let root = match &setup.tree {
-            Some(tree) => tree.as_fd(),
+        let root = match setup.tree.opened() {
+            Some(tree) => tree,
             None => {
                 opened = mount::open(&setup.root, libc::O_PATH | libc::O_DIRECTORY).map_err(
                     |source| failed(prepare::Error::Root { path: record.rootfs.clone(), source }),
@@ -326,6 +276,7 @@ impl Container {
             clone_flags: plan.namespaces.new & !Kind::Cgroup.flag(),
             join,
             user_namespace,
+            ordinary: prepare::Ordinary::new(Some(plan), plan.process.oom_score_adj),
             setup: Some(setup),
             root: None,
             program,
@@ -340,8 +291,9 @@ impl Container {
             let state =
                 serde_json::to_vec(&document(record, Status::Creating, pid)).unwrap_or_default();
             failpoint::hit("create-hooks");
-            hooks::run(&plan.hooks.prestart, &state, None)?;
-            hooks::run(&plan.hooks.create_runtime, &state, None)?;
+            let place = Place::Bundle(&record.bundle);
+            hooks::run(&plan.hooks.prestart, &state, place)?;
+            hooks::run(&plan.hooks.create_runtime, &state, place)?;
             inside::create_hooks(record, cgroup, pidfd, pid)
         };
         launch::launch(prepared, ours, &attendance, &mut run_hooks).map_err(launch_failed)
@@ -355,7 +307,7 @@ impl Container {
         Id::parse(id)?;
         let directory = root.join(id);
         let record = read(&directory, id)?;
-        Ok(Self { directory, record })
+        Ok(Self { directory, record, made: None })
     }
 
     /// Status at this moment.
@@ -381,6 +333,11 @@ impl Container {
     /// The init process while it lives.
     pub(super) fn live_init(&self) -> Option<i32> {
         let init = self.record.init?;
+        if let Some(made) = &self.made {
+            let ended =
+                poll(&mut [PollFd::new(made.init.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
+            return (ended == Ok(0)).then_some(init.pid);
+        }
         let (time, alive) = state::start_time(init.pid)?;
         let same = time == init.start_time && state::boot_id().ok()? == self.record.boot_id;
         (same && alive).then_some(init.pid)
@@ -389,7 +346,10 @@ impl Container {
     /// A descriptor of the init process: no other process, whatever happens to its number.
     pub(crate) fn init_pidfd(&self) -> Option<OwnedFd> {
         let pid = self.record.init?.pid;
-        let pidfd = process::pidfd_open(pid).ok()?;
+        let pidfd = match &self.made {
+            Some(made) => made.init.try_clone().ok()?,
+            None => process::pidfd_open(pid).ok()?,
+        };
         // Looked at after the descriptor was opened: if it is the same now, it was the same then.
         self.live_init().map(|_| pidfd)
     }
@@ -423,17 +383,19 @@ impl Container {
         }
         failpoint::hit("start-locked");
         let fifo = self.directory.join(FIFO);
-        let init = self.init_pidfd().ok_or_else(|| wrong(Status::Stopped))?;
         let hooks = &self.record.hooks;
-        if !hooks.start_container.is_empty()
-            && let Err(error) = inside::start_hooks(&self.record, &self.cgroup()?, &init)
-        {
-            // It is not to run without them.
-            match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(errno) => log::warn!("kill the init of container {}: {errno}", self.record.id),
+        if !hooks.start_container.is_empty() {
+            let init = self.init_pidfd().ok_or_else(|| wrong(Status::Stopped))?;
+            if let Err(error) = inside::start_hooks(&self.record, &self.cgroup()?, &init) {
+                // It is not to run without them.
+                match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(errno) => {
+                        log::warn!("kill the init of container {}: {errno}", self.record.id);
+                    }
+                }
+                return Err(error);
             }
-            return Err(error);
         }
         let failed = |operation| {
             let path = fifo.clone();
@@ -460,11 +422,33 @@ impl Container {
         failpoint::hit("start-removed");
         if !hooks.poststart.is_empty() {
             let state = self.document_bytes(Status::Running);
-            if let Err(error) = hooks::run(&hooks.poststart, &state, None) {
+            if let Err(error) =
+                hooks::run(&hooks.poststart, &state, Place::Bundle(&self.record.bundle))
+            {
                 log::warn!("container {}: poststart: {error}", self.record.id);
             }
         }
         Ok(())
+    }
+
+    /// Where the container's process says that it is ready, if somebody wants to know.
+    ///
+    /// # Errors
+    /// If the socket cannot be made.
+    pub fn listener(&self) -> Result<Option<Listener>, Error> {
+        Listener::open(&self.directory).map_err(|source| Error::File {
+            operation: "listen for readiness in",
+            path: self.directory.clone(),
+            source,
+        })
+    }
+
+    /// Waits until the started process says that it is ready, or has ended, and passes that on.
+    pub fn until_ready(&self, listener: &Listener) {
+        let (Some(init), Some(record)) = (self.init_pidfd(), self.record.init) else { return };
+        if let Err(error) = listener.wait(init.as_fd(), record.pid.unsigned_abs()) {
+            log::warn!("tell that container {} is ready: {error}", self.record.id);
+        }
     }
 
     /// Sends a signal to the init process, or with `all` to every process of the container.
@@ -476,6 +460,9 @@ impl Container {
         let _lock = self.lock_only()?;
         if all {
             let cgroup = self.cgroup()?;
+            if cgroup.is_refused() {
+                return self.kill_namespace(signal);
+            }
             return cgroup
                 .kill_all(signal)
                 .map_err(|source| Error::Cgroup { id: id(), source: Box::new(source) });
@@ -487,87 +474,6 @@ impl Container {
             Err(Errno::ESRCH) => Err(stopped()),
             Ok(()) if signal == libc::SIGKILL => self.let_die(),
             other => other.map_err(|source| Error::Signal { id: id(), signal, source }),
-        }
-    }
-
-    /// Removes what the container has on the host; with `force` it is killed first.
-    ///
-    /// # Errors
-    /// If it has not ended (without `force`), does not end, or something cannot be removed.
-    pub fn delete(mut self, force: bool) -> Result<(), Error> {
-        let _lock = self.lock()?;
-        let id = || self.record.id.clone();
-        // Under the lock nobody is creating it: that create was killed, and its child died with it.
-        failpoint::hit("delete-locked");
-        let unfinished = self.record.status == Status::Creating;
-        let status = if unfinished { Status::Stopped } else { self.status() };
-        if status != Status::Stopped {
-            if !force {
-                return Err(Error::WrongStatus { operation: "delete", id: id(), status });
-            }
-            if let Some(init) = self.init_pidfd() {
-                match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(source) => {
-                        return Err(Error::Signal { id: id(), signal: libc::SIGKILL, source });
-                    }
-                }
-                self.let_die()?;
-                self.wait(&init)?;
-            }
-            failpoint::hit("delete-killed");
-        }
-        if let Some(record) = &self.record.cgroup {
-            let failed = |source| Error::Cgroup { id: id(), source: Box::new(source) };
-            if !Cgroup::remove_empty(record).map_err(failed)? {
-                let cgroup = Cgroup::open(record).map_err(failed)?;
-                // Without a pid namespace of its own the init's death leaves the others alive.
-                cgroup.kill_all(libc::SIGKILL).map_err(failed)?;
-                failpoint::hit("delete-emptied");
-                cgroup.kill_and_destroy().map_err(failed)?;
-            }
-        }
-        failpoint::hit("delete-cgroup");
-        rdt::remove(&self.record.rdt)?;
-        if !self.record.hooks.poststop.is_empty() {
-            let state = self.document_bytes(Status::Stopped);
-            for hook in &self.record.hooks.poststop {
-                // Every one has its turn, and none can stop the removal.
-                if let Err(error) = hooks::run(std::slice::from_ref(hook), &state, None) {
-                    log::warn!("container {}: poststop: {error}", self.record.id);
-                }
-            }
-        }
-        failpoint::hit("delete-hooks");
-        fs::remove_dir_all(&self.directory).map_err(|source| Error::File {
-            operation: "remove",
-            path: self.directory.clone(),
-            source,
-        })
-    }
-
-    fn wait(&self, init: &OwnedFd) -> Result<(), Error> {
-        if self.ends_within(init, PATIENCE)? {
-            return Ok(());
-        }
-        // The init of a pid namespace waits for all its processes; one may be held in a group that was
-        // frozen by itself.
-        self.cgroup()?.thaw_below();
-        if self.ends_within(init, DEADLINE)? {
-            return Ok(());
-        }
-        Err(Error::StillAlive { id: self.record.id.clone(), seconds: DEADLINE.as_secs() })
-    }
-
-    fn ends_within(&self, init: &OwnedFd, time: Duration) -> Result<bool, Error> {
-        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
-        loop {
-            match poll(&mut [PollFd::new(init.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
-                Err(Errno::EINTR) => {}
-                Err(source) => return Err(Error::Wait { id: self.record.id.clone(), source }),
-            }
         }
     }
 
@@ -590,7 +496,10 @@ impl Container {
     /// Locks the container and reads its record again: another command may have changed it.
     pub(super) fn lock(&mut self) -> Result<Lock, Error> {
         let lock = self.lock_only()?;
-        self.record = read(&self.directory, &self.record.id)?;
+        let is_linked = |made: &Made| made.file.metadata().is_ok_and(|file| file.nlink() > 0);
+        if !self.made.as_ref().is_some_and(is_linked) {
+            self.record = read(&self.directory, &self.record.id)?;
+        }
         Ok(lock)
     }
 
@@ -598,7 +507,7 @@ impl Container {
         lock(&self.directory, &self.record.id)
     }
 
-    fn document_bytes(&self, status: Status) -> Vec<u8> {
+    pub(super) fn document_bytes(&self, status: Status) -> Vec<u8> {
         let pid =
             if status == Status::Stopped { 0 } else { self.record.init.map_or(0, |init| init.pid) };
         // Strings and numbers only: there is nothing JSON could refuse.
@@ -616,6 +525,39 @@ pub(super) fn document(record: &Record, status: Status, pid: i32) -> State {
         rootfs: record.rootfs.clone(),
         created: record.created.clone(),
         annotations: record.annotations.clone(),
+    }
+}
+
+/// What a bundle's configuration asks for, and what our own service hands on to the container of that
+/// directory.
+pub(super) fn read_plan(bundle: &Path, service: Service, directory: &Path) -> Result<Plan, Error> {
+    let path = bundle.join("config.json");
+    let bytes = fs::read(&path).map_err(|source| Error::File {
+        operation: "read",
+        path: path.clone(),
+        source,
+    })?;
+    let mut raw: spec::Spec = serde_json::from_slice(&bytes)
+        .map_err(|source| Error::Parse { path: path.clone(), source })?;
+    service.add_to(&mut raw, directory);
+    spec::plan(raw).map_err(|source| Error::Spec { path, source })
+}
+
+/// Where the container's cgroup is to be; `permitted` if it may be without.
+fn plan_cgroup(
+    create: &Create<'_>,
+    plan: &Plan,
+    permitted: bool,
+) -> Result<cgroup::Record, cgroup::Error> {
+    let path = plan.cgroups_path.as_deref();
+    if create.systemd_cgroup {
+        let record = Cgroup::plan_unit(path, create.id, &plan.annotations)?;
+        return Ok(cgroup::Record { permitted: permitted.then(Default::default), ..record });
+    }
+    if permitted {
+        Cgroup::plan_permitted(path, create.id)
+    } else {
+        Cgroup::plan(path.unwrap_or(create.id))
     }
 }
 

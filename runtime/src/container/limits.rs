@@ -2,12 +2,12 @@
 //!
 //! Whether it is paused is read off its cgroup, never stored: a container engine may freeze the group itself.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::{Container, Error, Status, state};
-use crate::{cgroup, spec};
+use crate::{cgroup, rdt, spec};
 
 /// Members of `linux.resources` in which callers write 0 for "leave it".
 const ZERO_IS_NOTHING: [(&str, &[&str]); 4] = [
@@ -42,15 +42,20 @@ impl Container {
         }
     }
 
-    /// Changes limits, given as the specification's `linux.resources`; what is not mentioned stays.
+    /// Changes limits, given as the specification's `linux.resources`, and lines of the schema of its
+    /// resctrl group; what is not mentioned stays.
     ///
     /// # Errors
-    /// If the container has ended, a value is refused, or the kernel cannot apply one: nothing is changed then.
-    pub fn update(&mut self, mut changes: Value) -> Result<(), Error> {
+    /// If the container has ended, a value is refused, or the kernel cannot apply one: nothing is changed then,
+    /// but for the limits when it is the schema that is refused.
+    pub fn update(&mut self, mut changes: Value, schemata: &[&str]) -> Result<(), Error> {
         let _lock = self.lock()?;
         match self.status() {
             Status::Created | Status::Running | Status::Paused => {}
             status => return Err(Error::NotRunning { id: self.record.id.clone(), status }),
+        }
+        if !schemata.is_empty() {
+            rdt::mounted(Path::new(rdt::ROOT))?;
         }
         prune(&mut changes);
         let raw: spec::Resources =
@@ -87,7 +92,7 @@ impl Container {
         }
     }
 
-    fn of_cgroup(&self) -> impl FnOnce(cgroup::Error) -> Error + use<> {
+    pub(super) fn of_cgroup(&self) -> impl FnOnce(cgroup::Error) -> Error + use<> {
         let id = self.record.id.clone();
         move |source| Error::Cgroup { id, source: Box::new(source) }
     }
@@ -119,16 +124,6 @@ fn merge(known: &mut Value, changes: Value) {
         }
         (known, change) => *known = change,
     }
-}
-
-/// Reads no container: only says where resource control groups (Intel RDT, AMD QoS) would be.
-pub(crate) fn resctrl_mount() -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().find_map(|line| {
-        let mut words = line.split(' ').skip(1);
-        let point = words.next()?;
-        (words.next()? == "resctrl").then(|| PathBuf::from(point))
-    })
 }
 
 #[cfg(test)]

@@ -16,11 +16,17 @@
 //! killed `create` left therefore finds all of it. Commands that change a container hold a lock on
 //! the directory; `state` does not, so that hooks may call it.
 
+mod checkpoint;
+mod criu;
+mod delete;
+mod error;
 mod exec;
 pub mod id;
 mod inside;
 mod lifecycle;
 mod limits;
+mod processes;
+mod service;
 mod state;
 
 use std::{
@@ -31,11 +37,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use checkpoint::{Checkpoint, Restore};
+pub use criu::Options as CriuOptions;
+pub use error::Error;
 pub use exec::{Exec, Inherited};
-pub use lifecycle::{Container, Error};
-pub(crate) use limits::resctrl_mount;
+pub use lifecycle::Container;
+pub use service::{Listener, Service};
 pub(crate) use state::timestamp;
 pub use state::{ProcessRecord, Record};
+
+use crate::rootless::Rootless;
 
 /// How to create a container.
 #[derive(Debug)]
@@ -54,6 +65,14 @@ pub struct Create<'a> {
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
+    /// Bring the processes of a checkpoint back instead of making new ones.
+    pub restore: Option<&'a Restore<'a>>,
+    /// What systemd gave the caller for it.
+    pub service: Service,
+    /// Whether it may be without cgroups where they are not permitted.
+    pub rootless: Rootless,
+    /// Have systemd make the cgroup.
+    pub systemd_cgroup: bool,
 }
 
 /// Standard streams of a container's process.

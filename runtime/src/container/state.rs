@@ -87,6 +87,11 @@ impl Record {
     /// # Errors
     /// If it cannot be written.
     pub fn store(&self, directory: &Path) -> io::Result<()> {
+        self.put(directory).map(drop)
+    }
+
+    /// As [`Self::store`]; the file that has it.
+    pub(super) fn put(&self, directory: &Path) -> io::Result<fs::File> {
         use io::Write as _;
         let temporary = directory.join(TEMPORARY);
         let mut file = fs::OpenOptions::new()
@@ -96,13 +101,31 @@ impl Record {
             .mode(0o600)
             .open(&temporary)?;
         file.write_all(&serde_json::to_vec(self)?)?;
-        fs::rename(&temporary, directory.join(FILE))
+        fs::rename(&temporary, directory.join(FILE))?;
+        Ok(file)
     }
+}
+
+/// Removes a container's directory. In the usual case there is nothing but the record.
+pub(super) fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_file(directory.join(FILE)).and_then(|()| fs::remove_dir(directory)) {
+        Err(_) => fs::remove_dir_all(directory),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Reads a file of the kernel's that is short enough for one read.
+fn read_short(path: &str) -> io::Result<Vec<u8>> {
+    use io::Read as _;
+    let mut text = vec![0; 1024];
+    let length = fs::File::open(path)?.read(&mut text)?;
+    text.truncate(length);
+    Ok(text)
 }
 
 /// Start time of a process, and whether it is more than a zombie; `None` if there is none.
 pub(super) fn start_time(pid: i32) -> Option<(u64, bool)> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_short(&format!("/proc/{pid}/stat")).ok()?;
     // The second field is a name in parentheses, which may itself contain anything.
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
@@ -117,7 +140,8 @@ pub(super) fn start_time(pid: i32) -> Option<(u64, bool)> {
 /// # Errors
 /// If `/proc` cannot be read.
 pub(super) fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    let text = read_short("/proc/sys/kernel/random/boot_id")?;
+    Ok(String::from_utf8_lossy(text.trim_ascii()).into_owned())
 }
 
 /// The time as RFC 3339 in UTC.

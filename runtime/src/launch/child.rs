@@ -17,10 +17,12 @@
 //!  8. Hooks of the runtime, which want a container with mounts but with the old root.
 //!  9. Masked and read-only paths: after the hooks, which may write.
 //! 10. The root changes.
-//! 11. Limits, while there is privilege to raise them. Streams.
+//! 11. Limits, while there is privilege to raise them. Streams. The working directory, which the user
+//!     may have no right to enter.
 //! 12. seccomp without `no_new_privs` needs `CAP_SYS_ADMIN`, so it comes before the user.
 //! 13. Bounding set, groups, user, capabilities, ambient set: each needs the one before.
-//! 14. The working directory, as the user; it must lie below the root (CVE-2024-21626).
+//! 14. The working directory, as the user, if only the user may enter it; it must lie below the root
+//!     (CVE-2024-21626).
 //! 15. The program is looked up, as the user, so that `create` can say that it is missing.
 //! 16. Every descriptor is marked to be closed by the exec (CVE-2024-21626).
 //! 17. Ready. The parent writes the state. All descriptors but FIFO and socket are closed: other
@@ -33,22 +35,21 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use super::{
-    prepare::{Device, Prepared, Program, Setup, Streams},
+    place::{make_device, make_path_readonly, mask, perform, set_readonly},
+    prepare::{Ordinary, Prepared, Program, RootTree, Setup, Streams},
     sync::{Message, SIZE, Stage},
 };
 use crate::{
     mount::{
+        bind,
         resolve::{self, Want},
-        steps::{Action, Step, remount_flags},
-        tmpfs,
     },
     sys::{
         self, AtFlags, CloneFlags, Errno, Mode, SFlag, UnlinkatFlags,
         clone::{self, Clone},
         cred,
         fd::FdPath,
-        mount::{self, Attributes},
-        process, tty,
+        mount, process, tty,
     },
 };
 
@@ -86,12 +87,13 @@ const NOT_EXECUTABLE: i32 = 126;
 
 /// The first process: the container's, or one that joins namespaces and makes that one.
 pub(super) fn first(prepared: &Prepared) -> i32 {
-    // Our memory is no business of the container's other processes, until the exec.
-    if let Err(errno) = sys::set_dumpable(false) {
-        return report(prepared, &Failure { stage: Stage::Session, index: 0, errno });
-    }
+    let seclusion = match &prepared.ordinary {
+        // Our memory is no business of the container's other processes, until the exec.
+        None => sys::set_dumpable(false).at(Stage::Session),
+        Some(ordinary) => begin_as_user(ordinary, prepared.intermediate),
+    };
     // Whatever is cloned from here begins in the groups.
-    if let Err(failure) = join_groups(prepared) {
+    if let Err(failure) = seclusion.and_then(|()| join_groups(prepared)) {
         return report(prepared, &failure);
     }
     if !prepared.intermediate {
@@ -110,6 +112,21 @@ pub(super) fn first(prepared: &Prepared) -> i32 {
         }
         Err(failure) => report(prepared, &failure),
     }
+}
+
+/// Lets the parent do what it must, as long as it must. What it cannot do is done by whoever has joined nothing yet.
+fn begin_as_user(ordinary: &Ordinary, intermediate: bool) -> Result<()> {
+    if intermediate || !ordinary.mapped {
+        set_oom_score(ordinary)?;
+    }
+    sys::set_dumpable(ordinary.mapped || ordinary.open).at(Stage::Session)
+}
+
+fn set_oom_score(ordinary: &Ordinary) -> Result<()> {
+    let Some(score) = &ordinary.oom_score_adj else { return Ok(()) };
+    sys::set_dumpable(true).at(Stage::Session)?;
+    let file = mount::open(c"/proc/self/oom_score_adj", libc::O_WRONLY).at(Stage::OomScore)?;
+    sys::write(&file, score.to_bytes()).map(drop).at(Stage::OomScore)
 }
 
 fn container(prepared: &Prepared) -> i32 {
@@ -177,12 +194,23 @@ fn time_namespace(prepared: &Prepared) -> Result<u64> {
 fn set_up(prepared: &Prepared) -> Result<usize> {
     wait_for_parent(prepared)?; // 3
     let program = &prepared.program;
+    let open = prepared.ordinary.as_ref().is_some_and(|ordinary| ordinary.open);
+    if let Some(ordinary) = &prepared.ordinary {
+        if ordinary.mapped && !prepared.intermediate {
+            set_oom_score(ordinary)?;
+        }
+        sys::set_dumpable(ordinary.open).at(Stage::Session)?;
+    }
     if !prepared.intermediate {
         join(prepared)?; // 1
     }
     if prepared.user_namespace {
         cred::setresgid(0).at(Stage::RootId)?; // 4
         cred::setresuid(0).at(Stage::RootId)?;
+    }
+    if open {
+        // A change of the user takes it back.
+        sys::set_dumpable(true).at(Stage::Session)?;
     }
     sys::setsid().at(Stage::Session)?;
     if program.new_keyring {
@@ -223,11 +251,15 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
         let kept = [socket, master.as_ref().map_or(socket, |master| master.as_fd())];
         sys::fd::close_from(program.first_closed, kept).at(Stage::Descriptors)?;
     }
+    let entered = sys::chdir(program.cwd.as_c_str()).is_ok();
     if !program.no_new_privileges {
         seccomp(prepared)?; // 12
     }
     identity(program)?; // 13
-    working_directory(program)?; // 14
+    if open {
+        sys::set_dumpable(true).at(Stage::Session)?;
+    }
+    working_directory(program, entered)?; // 14
     let found = find(program)?; // 15
     sys::fd::cloexec_from(program.first_closed).at(Stage::Descriptors)?; // 16
     process::reset_signals().at(Stage::Signals)?;
@@ -309,26 +341,34 @@ fn namespace(
         sys::write(&file, value.to_bytes()).at_index(Stage::Sysctl, index)?;
     }
     sys::umask(Mode::empty());
-    let Some(tree) = &setup.tree else {
+    if matches!(setup.tree, RootTree::None) {
         return change_root_only(prepared, setup, terminal);
+    }
+    mount::mount(None, c"/", None, setup.old_propagation, None).at(Stage::Propagation)?;
+    let opened;
+    let (tree, late) = match &setup.tree {
+        RootTree::Opened(tree, late) => (tree, *late),
+        RootTree::ByChild | RootTree::None => {
+            let (tree, late) =
+                bind::open_root(&setup.root, setup.old_propagation).at(Stage::Root)?;
+            opened = tree;
+            (&opened, late)
+        }
     };
     let root = tree.as_fd();
-    mount::mount(None, c"/", None, setup.old_propagation, None).at(Stage::Propagation)?;
     mount::move_mount(root, None, &setup.root).at(Stage::Root)?;
-    for flags in &setup.root_later {
-        mount::mount(None, FdPath::new(root).as_c_str(), None, *flags, None).at(Stage::Root)?;
+    if late {
+        let path = FdPath::new(root);
+        mount::mount(None, path.as_c_str(), None, setup.old_propagation, None).at(Stage::Root)?;
     }
     for step in &setup.steps {
         perform(root, step).at_index(Stage::Mount, step.index)?; // 7
     }
-    for (index, device) in setup.devices.iter().enumerate() {
-        make_device(root, device).at_index(Stage::Device, index)?;
+    devices(root, setup)?;
+    if prepared.program.cwd.as_c_str() != c"/" {
+        resolve::ensure(root, &prepared.program.cwd, Want::Directory)
+            .at(Stage::WorkingDirectoryMake)?;
     }
-    if setup.standard_devices {
-        standard_links(root)?;
-    }
-    resolve::ensure(root, &prepared.program.cwd, Want::Directory)
-        .at(Stage::WorkingDirectoryMake)?;
     if prepared.program.terminal {
         let (master, peer) = open_terminal(root, &prepared.program)?;
         bind_console(root, &peer).at(Stage::Console)?;
@@ -378,161 +418,31 @@ fn change_root_only(
     sys::chdir(c"/").at(Stage::Pivot)
 }
 
-fn perform(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
-    match &step.action {
-        Action::FileSystem { .. } => file_system(root, step),
-        Action::Attach { tree, directory, later } => {
-            let want = if *directory { Want::Directory } else { Want::File };
-            let target = resolve::mount_point(root, &step.target, want)?;
-            mount::move_mount(tree.as_fd(), Some(target.as_fd()), c"")?;
-            for flags in later {
-                let path = FdPath::new(tree.as_fd());
-                mount::mount(None, path.as_c_str(), None, *flags, None)?;
-            }
-            Ok(())
-        }
-        Action::ReadOnly => set_readonly(resolve::existing(root, &step.target)?.as_fd()),
-        Action::Link { name, to } => {
-            let directory = resolve::existing(root, &step.target)?;
-            match sys::symlinkat(to.as_c_str(), &directory, name.as_c_str()) {
-                Err(Errno::EEXIST) => Ok(()),
-                other => other,
-            }
-        }
+fn devices(root: BorrowedFd<'_>, setup: &Setup) -> Result<()> {
+    // Most are in one directory.
+    let mut last: Option<(&CStr, OwnedFd)> = None;
+    for (index, device) in setup.devices.iter().enumerate() {
+        let directory = match last.take() {
+            Some((path, directory)) if path == device.directory.as_c_str() => directory,
+            _ => resolve::ensure(root, &device.directory, Want::Directory)
+                .at_index(Stage::Device, index)?,
+        };
+        make_device(&directory, device).at_index(Stage::Device, index)?;
+        last = Some((&device.directory, directory));
     }
-}
-
-/// Mounts a file system, with what it takes from below it and what is set on it afterwards.
-fn file_system(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
-    let Action::FileSystem {
-        kind,
-        source,
-        flags,
-        data,
-        propagation,
-        recursive,
-        plain,
-        tmpfs,
-        label,
-    } = &step.action
-    else {
-        return Ok(());
-    };
-    let want = if *plain { Want::PlainDirectory } else { Want::Directory };
-    let mut data = data.as_deref();
-    let with_mode;
-    // A directory that was not there has no mode to take over.
-    let there = tmpfs.mode && resolve::existing(root, &step.target).is_ok();
-    let target = resolve::mount_point(root, &step.target, want)?;
-    if there {
-        with_mode = tmpfs::Data::with_mode(tmpfs::mode(target.as_fd())?, data)?;
-        data = Some(with_mode.as_c_str());
-    }
-    let path = FdPath::new(target.as_fd());
-    // It must be filled before it becomes read-only.
-    let late = if tmpfs.content { flags & libc::MS_RDONLY } else { 0 };
-    mount::mount(Some(source), path.as_c_str(), Some(kind), flags & !late, data)?;
-    if propagation.is_empty() && recursive.is_none() && !tmpfs.content && label.is_none() {
+    if !setup.standard_devices {
         return Ok(());
     }
-    // The descriptor is of what lies below the new mount.
-    let top = resolve::existing(root, &step.target)?;
-    let path = FdPath::new(top.as_fd());
-    if tmpfs.content {
-        tmpfs::copy(target.as_fd(), top.as_fd())?;
-    }
-    if let Some(label) = label {
-        mount::set_xattr(path.as_c_str(), c"security.selinux", label.to_bytes())?;
-    }
-    for flags in propagation {
-        mount::mount(None, path.as_c_str(), None, *flags, None)?;
-    }
-    if late != 0 {
-        set_readonly(top.as_fd())?;
-    }
-    match recursive {
-        Some(change) => mount::mount_setattr(top.as_fd(), true, change),
-        None => Ok(()),
-    }
-}
-
-/// Makes one mount read-only, whatever else it is.
-fn set_readonly(tree: BorrowedFd<'_>) -> sys::Result<()> {
-    let change = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
-    match mount::mount_setattr(tree, false, &change) {
-        Err(Errno::ENOSYS) => {
-            let flags = remount_flags(mount::mount_flags(tree)?, libc::MS_RDONLY, 0);
-            mount::mount(None, FdPath::new(tree).as_c_str(), None, flags, None)
+    match last {
+        Some((path, directory)) if path == c"/dev" => standard_links(&directory),
+        _ => {
+            standard_links(&resolve::ensure(root, c"/dev", Want::Directory).at(Stage::DeviceLink)?)
         }
-        other => other,
     }
-}
-
-fn make_path_readonly(root: BorrowedFd<'_>, path: &CStr) -> sys::Result<()> {
-    let target = match resolve::existing(root, path) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
-        other => other?,
-    };
-    let tree = mount::open_tree(Some(target.as_fd()), c"", true, true)?;
-    mount::move_mount(tree.as_fd(), Some(target.as_fd()), c"")?;
-    set_readonly(tree.as_fd())
-}
-
-/// Hides a file behind `/dev/null` of the host, which no image can have replaced (CVE-2025-31133),
-/// and a directory behind an empty one.
-fn mask(root: BorrowedFd<'_>, path: &CStr, options: &CStr) -> sys::Result<()> {
-    let target = match resolve::existing(root, path) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
-        other => other?,
-    };
-    let path = FdPath::new(target.as_fd());
-    match mount::mount(Some(c"/dev/null"), path.as_c_str(), None, libc::MS_BIND, None) {
-        Err(Errno::ENOTDIR) => {
-            let flags = libc::MS_RDONLY;
-            mount::mount(Some(c"tmpfs"), path.as_c_str(), Some(c"tmpfs"), flags, Some(options))
-        }
-        other => other,
-    }
-}
-
-fn make_device(root: BorrowedFd<'_>, device: &Device) -> sys::Result<()> {
-    let directory = resolve::ensure(root, &device.directory, Want::Directory)?;
-    let name = device.name.as_c_str();
-    let format = SFlag::from_bits_truncate(device.mode);
-    let mode = Mode::from_bits_truncate(device.mode);
-    if let Some(tree) = &device.tree {
-        match sys::mknodat(&directory, name, SFlag::S_IFREG, Mode::empty(), 0) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-        return mount::move_mount(tree.as_fd(), Some(directory.as_fd()), name);
-    }
-    match sys::mknodat(&directory, name, format, mode, device.number) {
-        Ok(()) => {}
-        Err(Errno::EEXIST) => {
-            // What the image brings may stay if it is the same device, and not if it is a trap.
-            let there = sys::fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-            let same = there.st_mode & libc::S_IFMT == format.bits()
-                && (format == SFlag::S_IFIFO || there.st_rdev == device.number);
-            return if same { Ok(()) } else { Err(Errno::EEXIST) };
-        }
-        Err(errno) => return Err(errno),
-    }
-    if device.uid != 0 || device.gid != 0 {
-        let (uid, gid) = (device.uid.into(), device.gid.into());
-        // By descriptor: in a shared directory something else may lie at the name by now.
-        let node = resolve::exact(directory.as_fd(), name, libc::O_PATH)?;
-        let there = sys::fstat(&node)?;
-        if there.st_mode & libc::S_IFMT != format.bits() || there.st_rdev != device.number {
-            return Err(Errno::EEXIST);
-        }
-        sys::fchownat(&node, c"", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
-    }
-    Ok(())
 }
 
 /// The links of the specification's "Default Devices".
-fn standard_links(root: BorrowedFd<'_>) -> Result<()> {
+fn standard_links(dev: &OwnedFd) -> Result<()> {
     let links = [
         (c"fd", c"/proc/self/fd"),
         (c"stdin", c"/proc/self/fd/0"),
@@ -540,17 +450,16 @@ fn standard_links(root: BorrowedFd<'_>) -> Result<()> {
         (c"stderr", c"/proc/self/fd/2"),
         (c"core", c"/proc/kcore"),
     ];
-    let dev = resolve::ensure(root, c"/dev", Want::Directory).at(Stage::DeviceLink)?;
     for (index, (name, to)) in links.into_iter().enumerate() {
-        match sys::symlinkat(to, &dev, name) {
+        match sys::symlinkat(to, dev, name) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno).at_index(Stage::DeviceLink, index),
         }
     }
     // A ptmx of the image would make terminals of another instance.
-    match sys::symlinkat(c"pts/ptmx", &dev, c"ptmx") {
-        Err(Errno::EEXIST) => sys::unlinkat(&dev, c"ptmx", UnlinkatFlags::NoRemoveDir)
-            .and_then(|()| sys::symlinkat(c"pts/ptmx", &dev, c"ptmx")),
+    match sys::symlinkat(c"pts/ptmx", dev, c"ptmx") {
+        Err(Errno::EEXIST) => sys::unlinkat(dev, c"ptmx", UnlinkatFlags::NoRemoveDir)
+            .and_then(|()| sys::symlinkat(c"pts/ptmx", dev, c"ptmx")),
         other => other,
     }
     .at_index(Stage::DeviceLink, links.len())
@@ -591,13 +500,9 @@ fn bind_console(root: BorrowedFd<'_>, peer: &OwnedFd) -> sys::Result<()> {
 
 fn pivot(setup: &Setup, root: BorrowedFd<'_>) -> sys::Result<()> {
     sys::fchdir(root)?;
-    if setup.no_pivot {
-        // The old root stays below: at least its views of the kernel shall not be reachable there.
-        for path in [c"/sys", c"/proc"] {
-            match mount::detach(path) {
-                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-                Err(errno) => return Err(errno),
-            }
+    if let Some(views) = &setup.no_pivot {
+        for path in views {
+            hide(path)?;
         }
         mount::mount(Some(c"."), c"/", None, libc::MS_MOVE, None)?;
         sys::chroot(c".")?;
@@ -606,6 +511,18 @@ fn pivot(setup: &Setup, root: BorrowedFd<'_>) -> sys::Result<()> {
         mount::detach(c".")?;
     }
     sys::chdir(c"/")
+}
+
+/// Takes a mount of the host's away, which stays below the container's root without a pivot.
+fn hide(path: &CStr) -> sys::Result<()> {
+    mount::mount(None, path, None, libc::MS_SLAVE | libc::MS_REC, None)?;
+    match mount::detach(path) {
+        // Locked to what lies above it by a user namespace.
+        Err(Errno::EINVAL | Errno::EPERM) => {
+            mount::mount(Some(c"tmpfs"), path, Some(c"tmpfs"), libc::MS_RDONLY, None)
+        }
+        other => other,
+    }
 }
 
 fn limits(program: &Program) -> Result<()> {
@@ -682,7 +599,11 @@ fn identity(program: &Program) -> Result<()> {
             cred::drop_bounding(number).at_index(Stage::BoundingSet, number as usize)?;
         }
     }
-    sys::set_keepcaps(true).at(Stage::Capabilities)?;
+    // Only a change to another user takes them away.
+    let changes = program.uid != 0;
+    if changes {
+        sys::set_keepcaps(true).at(Stage::Capabilities)?;
+    }
     match cred::setgroups(&program.groups) {
         Ok(()) => {}
         // Given up with the gid map of an unprivileged parent; none is then what there is.
@@ -693,18 +614,23 @@ fn identity(program: &Program) -> Result<()> {
     cred::setresuid(program.uid).at(Stage::User)?;
     sys::umask(Mode::from_bits_truncate(program.umask));
     let sets = &program.capabilities;
+    // This leaves in the ambient set only what is in the inheritable one.
     cred::capset(sets).at(Stage::Capabilities)?;
-    cred::clear_ambient().at(Stage::Capabilities)?;
+    if sets.inheritable != 0 {
+        cred::clear_ambient().at(Stage::Capabilities)?;
+    }
     for number in 0..64 {
         if sets.ambient & 1 << number != 0 {
             cred::raise_ambient(number).at_index(Stage::Capabilities, number as usize)?;
         }
     }
-    sys::set_keepcaps(false).at(Stage::Capabilities)
+    if changes { sys::set_keepcaps(false).at(Stage::Capabilities) } else { Ok(()) }
 }
 
-fn working_directory(program: &Program) -> Result<()> {
-    sys::chdir(program.cwd.as_c_str()).at(Stage::WorkingDirectory)?;
+fn working_directory(program: &Program, entered: bool) -> Result<()> {
+    if !entered {
+        sys::chdir(program.cwd.as_c_str()).at(Stage::WorkingDirectory)?;
+    }
     match mount::working_directory_is_inside().at(Stage::WorkingDirectory)? {
         true => Ok(()),
         false => Err(Errno::EXDEV).at(Stage::WorkingDirectoryOutside),

@@ -2,6 +2,7 @@
 //!
 //! - `prepare`: everything that may fail or allocate, before the clone;
 //! - `child`: what the clone does, a list of raw system calls;
+//! - `place`: what it mounts and makes for the container;
 //! - `proc`: the host's `/proc`, for labels and sysctls;
 //! - `sync`: what the two say to each other.
 //!
@@ -9,6 +10,7 @@
 //! that closes; so a create that is killed at any moment leaves no process behind.
 
 mod child;
+mod place;
 pub mod prepare;
 mod proc;
 mod sync;
@@ -17,6 +19,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::{get_dumpable, set_dumpable};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
@@ -26,6 +29,7 @@ use crate::{
     ns::Kind,
     plan::Plan,
     process::{affinity::Affinity, hooks, listener},
+    rootless,
     sys::{
         Errno,
         clone::{Clone, spawn},
@@ -47,8 +51,8 @@ pub enum Error {
     Talk(#[source] Errno),
     #[error("the container's process ended while it was set up; was it killed, or out of memory?")]
     Died,
-    #[error("write /proc/{pid}/{file}")]
-    IdMap { pid: i32, file: &'static str, source: std::io::Error },
+    #[error(transparent)]
+    IdMap(#[from] userns::Error),
     #[error("the container has ended")]
     Ended,
     #[error("{sentence}")]
@@ -187,6 +191,12 @@ fn launch_as(
     // The child itself joins the v1 groups.
     let mut in_cgroup = at_once;
     let clone = Clone { flags, cgroup: unified, withheld: Some(socket.as_fd()) };
+    // The child must be open to our writes from its first moment; and so we are, to our own user only, in this one.
+    let opened = prepared.ordinary.as_ref().is_some_and(|ordinary| ordinary.mapped)
+        && get_dumpable() == Ok(false);
+    if opened {
+        set_dumpable(true).map_err(Error::Clone)?;
+    }
     let cloned = match spawn(clone, &prepared, first) {
         // Not into this cgroup: it is threaded, or delegated to somebody else. Moving may still do.
         Err(_) if unified.is_some() => {
@@ -195,6 +205,9 @@ fn launch_as(
         }
         other => other,
     };
+    if opened {
+        set_dumpable(false).map_err(Error::Clone)?;
+    }
     let (mut pid, mut pidfd) = cloned.map_err(Error::Clone)?;
     let mut guard = Guard { pidfd: Some(pidfd.try_clone().map_err(duplicate)?) };
     let intermediate = prepared.intermediate;
@@ -207,7 +220,7 @@ fn launch_as(
         Vec::new()
     };
     // The child has its copies; ours of its end of the socket must go, or its death is not seen.
-    drop(prepared);
+    prepared.close();
     if intermediate {
         let (message, _) = receive(&socket, &names)?;
         let Message::Pid(sibling) = message else { return Err(Error::Talk(Errno::EPROTO)) };
@@ -304,8 +317,7 @@ fn attend(pid: i32, attendance: &Attendance<'_>, in_cgroup: bool) -> Result<(), 
     if let Some(plan) = attendance.plan
         && !plan.uid_map.is_empty()
     {
-        userns::write_maps(pid, &plan.uid_map, &plan.gid_map)
-            .map_err(|(file, source)| Error::IdMap { pid, file, source })?;
+        userns::write_maps(pid, &plan.uid_map, &plan.gid_map)?;
     }
     if let Some(plan) = attendance.plan
         && !plan.net_devices.is_empty()
@@ -321,7 +333,7 @@ fn attend(pid: i32, attendance: &Attendance<'_>, in_cgroup: bool) -> Result<(), 
         })?;
         net::devices::move_in(&plan.net_devices, target.as_fd())?;
     }
-    if let Some(score) = attendance.oom_score_adj {
+    if let Some(score) = attendance.oom_score_adj.filter(|_| !rootless::is_ordinary_user()) {
         let path = format!("/proc/{pid}/oom_score_adj");
         std::fs::write(path, score.to_string())
             .map_err(|source| Error::OomScore { score, source })?;
@@ -416,6 +428,15 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
             "mounts[{index}]: links of the image lead {} into /proc, where nothing may be mounted",
             nth(&names.mounts)
         ),
+        Stage::Mount if errno == Errno::EINVAL && rootless::is_ordinary_user() => format!(
+            "mounts[{index}]: mount on {}; in a user namespace a tree with mounts below it is bound by rbind only",
+            nth(&names.mounts)
+        ),
+        // In runc's words.
+        Stage::Mount if errno == Errno::ELOOP => format!(
+            "mounts[{index}]: must be mounted on ordinary directory, not on links: {}",
+            nth(&names.mounts)
+        ),
         Stage::Mount => format!("mounts[{index}]: mount on {}", nth(&names.mounts)),
         Stage::Device => format!("create device {}", nth(&names.devices)),
         Stage::DeviceLink => "create the links in /dev".to_owned(),
@@ -449,7 +470,13 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
         Stage::Seccomp => "load the seccomp filter".to_owned(),
         Stage::NoNewPrivileges => "set no_new_privs".to_owned(),
         Stage::BoundingSet => format!("drop capability {index} from the bounding set"),
+        Stage::Groups if errno == Errno::EPERM => {
+            "set the supplementary groups; in a user namespace whose ids a \
+             user mapped himself there can be none: map a range of /etc/subgid"
+                .to_owned()
+        }
         Stage::Groups => "set the supplementary groups".to_owned(),
+        Stage::OomScore => "set process.oomScoreAdj; lowering it takes CAP_SYS_RESOURCE".to_owned(),
         Stage::User => format!("become user {}", names.user),
         Stage::Capabilities => "set the capabilities".to_owned(),
         Stage::WorkingDirectory => {

@@ -10,17 +10,18 @@ use crate::{
     cgroup,
     container::Stdio,
     mount::{
-        self,
+        self, bind,
         steps::{Action, Step},
     },
     ns::Kind,
     plan::{self, Plan},
     process::{affinity::Affinity, caps, env, listener::Handover},
-    seccomp,
+    rootless, seccomp,
     sys::{
         Errno,
         cred::CapSets,
-        mount::{Attributes, mount_setattr, open, open_tree},
+        fd,
+        mount::{open, open_tree},
         process::CStrings,
         sched,
     },
@@ -39,6 +40,8 @@ pub enum Error {
     NamespaceKind { path: PathBuf, kind: &'static str },
     #[error("open {}, to give it to a container in a user namespace", path.display())]
     Device { path: PathBuf, source: Errno },
+    #[error("read {path}")]
+    Read { path: &'static str, source: std::io::Error },
     #[error(transparent)]
     Mount(#[from] mount::steps::Error),
     #[error(transparent)]
@@ -58,8 +61,6 @@ pub enum Error {
     HostMounts { path: PathBuf },
     #[error("linux.namespaces: this kernel has no {kind} namespaces")]
     NoNamespace { kind: &'static str },
-    #[error("read {path}")]
-    Read { path: &'static str, source: std::io::Error },
     #[error("process.terminal is false, so there is no terminal to hand out")]
     NotTerminal,
     #[error("a path of the container has a null byte")]
@@ -83,11 +84,66 @@ pub struct Prepared {
     pub join: Vec<(OwnedFd, i32)>,
     /// The process is in a user namespace other than ours, whose root it becomes.
     pub user_namespace: bool,
+    /// What it does itself because its parent is an ordinary user.
+    pub ordinary: Option<Ordinary>,
     /// `None` for a process that joins a container.
     pub setup: Option<Setup>,
     /// Root of a container that is joined and has no mount namespace of its own.
     pub root: Option<OwnedFd>,
     pub program: Program,
+}
+
+impl Prepared {
+    /// Closes the parent's descriptors, of which there may be many.
+    pub(super) fn close(self) {
+        let Self { socket, start, groups, join, setup, root, .. } = self;
+        let mut all = groups;
+        all.push(socket);
+        all.extend(start.into_iter().chain(root));
+        all.extend(join.into_iter().map(|(namespace, _)| namespace));
+        if let Some(Setup { tree, steps, devices, .. }) = setup {
+            if let RootTree::Opened(tree, _) = tree {
+                all.push(tree);
+            }
+            all.extend(devices.into_iter().filter_map(|device| match device.node {
+                Node::Opened(tree) => Some(tree),
+                Node::Made | Node::ByChild => None,
+            }));
+            for step in steps {
+                match step.action {
+                    Action::Attach { tree, .. } => all.extend(tree.map(|tree| tree.fd)),
+                    Action::Hierarchies { trees, .. } => {
+                        all.extend(trees.into_iter().filter_map(|(_, _, tree)| Some(tree?.fd)));
+                    }
+                    Action::FileSystem { .. } | Action::ReadOnly => {}
+                }
+            }
+        }
+        fd::close_all(all);
+    }
+}
+
+/// A process whose parent is an ordinary user. Files in `/proc` of a process that is not to be looked at belong to root,
+/// so its parent cannot write them.
+#[derive(Debug)]
+pub struct Ordinary {
+    pub oom_score_adj: Option<CString>,
+    /// Its ids are being mapped while it waits: until then it may be looked at.
+    pub mapped: bool,
+    /// And afterwards too, so that hooks and further processes can join: it enters nobody else's namespace, and whoever
+    /// looks is its user.
+    pub open: bool,
+}
+
+impl Ordinary {
+    /// For a new container, or one that is joined; `None` if we have privileges.
+    pub fn new(plan: Option<&Plan>, oom_score_adj: Option<i32>) -> Option<Self> {
+        rootless::is_ordinary_user().then(|| Self {
+            oom_score_adj: oom_score_adj.and_then(|score| CString::new(score.to_string()).ok()),
+            mapped: plan.is_some_and(|plan| !plan.uid_map.is_empty()),
+            open: plan.is_some_and(|plan| plan.namespaces.joined.is_empty()),
+        })
+    }
 }
 
 /// Set-up of a new container.
@@ -102,10 +158,7 @@ pub struct Setup {
     pub proc: Option<OwnedFd>,
     /// Where the root file system is.
     pub root: CString,
-    /// A detached clone of it; `None` without a mount namespace.
-    pub tree: Option<OwnedFd>,
-    /// Propagation to set on that tree, where it could not be set detached.
-    pub root_later: Vec<u64>,
+    pub tree: RootTree,
     /// Propagation of all other mounts.
     pub old_propagation: u64,
     pub steps: Vec<Step>,
@@ -119,24 +172,57 @@ pub struct Setup {
     /// Propagation of the new root.
     pub propagation: Option<u64>,
     pub hooks: bool,
-    pub no_pivot: bool,
+    /// Without a pivot: the host's views of the kernel, which stay below the new root. With one of them
+    /// to be seen, the kernel would let the container mount its own without masks.
+    pub no_pivot: Option<Vec<CString>>,
     /// Clocks of a new time namespace, for a process that is to make it before the container's.
     pub time_offsets: Option<CString>,
     /// Options of the empty directories that cover masked ones.
     pub mask_options: CString,
 }
 
+/// A detached clone of the root file system.
+#[derive(Debug)]
+pub enum RootTree {
+    /// And whether its propagation could not be set yet.
+    Opened(OwnedFd, bool),
+    /// The child opens it: we may not.
+    ByChild,
+    /// There is no mount namespace, so it is not mounted anew.
+    None,
+}
+
+impl RootTree {
+    /// The clone, if there is one yet.
+    pub fn opened(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Opened(tree, _) => Some(tree.as_fd()),
+            Self::ByChild | Self::None => None,
+        }
+    }
+}
+
 /// A node to make.
 #[derive(Debug)]
 pub struct Device {
+    /// Where it is, in the container and on the host.
+    pub path: CString,
     pub directory: CString,
     pub name: CString,
     pub mode: u32,
     pub number: u64,
     pub uid: u32,
     pub gid: u32,
-    /// The host's node, to be mounted where a user namespace forbids making one.
-    pub tree: Option<OwnedFd>,
+    pub node: Node,
+}
+
+/// How a node comes to be: in a user namespace the host's is mounted, for nobody makes any there.
+#[derive(Debug)]
+pub enum Node {
+    Made,
+    Opened(OwnedFd),
+    /// Opened by the child: we may not.
+    ByChild,
 }
 
 /// The program and who runs it.
@@ -223,8 +309,7 @@ pub fn program(
         Stdio::Fds { stdin, stdout, stderr } => Streams::Given([stdin, stdout, stderr]),
         Stdio::Inherit | Stdio::Terminal => Streams::Inherited,
     };
-    let supported = caps::supported()
-        .map_err(|source| Error::Read { path: "/proc/sys/kernel/cap_last_cap", source })?;
+    let supported = caps::supported();
     let asked = process.capabilities;
     let capabilities = CapSets {
         bounding: asked.bounding & supported,
@@ -358,6 +443,8 @@ pub struct Place<'a> {
     pub bundle: &'a Path,
     pub groups: &'a cgroup::Record,
     pub no_pivot: bool,
+    /// The child opens what is mounted, because we may not.
+    pub by_child: bool,
 }
 
 /// Prepares the set-up of a new container.
@@ -370,25 +457,37 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
     let failed = |source| Error::Root { path: path.clone(), source };
     let private_mounts =
         plan.namespaces.is_new(Kind::Mount) || plan.namespaces.is_joined(Kind::Mount);
-    let old_propagation = mount::steps::inherited_propagation(plan.root.propagation);
-    let mut root_later = Vec::new();
-    let mut tree = None;
-    if private_mounts {
-        let clone = open_tree(None, &root, true, true).map_err(failed)?;
-        let kind = crate::sys::fstat(&clone).map_err(failed)?.st_mode & libc::S_IFMT;
+    let old_propagation = bind::inherited_propagation(plan.root.propagation);
+    let tree = if !private_mounts {
+        RootTree::None
+    } else if place.by_child {
+        RootTree::ByChild
+    } else {
+        let (clone, late) = bind::open_root(&root, old_propagation).map_err(failed)?;
+        RootTree::Opened(clone, late)
+    };
+    let opened;
+    let seen = match (&tree, place.by_child) {
+        (RootTree::Opened(tree, _), _) => Some(tree),
+        // For the sake of the message.
+        (_, true) => {
+            opened = open(&root, libc::O_PATH).map_err(failed)?;
+            Some(&opened)
+        }
+        (_, false) => None,
+    };
+    if let Some(seen) = seen {
+        let kind = crate::sys::fstat(seen).map_err(failed)?.st_mode & libc::S_IFMT;
         if kind != libc::S_IFDIR {
             return Err(Error::RootKind { path });
         }
-        let change =
-            Attributes { propagation: old_propagation & !libc::MS_REC, ..Attributes::default() };
-        match mount_setattr(clone.as_fd(), true, &change) {
-            Ok(()) => {}
-            Err(Errno::ENOSYS) => root_later.push(old_propagation),
-            Err(errno) => return Err(failed(errno)),
-        }
-        tree = Some(clone);
     }
-    let mut steps = mount::steps::steps(plan, place.bundle, place.groups)?;
+    let mut steps = mount::steps::steps(mount::steps::Surroundings {
+        plan,
+        bundle: place.bundle,
+        groups: place.groups,
+        by_child: place.by_child,
+    })?;
     let is_late =
         |step: &Step| matches!(step.action, Action::ReadOnly) && step.target.as_c_str() == c"/dev";
     let late_steps = steps.extract_if(.., |step| is_late(step)).collect();
@@ -401,6 +500,7 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
     let standard_devices = private_mounts && mount::steps::makes_devices(plan);
     let user_namespace =
         plan.namespaces.is_new(Kind::User) || plan.namespaces.is_joined(Kind::User);
+    let bound = user_namespace.then_some(place.by_child);
     Ok(Setup {
         cgroup_namespace: plan.namespaces.is_new(Kind::Cgroup),
         loopback: plan.namespaces.is_new(Kind::Network),
@@ -414,10 +514,9 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
         },
         root,
         tree,
-        root_later,
         old_propagation,
         steps,
-        devices: if standard_devices { devices(plan, user_namespace)? } else { Vec::new() },
+        devices: if standard_devices { devices(plan, bound)? } else { Vec::new() },
         standard_devices,
         late_steps,
         masked: plan.masked_paths.clone(),
@@ -427,14 +526,35 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
         hooks: !plan.hooks.prestart.is_empty()
             || !plan.hooks.create_runtime.is_empty()
             || !plan.hooks.create_container.is_empty(),
-        no_pivot: place.no_pivot,
+        no_pivot: if place.no_pivot { Some(kernel_views(&path)?) } else { None },
         time_offsets: plan.time_offsets.clone(),
         mask_options,
     })
 }
 
+/// Mounts of procfs and sysfs outside of the container's root; what was mounted last comes first.
+fn kernel_views(root: &Path) -> Result<Vec<CString>, Error> {
+    const MOUNTS: &str = "/proc/self/mountinfo";
+    let mounts = std::fs::read(MOUNTS).map_err(|source| Error::Read { path: MOUNTS, source })?;
+    let mut views: Vec<_> = mounts
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| {
+            let mut fields = line.split(|&byte| byte == b' ');
+            let point = cgroup::unescape(fields.nth(4)?);
+            let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+            let inside = Path::new(OsStr::from_bytes(&point)).starts_with(root);
+            if inside || !matches!(kind, b"proc" | b"sysfs") {
+                return None;
+            }
+            CString::new(point).ok()
+        })
+        .collect();
+    views.reverse();
+    Ok(views)
+}
+
 /// The specification's default devices: name and minor number, major 1 but for the terminal.
-const STANDARD: [(&CStr, u32, u32); 6] = [
+pub const STANDARD: [(&CStr, u32, u32); 6] = [
     (c"/dev/null", 1, 3),
     (c"/dev/zero", 1, 5),
     (c"/dev/full", 1, 7),
@@ -443,7 +563,8 @@ const STANDARD: [(&CStr, u32, u32); 6] = [
     (c"/dev/tty", 5, 0),
 ];
 
-fn devices(plan: &Plan, user_namespace: bool) -> Result<Vec<Device>, Error> {
+/// Nodes to make, or with `bound` to mount; whether by the child.
+fn devices(plan: &Plan, bound: Option<bool>) -> Result<Vec<Device>, Error> {
     let standard = STANDARD.iter().map(|(path, major, minor)| plan::Device {
         path: (*path).to_owned(),
         mode: libc::S_IFCHR | 0o666,
@@ -458,11 +579,14 @@ fn devices(plan: &Plan, user_namespace: bool) -> Result<Vec<Device>, Error> {
     all.map(|device| {
         let path = Path::new(OsStr::from_bytes(device.path.to_bytes()));
         let part = |part: Option<&OsStr>| CString::new(part.unwrap_or_default().as_bytes());
-        let tree = if user_namespace && device.mode & libc::S_IFMT != libc::S_IFIFO {
-            let failed = |source| Error::Device { path: path.to_owned(), source };
-            Some(open_tree(None, &device.path, true, false).map_err(failed)?)
-        } else {
-            None
+        let is_fifo = device.mode & libc::S_IFMT == libc::S_IFIFO;
+        let node = match bound.filter(|_| !is_fifo) {
+            None => Node::Made,
+            Some(true) => Node::ByChild,
+            Some(false) => {
+                let failed = |source| Error::Device { path: path.to_owned(), source };
+                Node::Opened(open_tree(None, &device.path, true, false).map_err(failed)?)
+            }
         };
         Ok(Device {
             directory: part(path.parent().map(Path::as_os_str))?,
@@ -471,7 +595,8 @@ fn devices(plan: &Plan, user_namespace: bool) -> Result<Vec<Device>, Error> {
             number: libc::makedev(device.major, device.minor),
             uid: device.uid,
             gid: device.gid,
-            tree,
+            path: device.path,
+            node,
         })
     })
     .collect()

@@ -64,10 +64,11 @@ pub(super) enum Stage {
     Start,
     Exec,
     ChangeRoot,
+    OomScore,
 }
 
 /// Every stage, in the order of the numbers that travel.
-const STAGES: [Stage; 45] = [
+const STAGES: [Stage; 46] = [
     Stage::Parent,
     Stage::Cgroup,
     Stage::Session,
@@ -113,6 +114,7 @@ const STAGES: [Stage; 45] = [
     Stage::Start,
     Stage::Exec,
     Stage::ChangeRoot,
+    Stage::OomScore,
 ];
 
 /// A message of the child.

@@ -95,7 +95,7 @@ fn configuration(user_namespace: bool) -> serde_json::Value {
 }
 
 /// Launches under guard; the program is no program, so that its exec fails and says so.
-fn launch_guarded(user_namespace: bool, first: fn(&Prepared) -> i32) -> Error {
+fn launch_guarded(user_namespace: bool, by_child: bool, first: fn(&Prepared) -> i32) -> Error {
     let directory = tempfile::tempdir().unwrap();
     let bundle = directory.path();
     let root = bundle.join("rootfs");
@@ -120,8 +120,8 @@ fn launch_guarded(user_namespace: bool, first: fn(&Prepared) -> i32) -> Error {
     let name = format!("/lighter-test-launch-{}", std::process::id());
     let cgroup = Cgroup::create(&name, &plan.resources).unwrap();
     let groups = cgroup.record();
-    let setup = prepare::setup(&plan, &prepare::Place { bundle, groups: &groups, no_pivot: false })
-        .unwrap();
+    let place = prepare::Place { bundle, groups: &groups, no_pivot: false, by_child };
+    let setup = prepare::setup(&plan, &place).unwrap();
     let root = std::fs::File::open(&root).unwrap();
     let around = prepare::Surroundings {
         root: root.as_fd(),
@@ -141,6 +141,11 @@ fn launch_guarded(user_namespace: bool, first: fn(&Prepared) -> i32) -> Error {
         clone_flags: plan.namespaces.new & !crate::ns::Kind::Cgroup.flag(),
         join: Vec::new(),
         user_namespace,
+        ordinary: by_child.then(|| prepare::Ordinary {
+            oom_score_adj: Some(c"200".to_owned()),
+            mapped: true,
+            open: true,
+        }),
         setup: Some(setup),
         root: None,
         program,
@@ -156,12 +161,12 @@ fn launch_guarded(user_namespace: bool, first: fn(&Prepared) -> i32) -> Error {
 
 #[test]
 fn the_child_neither_allocates_nor_waits_for_locks() {
-    for user_namespace in [false, true] {
-        match launch_guarded(user_namespace, guarded) {
+    for (user_namespace, by_child) in [(false, false), (true, false), (true, true)] {
+        match launch_guarded(user_namespace, by_child, guarded) {
             Error::Program { errno: Errno::ENOEXEC, .. } => {}
             // SIGSYS shows as a child that died.
             other => panic!("{}", crate::cli::describe(&other)),
         }
     }
-    assert!(matches!(launch_guarded(false, allocating), Error::Died));
+    assert!(matches!(launch_guarded(false, false, allocating), Error::Died));
 }

@@ -36,6 +36,7 @@ use super::serve::invalid;
 use super::spool::{self, Spool, Taken};
 use super::{oom, overlay};
 use crate::container::{self, Container, Stdio};
+use crate::rootless::Rootless;
 use crate::{failpoint, spec};
 
 /// Bytes a FIFO holds: output of a second or so while no worker lives.
@@ -277,6 +278,7 @@ impl Held {
 
         let state = around.paths.state();
         let create = container::Create {
+            systemd_cgroup: false,
             root: &state,
             id: &record.create.id,
             bundle: &record.create.bundle,
@@ -284,6 +286,9 @@ impl Held {
             preserve_fds: 0,
             no_pivot: false,
             no_new_keyring: false,
+            restore: None,
+            service: container::Service::default(),
+            rootless: Rootless::False,
         };
         let (_, created) = around
             .oom

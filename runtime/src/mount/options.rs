@@ -157,6 +157,7 @@ impl MountOptions {
                     "idmap" => parsed.id_map = Some(false),
                     "ridmap" => parsed.id_map = Some(true),
                     "tmpcopyup" => parsed.copy_up = true,
+                    "" => {}
                     _ => {
                         data.push(name);
                         parsed.unknown.push(option.clone());
@@ -259,7 +260,7 @@ mod tests {
 
     #[test]
     fn the_rest_is_the_file_systems() {
-        let options = parse("nosuid,mode=755,size=65536k,rslave,rbind,rro");
+        let options = parse("nosuid,mode=755,,size=65536k,rslave,rbind,rro,");
         assert_eq!(options.data.unwrap().to_str().unwrap(), "mode=755,size=65536k");
         assert_eq!(options.propagation, [libc::MS_SLAVE | libc::MS_REC]);
         assert_eq!(options.bind, Some(Bind::Recursive));

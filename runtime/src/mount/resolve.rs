@@ -84,7 +84,12 @@ fn make_last(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Option<OwnedFd> {
 /// As [`ensure`]; `EXDEV` if links lead into a procfs.
 pub fn mount_point(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Result<OwnedFd> {
     match mount::openat2(root, path, libc::O_PATH, EXACT) {
-        Err(Errno::ENOENT | Errno::ELOOP) => {}
+        Err(Errno::ENOENT) => {
+            if let Some(made) = make_last(root, path, want) {
+                return Ok(made);
+            }
+        }
+        Err(Errno::ELOOP) => {}
         other => return other,
     }
     let target = ensure(root, path, want)?;

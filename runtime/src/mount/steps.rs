@@ -2,14 +2,15 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::bind::{Bind, Tree, inherited_propagation};
 use crate::{
     cgroup,
     plan::{IdMap, IdMapOwner, Mount, MountKind, Plan},
     sys::{
-        Errno, fstat,
+        Errno,
         mount::{self, Attributes},
     },
     userns,
@@ -24,8 +25,8 @@ pub enum Error {
     Attributes { index: usize, source_path: PathBuf, source: Errno },
     #[error("mounts[{index}]: only a proc file system may be mounted on /proc, {} is none", source_path.display())]
     NotProc { index: usize, source_path: PathBuf },
-    #[error("mounts[{index}]: make a user namespace of its id maps ({what})")]
-    Maps { index: usize, what: &'static str, source: std::io::Error },
+    #[error("mounts[{index}]: uidMappings and gidMappings")]
+    Maps { index: usize, source: userns::Error },
     #[error("mounts[{index}]: open the user namespace {}", path.display())]
     MapsOf { index: usize, path: PathBuf, source: Errno },
     #[error("mounts[{index}]: map the ids of {}; does its file system support that?", source_path.display())]
@@ -70,33 +71,49 @@ pub enum Action {
         /// SELinux label of a file system that takes none as an option.
         label: Option<CString>,
     },
-    /// Attach a tree. `later` are flags for mount(2), where the kernel has no mount_setattr.
-    Attach { tree: OwnedFd, directory: bool, later: Vec<u64> },
+    /// Attach a tree, which the child opens where there is none.
+    Attach { bind: Bind, tree: Option<Tree> },
+    /// Mount a tmpfs with a directory for each cgroup hierarchy, and the container's group on it.
+    Hierarchies {
+        flags: u64,
+        propagation: Vec<u64>,
+        /// Name and group, as of `Attach`.
+        trees: Vec<(CString, Bind, Option<Tree>)>,
+        /// Names of single controllers, and what they link to.
+        links: Vec<(CString, CString)>,
+        read_only: bool,
+    },
     /// Make the mount that is there read-only.
     ReadOnly,
-    /// Make a symbolic link in this directory, unless there is something of that name.
-    Link { name: CString, to: CString },
 }
 
-/// Steps of all mounts, in order. `bundle` is what relative sources are relative to.
+/// What mounts are prepared with.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    pub plan: &'a Plan,
+    /// What relative sources are relative to.
+    pub bundle: &'a Path,
+    pub groups: &'a cgroup::Record,
+    /// The child opens what is bound, because we may not.
+    pub by_child: bool,
+}
+
+/// Steps of all mounts, in order.
 ///
 /// # Errors
 /// If a source cannot be opened or its options cannot be set.
-pub fn steps(plan: &Plan, bundle: &Path, groups: &cgroup::Record) -> Result<Vec<Step>, Error> {
+pub fn steps(around: Surroundings<'_>) -> Result<Vec<Step>, Error> {
+    let Surroundings { plan, bundle, groups: _, by_child: _ } = around;
     let mut steps = Vec::with_capacity(plan.mounts.len() + 2);
     let mut late = Vec::new();
     let mut namespaces = Vec::new();
     for one in &plan.mounts {
         match &one.kind {
             MountKind::Bind { source, recursive } => {
-                let tree = bind(plan, one, &bundle.join(source), *recursive, &mut namespaces)?;
-                steps.push(Step {
-                    index: one.index,
-                    target: one.destination.clone(),
-                    action: tree,
-                });
+                let action = bind(around, one, &bundle.join(source), *recursive, &mut namespaces)?;
+                steps.push(Step { index: one.index, target: one.destination.clone(), action });
             }
-            MountKind::Cgroup => control_groups(plan, one, groups, &mut steps)?,
+            MountKind::Cgroup => control_groups(around, one, &mut steps)?,
             MountKind::FileSystem { kind, source } => {
                 let mut flags = one.options.flags;
                 // Device nodes are made after the mounts.
@@ -183,8 +200,9 @@ fn map_ids<'a>(
         Some(place) => place,
         None => {
             let namespace = match &map.owner {
-                IdMapOwner::Maps { uid, gid } => userns::make(uid, gid)
-                    .map_err(|(what, source)| Error::Maps { index, what, source })?,
+                IdMapOwner::Maps { uid, gid } => {
+                    userns::make(uid, gid).map_err(|source| Error::Maps { index, source })?
+                }
                 IdMapOwner::Joined(path) => {
                     mount::open(&CString::new(path.as_os_str().as_bytes())?, libc::O_RDONLY)
                         .map_err(|source| Error::MapsOf { index, path: path.clone(), source })?
@@ -200,7 +218,7 @@ fn map_ids<'a>(
 }
 
 fn bind<'a>(
-    plan: &Plan,
+    around: Surroundings<'_>,
     one: &'a Mount,
     source: &Path,
     recursive: bool,
@@ -209,137 +227,106 @@ fn bind<'a>(
     let path = CString::new(source.as_os_str().as_bytes())?;
     let failed =
         |errno| Error::Source { index: one.index, source_path: source.to_owned(), source: errno };
-    let tree = mount::open_tree(None, &path, true, recursive).map_err(failed)?;
+    let bind = clone_of(around.plan, one, path, recursive);
+    let tree = if around.by_child {
+        // For the sake of the message.
+        mount::open(&bind.source, libc::O_PATH)
+    } else {
+        bind.open()
+    }
+    .map_err(failed)?;
     if one.destination.as_c_str() == c"/proc"
         && mount::file_system(tree.as_fd()).map_err(failed)? != mount::PROC_SUPER_MAGIC
     {
         return Err(Error::NotProc { index: one.index, source_path: source.to_owned() });
     }
+    if around.by_child {
+        return Ok(Action::Attach { bind, tree: None });
+    }
     if let Some(map) = &one.id_map {
         map_ids(one.index, map, &tree, source, namespaces)?;
     }
-    attach(plan, one, tree, source)
+    let tree = set_up(one, &bind, tree, source)?;
+    Ok(Action::Attach { bind, tree: Some(tree) })
 }
 
-/// Sets a detached tree's attributes and makes it a step.
-fn attach(plan: &Plan, one: &Mount, tree: OwnedFd, source: &Path) -> Result<Action, Error> {
-    let failed = |errno| Error::Attributes {
+fn clone_of(plan: &Plan, one: &Mount, source: CString, recursive: bool) -> Bind {
+    Bind::new(source, recursive, &one.options, inherited_propagation(plan.root.propagation))
+}
+
+/// Sets a detached tree's attributes.
+fn set_up(one: &Mount, bind: &Bind, tree: OwnedFd, source: &Path) -> Result<Tree, Error> {
+    bind.set(tree).map_err(|errno| Error::Attributes {
         index: one.index,
         source_path: source.to_owned(),
         source: errno,
-    };
-    let directory = fstat(&tree).map_err(failed)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
-    let change = one.options.attributes();
-    let mut propagation = one.options.propagation.clone();
-    if propagation.is_empty() {
-        // As the rest of the container's mounts; without it a clone would be a peer of the host's.
-        propagation.push(inherited_propagation(plan.root.propagation));
-    }
-    let mut later = Vec::new();
-    let mut settable = true;
-    for flags in propagation {
-        let change = Attributes { propagation: flags & !libc::MS_REC, ..Attributes::default() };
-        let recursive = flags & libc::MS_REC != 0;
-        match mount::mount_setattr(tree.as_fd(), recursive, &change) {
-            Ok(()) => {}
-            Err(Errno::ENOSYS) => {
-                settable = false;
-                later.push(flags);
-            }
-            Err(errno) => return Err(failed(errno)),
-        }
-    }
-    if change != Attributes::default() {
-        if settable {
-            mount::mount_setattr(tree.as_fd(), false, &change).map_err(failed)?;
-        } else {
-            let present = mount::mount_flags(tree.as_fd()).map_err(failed)?;
-            later.push(remount_flags(present, one.options.flags, one.options.cleared));
-        }
-    }
-    if one.options.recursive != Attributes::default() {
-        mount::mount_setattr(tree.as_fd(), true, &one.options.recursive).map_err(failed)?;
-    }
-    Ok(Action::Attach { tree, directory, later })
-}
-
-/// What mounts without options of their own get: slaves, or private ones where the root is.
-pub fn inherited_propagation(root: Option<u64>) -> u64 {
-    let private = libc::MS_PRIVATE | libc::MS_UNBINDABLE;
-    match root {
-        Some(flags) if flags & private != 0 => libc::MS_PRIVATE | libc::MS_REC,
-        _ => libc::MS_SLAVE | libc::MS_REC,
-    }
-}
-
-/// Flags for remounting a bind mount: mount(2) sets all of them, so those present are kept.
-pub fn remount_flags(present: u64, set: u64, cleared: u64) -> u64 {
-    const KEPT: u64 = libc::MS_RDONLY
-        | libc::MS_NOSUID
-        | libc::MS_NODEV
-        | libc::MS_NOEXEC
-        | libc::MS_NOATIME
-        | libc::MS_NODIRATIME;
-    (present & KEPT & !cleared) | set | libc::MS_REMOUNT | libc::MS_BIND
+    })
 }
 
 /// The container's own groups: one tree on a unified host, else a directory of hierarchies.
 fn control_groups(
-    plan: &Plan,
+    around: Surroundings<'_>,
     one: &Mount,
-    groups: &cgroup::Record,
     steps: &mut Vec<Step>,
 ) -> Result<(), Error> {
-    let step = |target: CString, action| Step { index: one.index, target, action };
-    let open =
-        |recorded: &cgroup::RecordedDir| {
-            let source = recorded.mount.join(&groups.path);
-            let path = CString::new(source.as_os_str().as_bytes())?;
-            let tree = mount::open_tree(None, &path, true, false).map_err(|errno| {
-                Error::Source { index: one.index, source_path: source.clone(), source: errno }
-            })?;
-            attach(plan, one, tree, &source)
-        };
-    if let (true, Some(unified)) = (groups.v1.is_empty(), &groups.v2) {
-        steps.push(step(one.destination.clone(), open(unified)?));
+    let Surroundings { plan, bundle: _, groups, by_child } = around;
+    let step = |action| Step { index: one.index, target: one.destination.clone(), action };
+    let open = |source: &Path| {
+        let bind = clone_of(plan, one, CString::new(source.as_os_str().as_bytes())?, false);
+        if by_child {
+            return Ok::<_, Error>((bind, None));
+        }
+        let tree = bind.open().map_err(|errno| Error::Source {
+            index: one.index,
+            source_path: source.to_owned(),
+            source: errno,
+        })?;
+        let tree = set_up(one, &bind, tree, source)?;
+        Ok((bind, Some(tree)))
+    };
+    let shown = groups.shown();
+    if let [only] = shown.as_slice()
+        && only.controllers.is_empty()
+    {
+        let (bind, tree) = open(&only.path)?;
+        steps.push(step(Action::Attach { bind, tree }));
         return Ok(());
     }
-    let read_only = one.options.flags & libc::MS_RDONLY != 0;
-    steps.push(step(
-        one.destination.clone(),
-        Action::FileSystem {
-            kind: c"tmpfs".to_owned(),
-            source: c"tmpfs".to_owned(),
-            flags: one.options.flags & !libc::MS_RDONLY,
-            data: Some(c"mode=755".to_owned()),
-            propagation: one.options.propagation.clone(),
-            recursive: None,
-            plain: false,
-            tmpfs: Tmpfs::default(),
-            label: None,
-        },
-    ));
-    let destination = Path::new(OsStr::from_bytes(one.destination.to_bytes()));
-    for recorded in groups.v1.iter().chain(&groups.v2) {
-        let Some(name) = recorded.mount.file_name() else { continue };
-        let target = c_path(destination.join(name))?;
-        steps.push(step(target, open(recorded)?));
-        if recorded.controllers.contains(',') {
-            for controller in recorded.controllers.split(',') {
-                let action =
-                    Action::Link { name: CString::new(controller)?, to: c_path(name.into())? };
-                steps.push(step(one.destination.clone(), action));
+    let mut trees = Vec::with_capacity(shown.len());
+    let mut links = Vec::new();
+    for group in shown {
+        let Some(name) = group.mount.file_name() else { continue };
+        let name = CString::new(name.as_bytes())?;
+        if group.controllers.contains(',') {
+            for controller in group.controllers.split(',') {
+                links.push((CString::new(controller)?, name.clone()));
             }
         }
+        let (bind, tree) = open(&group.path)?;
+        trees.push((name, bind, tree));
     }
-    if read_only {
-        steps.push(step(one.destination.clone(), Action::ReadOnly));
-    }
+    steps.push(step(Action::Hierarchies {
+        flags: one.options.flags & !libc::MS_RDONLY,
+        propagation: one.options.propagation.clone(),
+        trees,
+        links,
+        read_only: one.options.flags & libc::MS_RDONLY != 0,
+    }));
     Ok(())
 }
 
-fn c_path(path: PathBuf) -> Result<CString, std::ffi::NulError> {
-    CString::new(path.into_os_string().into_vec())
+/// Where the trees of the container's groups are mounted: at the destination itself on a unified host,
+/// else in a directory there, by the names of the hierarchies.
+pub fn group_mounts<'a>(
+    one: &Mount,
+    groups: &'a cgroup::Record,
+) -> Vec<(PathBuf, &'a cgroup::RecordedDir)> {
+    let destination = Path::new(OsStr::from_bytes(one.destination.to_bytes()));
+    if let (true, Some(unified)) = (groups.v1.is_empty(), &groups.v2) {
+        return vec![(destination.to_owned(), unified)];
+    }
+    let named = groups.v1.iter().chain(&groups.v2);
+    named.filter_map(|dir| Some((destination.join(dir.mount.file_name()?), dir))).collect()
 }
 
 /// Whether the device nodes of the specification are to be made: not where the host's `/dev` is

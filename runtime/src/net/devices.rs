@@ -4,7 +4,7 @@
 //! again: those that somebody set for good and that hold everywhere, as the specification demands.
 //! All by rtnetlink(7), with one socket on each side.
 
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
@@ -12,7 +12,7 @@ use nix::sys::socket::{
 
 use crate::{
     plan::NetDevice,
-    sys::{self, CloneFlags, Errno, mount},
+    sys::{self, Errno},
 };
 
 /// Why an interface cannot be moved.
@@ -210,13 +210,9 @@ impl Route {
         socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).map(Self)
     }
 
-    /// Goes into the namespace for as long as opening takes; a socket stays where it was opened.
+    /// A socket stays where it was opened.
     fn open_in(target: BorrowedFd<'_>) -> sys::Result<Self> {
-        let own = mount::open(c"/proc/self/ns/net", libc::O_RDONLY)?;
-        sys::setns(target, CloneFlags::CLONE_NEWNET)?;
-        let opened = Self::open();
-        sys::setns(own.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        opened
+        super::within(target, Self::open)
     }
 
     /// Sends a request: the bodies of the answers.

@@ -2,7 +2,10 @@
 
 use std::str::FromStr as _;
 
-use crate::{spec, sys::cred::CapSets};
+use crate::{
+    spec,
+    sys::cred::{self, CapSets},
+};
 
 /// Number of a capability, `None` if the name is not known.
 pub fn number(name: &str) -> Option<u8> {
@@ -38,17 +41,22 @@ pub fn sets(names: &spec::Capabilities) -> CapSets {
 }
 
 /// Mask of the capabilities this kernel has.
-///
-/// # Errors
-/// If `/proc/sys/kernel/cap_last_cap` cannot be read.
-pub fn supported() -> std::io::Result<u64> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?;
-    let last: u32 = text.trim().parse().map_err(std::io::Error::other)?;
-    Ok(if last >= 63 { u64::MAX } else { (1_u64 << (last + 1)) - 1 })
+pub fn supported() -> u64 {
+    // The last one of all kernels since 5.9, so that the usual case takes two calls.
+    const LAST: u32 = 40;
+    let mut count = LAST + 1;
+    while count < u64::BITS && cred::has_capability(count) {
+        count += 1;
+    }
+    while count > 0 && !cred::has_capability(count - 1) {
+        count -= 1;
+    }
+    u64::MAX.checked_shr(u64::BITS - count).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -59,5 +67,11 @@ mod tests {
         };
         assert_eq!(sets(&names).bounding, 1 | 1 << 5);
         assert_eq!(number("CAP_CHECKPOINT_RESTORE"), Some(40));
+    }
+
+    #[test]
+    fn the_kernel_has_as_many_as_it_says() {
+        let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap();
+        assert_eq!(supported().trailing_ones() - 1, last.trim().parse::<u32>().unwrap());
     }
 }

@@ -1,13 +1,20 @@
 //! Hooks of the specification: programs that run at set moments, with the state on stdin.
+//!
+//! Where the specification is silent they find what runc gives them: on the host the bundle as the working
+//! directory, and without an `env` of their own ours; `createContainer` the container's root file system.
 
 use std::ffi::{CString, NulError};
+use std::fs::OpenOptions;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::pipe2;
 
@@ -37,7 +44,8 @@ pub enum Error {
     Cgroup(#[from] Box<cgroup::Error>),
     #[error("read the status of the container's init {pid} for its hooks")]
     Init { pid: i32, source: std::io::Error },
-    #[error("hook {path} {outcome}{output}")]
+    /// Begins with runc's words.
+    #[error("error running hook: {path} {outcome}{output}")]
     Failed { path: String, outcome: String, output: String },
 }
 
@@ -51,6 +59,7 @@ struct Prepared<'a> {
     stdin: OwnedFd,
     output: OwnedFd,
     join: Option<&'a Inside<'a>>,
+    directory: Option<OwnedFd>,
     /// Takes the number of the real process, where a pid namespace wants one more.
     second: Option<OwnedFd>,
 }
@@ -64,44 +73,67 @@ pub struct Inside<'a> {
     kinds: i32,
     cgroup: &'a Cgroup,
     groups: Vec<OwnedFd>,
+    /// Working directory.
+    directory: OwnedFd,
     /// Privileges to run with: the image's own programs may have no more than it has.
     like: Option<Privileges>,
 }
 
 #[derive(Debug)]
 struct Privileges {
-    /// The init's root, which it may have without a mount namespace.
-    root: OwnedFd,
     status: Status,
     filter: Option<Filter>,
 }
 
 impl<'a> Inside<'a> {
-    /// With the privileges of the runtime, but in the container's namespaces.
+    /// With the privileges of the runtime, but in the container's namespaces and at that directory.
     ///
     /// # Errors
     /// If its cgroup cannot be opened.
-    pub fn new(init: BorrowedFd<'a>, kinds: i32, cgroup: &'a Cgroup) -> Result<Self, Error> {
+    pub fn new(
+        init: BorrowedFd<'a>,
+        kinds: i32,
+        cgroup: &'a Cgroup,
+        directory: OwnedFd,
+    ) -> Result<Self, Error> {
         let groups = cgroup.tasks_files().map_err(Box::new)?;
-        Ok(Self { init, kinds, cgroup, groups, like: None })
+        Ok(Self { init, kinds, cgroup, groups, directory, like: None })
     }
 
-    /// With the init's own root, user, capabilities and filter.
+    /// With the init's own root, which the directory is then, user, capabilities and filter.
     #[must_use]
-    pub fn like(self, root: OwnedFd, status: Status, filter: Option<Filter>) -> Self {
-        Self { like: Some(Privileges { root, status, filter }), ..self }
+    pub fn like(self, status: Status, filter: Option<Filter>) -> Self {
+        Self { like: Some(Privileges { status, filter }), ..self }
     }
 }
 
-/// Runs hooks one after the other, until one fails; with `join` in the container.
+/// Where hooks run.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// On the host, in the bundle; if that is gone, where we are.
+    Bundle(&'a Path),
+    /// In the container.
+    Inside(&'a Inside<'a>),
+}
+
+/// Runs hooks one after the other, until one fails.
 ///
 /// # Errors
 /// The first hook that could not be run, ended with another code than 0, or took too long.
-pub fn run(hooks: &[Hook], state: &[u8], join: Option<&Inside<'_>>) -> Result<(), Error> {
-    hooks.iter().try_for_each(|hook| one(hook, state, join))
+pub fn run(hooks: &[Hook], state: &[u8], place: Place<'_>) -> Result<(), Error> {
+    hooks.iter().try_for_each(|hook| one(hook, state, place))
 }
 
-fn one(hook: &Hook, state: &[u8], join: Option<&Inside<'_>>) -> Result<(), Error> {
+/// Opens a directory to work in.
+///
+/// # Errors
+/// If it is none, or cannot be opened.
+pub fn open_directory(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    Ok(OpenOptions::new().read(true).custom_flags(flags).open(path)?.into())
+}
+
+fn one(hook: &Hook, state: &[u8], place: Place<'_>) -> Result<(), Error> {
     let path = || hook.path.display().to_string();
     let strings = |list: &[String]| {
         list.iter()
@@ -115,7 +147,21 @@ fn one(hook: &Hook, state: &[u8], join: Option<&Inside<'_>>) -> Result<(), Error
     if args.is_empty() {
         args.push(program.clone());
     }
-    let env = CStrings::new(strings(&hook.env)?);
+    let (join, directory) = match place {
+        Place::Bundle(bundle) => (None, open_directory(bundle).ok()),
+        Place::Inside(inside) => (Some(inside), None),
+    };
+    let env = match &hook.env {
+        Some(list) => strings(list)?,
+        None if join.is_some() => Vec::new(),
+        None => std::env::vars_os()
+            .filter_map(|(name, value)| {
+                let (name, value) = (name.as_encoded_bytes(), value.as_encoded_bytes());
+                CString::new([name, b"=", value].concat()).ok()
+            })
+            .collect(),
+    };
+    let env = CStrings::new(env);
     let failed = |source| Error::Prepare { path: path(), source };
     // Files in memory: neither side can block the other, and no bytes need pumping.
     let memory = |name| memfd_create(name, MFdFlags::MFD_CLOEXEC).map(std::fs::File::from);
@@ -137,6 +183,7 @@ fn one(hook: &Hook, state: &[u8], join: Option<&Inside<'_>>) -> Result<(), Error
         stdin: stdin.into(),
         output: output.into(),
         join,
+        directory,
         second,
     };
     let pidfd = begin(&prepared, number).map_err(|errno| failed(errno.into()))?;
@@ -154,6 +201,9 @@ fn one(hook: &Hook, state: &[u8], join: Option<&Inside<'_>>) -> Result<(), Error
     let outcome = match status {
         WaitStatus::Exited(_, 0) => return Ok(()),
         WaitStatus::Exited(_, code) => format!("ended with code {code}"),
+        WaitStatus::Signaled(_, Signal::SIGSYS, _) => {
+            "was killed by SIGSYS: bad system call".into()
+        }
         WaitStatus::Signaled(_, signal, _) => format!("was killed by {signal}"),
         other => format!("ended: {other:?}"),
     };
@@ -229,7 +279,9 @@ const NOT_EXECUTED: i32 = 127;
 /// As the container's child: raw calls only.
 fn child(prepared: &Prepared<'_>) -> i32 {
     let enter = || -> sys::Result<()> {
-        let Some(inside) = prepared.join else { return Ok(()) };
+        let Some(inside) = prepared.join else {
+            return prepared.directory.as_ref().map_or(Ok(()), sys::fchdir);
+        };
         for tasks in &inside.groups {
             sys::write(tasks, b"0")?;
         }
@@ -238,13 +290,13 @@ fn child(prepared: &Prepared<'_>) -> i32 {
             cred::setresgid(0)?;
             cred::setresuid(0)?;
         }
-        match &inside.like {
-            Some(privileges) if inside.kinds & libc::CLONE_NEWNS == 0 => {
-                sys::fchdir(&privileges.root)?;
-                sys::chroot(c".")
-            }
-            _ => Ok(()),
+        // A joined mount namespace has its own root as the working directory.
+        sys::fchdir(&inside.directory)?;
+        // What the init may have without a mount namespace.
+        if inside.like.is_some() && inside.kinds & libc::CLONE_NEWNS == 0 {
+            sys::chroot(c".")?;
         }
+        Ok(())
     };
     if let Err(errno) = enter() {
         return complain(prepared, errno);
@@ -287,7 +339,7 @@ fn program(prepared: &Prepared<'_>) -> i32 {
 
 /// As the container's own process does it, and for the reasons told there.
 fn become_like(privileges: &Privileges) -> sys::Result<()> {
-    let Privileges { root: _, status, filter } = privileges;
+    let Privileges { status, filter } = privileges;
     let load = || match filter {
         // A listener has nobody behind it here: what it would be asked fails with ENOSYS.
         Some(filter) => sys::seccomp::load(&filter.instructions, filter.flags)
@@ -334,11 +386,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn here() -> Place<'static> {
+        Place::Bundle(Path::new("/tmp"))
+    }
+
     fn shell(script: &str, timeout: Option<i64>) -> Hook {
         Hook {
             path: "/bin/sh".into(),
             args: vec!["sh".into(), "-c".into(), script.into()],
-            env: vec!["A=b".into()],
+            env: Some(vec!["A=b".into()]),
             timeout,
         }
     }
@@ -348,22 +404,40 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("out");
         let script = format!("cat > {0}; echo \"$A\" >> {0}", file.display());
-        run(&[shell(&script, None)], b"{\"id\":1}\n", None).unwrap();
+        run(&[shell(&script, None)], b"{\"id\":1}\n", here()).unwrap();
         assert_eq!(std::fs::read_to_string(file).unwrap(), "{\"id\":1}\nb\n");
     }
 
     #[test]
+    fn without_an_environment_it_has_ours_and_the_bundle_around_it() {
+        let bundle = tempfile::tempdir().unwrap();
+        let script = "pwd > out; test -n \"$PATH\" && env | grep ^CARGO_ >> out";
+        let hook = Hook { env: None, ..shell(script, None) };
+        run(&[hook], b"", Place::Bundle(bundle.path())).unwrap();
+        let out = std::fs::read_to_string(bundle.path().join("out")).unwrap();
+        assert!(out.starts_with(&format!("{}\nCARGO_", bundle.path().display())), "{out}");
+        let gone = bundle.path().join("gone");
+        run(&[shell("true", None)], b"", Place::Bundle(&gone)).unwrap();
+    }
+
+    #[test]
     fn failures_tell_code_and_output() {
-        let error = run(&[shell("echo oh no >&2; exit 3", Some(60))], b"", None).unwrap_err();
-        assert_eq!(error.to_string(), "hook /bin/sh ended with code 3, output: oh no");
+        let error = run(&[shell("echo oh no >&2; exit 3", Some(60))], b"", here()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "error running hook: /bin/sh ended with code 3, output: oh no"
+        );
         let missing = Hook { path: "/missing".into(), ..shell("", None) };
-        let error = run(&[missing], b"", None).unwrap_err().to_string();
-        assert!(error.starts_with("hook /missing ended with code 127, output: cannot"), "{error}");
+        let error = run(&[missing], b"", here()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("error running hook: /missing ended with code 127, output: cannot"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_hook_that_hangs_is_killed() {
-        let error = run(&[shell("exec sleep 60", Some(1))], b"", None).unwrap_err();
+        let error = run(&[shell("exec sleep 60", Some(1))], b"", here()).unwrap_err();
         assert!(matches!(error, Error::Timeout { seconds: 1, .. }), "{error}");
     }
 }

@@ -16,7 +16,9 @@ use crate::{container::Status, seccomp, sys::Errno};
 /// Why nobody got the listener.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("connect to linux.seccomp.listenerPath {path}; does the agent run?")]
+    #[error(
+        "failed to connect with seccomp agent at linux.seccomp.listenerPath {path}; does it run?"
+    )]
     Connect { path: String, source: std::io::Error },
     #[error("send the container process state to linux.seccomp.listenerPath {path}")]
     Send { path: String, source: std::io::Error },
@@ -120,7 +122,7 @@ mod tests {
         let path = directory.path().join("agent").display().to_string();
         let listener = seccomp::Listener { path: path.clone(), metadata: "m".into() };
         let handover = Handover {
-            oci_version: "1.2.0".into(),
+            oci_version: "1.3.0".into(),
             id: "c".into(),
             status: Status::Creating,
             init: None,
@@ -141,8 +143,8 @@ mod tests {
         stream.read_to_string(&mut rest).unwrap();
         assert_eq!(
             rest,
-            r#""ociVersion":"1.2.0","fds":["seccompFd"],"pid":7,"metadata":"m","#.to_owned()
-                + r#""state":{"ociVersion":"1.2.0","id":"c","status":"creating","pid":7,"#
+            r#""ociVersion":"1.3.0","fds":["seccompFd"],"pid":7,"metadata":"m","#.to_owned()
+                + r#""state":{"ociVersion":"1.3.0","id":"c","status":"creating","pid":7,"#
                 + r#""bundle":"/b"}}"#
         );
     }

@@ -29,6 +29,20 @@ impl Status {
     }
 }
 
+/// The number of a process in its own pid namespace.
+///
+/// # Errors
+/// If it is gone.
+pub fn own_pid(pid: i32) -> io::Result<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    last_pid(&status).ok_or_else(|| io::Error::other("its status has no NSpid"))
+}
+
+fn last_pid(status: &str) -> Option<i32> {
+    let field = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    field.split_ascii_whitespace().next_back()?.parse().ok()
+}
+
 fn parse(status: &str, uid_map: &str, gid_map: &str) -> Option<Status> {
     let field = |name: &str| {
         status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
@@ -37,13 +51,14 @@ fn parse(status: &str, uid_map: &str, gid_map: &str) -> Option<Status> {
     let id = |name, map| mapped(map, field(name)?.split_ascii_whitespace().nth(1)?);
     let mask = |name| u64::from_str_radix(field(name)?, 16).ok();
     Some(Status {
-        own_pid: field("NSpid")?.split_ascii_whitespace().next_back()?.parse().ok()?,
+        own_pid: last_pid(status)?,
         uid: id("Uid", uid_map)?,
         gid: id("Gid", gid_map)?,
         groups: field("Groups")?
             .split_ascii_whitespace()
-            .map(|group| mapped(gid_map, group))
-            .collect::<Option<_>>()?,
+            // One that is not mapped was kept, as an ordinary user cannot but do; and so it will be.
+            .filter_map(|group| mapped(gid_map, group))
+            .collect(),
         capabilities: CapSets {
             bounding: mask("CapBnd")?,
             effective: mask("CapEff")?,

@@ -83,7 +83,7 @@ pub enum Error {
     #[error("seccomp: SCMP_ACT_NOTIFY cannot be the default action")]
     DefaultNotify,
     /// The runtime itself needs the call after the filter is in force.
-    #[error("seccomp: SCMP_ACT_NOTIFY cannot be used for {0}")]
+    #[error("seccomp: SCMP_ACT_NOTIFY cannot be used for the {0} syscall")]
     NotifyOwn(&'static str),
     /// Nobody would answer.
     #[error("seccomp: SCMP_ACT_NOTIFY needs listenerPath")]

@@ -386,7 +386,8 @@ fn check_hook(at: &str, hook: &Hook) -> Result<()> {
         let seconds = hook.timeout.unwrap_or(0);
         return invalid(format!("{at}.timeout"), seconds, "is not greater than zero");
     }
-    for (name, list) in [("args", &hook.args), ("env", &hook.env)] {
+    let env = hook.env.as_deref().unwrap_or_default();
+    for (name, list) in [("args", hook.args.as_slice()), ("env", env)] {
         for (index, text) in list.iter().enumerate() {
             c_string(&format!("{at}.{name}[{index}]"), text.as_str())?;
         }

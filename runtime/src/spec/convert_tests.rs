@@ -165,7 +165,7 @@ fn refusals_name_the_path() {
         (
             "linux.resources",
             json!({"devices": [{"allow": true, "access": "x"}]}),
-            "linux.resources.devices[0].access: \"x\" has another letter than r, w, m",
+            "linux.resources.devices[0].access: \"x\" has none of the letters r, w, m",
         ),
         ("mounts", json!([{"destination": "/x"}]), "mounts[0].type: required"),
         ("mounts", json!([{"destination": "/x", "type": "bind"}]), "mounts[0].source: required"),
@@ -216,11 +216,6 @@ fn refusals_name_the_path() {
                 "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}],
                 "gidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}]),
             "mounts[0]: \"an id map\" is for bind mounts only",
-        ),
-        (
-            "mounts",
-            json!([{"destination": "/x", "type": "bind", "source": "/", "options": ["bind", "remount"]}]),
-            "mounts[0].options: \"remount\" is of no use to a bind mount: give the mount its options at once",
         ),
         (
             "hooks",

@@ -100,32 +100,34 @@ pub(super) fn time_offsets(
     if text.is_empty() { Ok(None) } else { c_string("linux.timeOffsets", text).map(Some) }
 }
 
+/// Modes of `linux.memoryPolicy`: numbers of linux/mempolicy.h; libc does not have the newer ones.
+pub const MEMORY_MODES: [(&str, i32); 7] = [
+    ("MPOL_DEFAULT", 0),
+    ("MPOL_PREFERRED", 1),
+    ("MPOL_BIND", 2),
+    ("MPOL_INTERLEAVE", 3),
+    ("MPOL_LOCAL", 4),
+    ("MPOL_PREFERRED_MANY", 5),
+    ("MPOL_WEIGHTED_INTERLEAVE", 6),
+];
+/// Flags of `linux.memoryPolicy`.
+pub const MEMORY_FLAGS: [(&str, i32); 3] = [
+    ("MPOL_F_NUMA_BALANCING", 1 << 13),
+    ("MPOL_F_RELATIVE_NODES", 1 << 14),
+    ("MPOL_F_STATIC_NODES", 1 << 15),
+];
+
 /// Mode and nodes in the kernel's numbers.
 pub(super) fn memory_policy(raw: &MemoryPolicy) -> Result<plan::MemoryPolicy> {
     const AT: &str = "linux.memoryPolicy";
-    // Numbers of linux/mempolicy.h; libc does not have the newer ones.
-    const MODES: [(&str, i32); 7] = [
-        ("MPOL_DEFAULT", 0),
-        ("MPOL_PREFERRED", 1),
-        ("MPOL_BIND", 2),
-        ("MPOL_INTERLEAVE", 3),
-        ("MPOL_LOCAL", 4),
-        ("MPOL_PREFERRED_MANY", 5),
-        ("MPOL_WEIGHTED_INTERLEAVE", 6),
-    ];
-    const FLAGS: [(&str, i32); 3] = [
-        ("MPOL_F_NUMA_BALANCING", 1 << 13),
-        ("MPOL_F_RELATIVE_NODES", 1 << 14),
-        ("MPOL_F_STATIC_NODES", 1 << 15),
-    ];
     if raw.mode.is_empty() {
         return Err(Error::Missing { path: format!("{AT}.mode") });
     }
-    let Some((_, mut mode)) = MODES.iter().find(|row| row.0 == raw.mode).copied() else {
+    let Some((_, mut mode)) = MEMORY_MODES.iter().find(|row| row.0 == raw.mode).copied() else {
         return invalid(format!("{AT}.mode"), &raw.mode, "is not a memory policy");
     };
     for flag in &raw.flags {
-        match FLAGS.iter().find(|row| row.0 == flag) {
+        match MEMORY_FLAGS.iter().find(|row| row.0 == flag) {
             Some((_, bit)) => mode |= bit,
             None => return invalid(format!("{AT}.flags"), flag, "is not a flag of one"),
         }

@@ -17,11 +17,11 @@ mod resources;
 mod scheduling;
 
 pub use convert::{Error, plan, process};
-pub use linux::{IntelRdt, MemoryPolicy, NetDevice, TimeOffset};
+pub use linux::{IntelRdt, MEMORY_FLAGS, MEMORY_MODES, MemoryPolicy, NetDevice, TimeOffset};
 pub use resources::update as updated_resources;
 
 /// Version of the specification that this runtime implements.
-pub const VERSION: &str = "1.2.0";
+pub const VERSION: &str = "1.3.0";
 
 /// A value whose presence is all that matters: the key is known, acting on it is not.
 pub type Unsupported = Option<serde::de::IgnoredAny>;
@@ -219,8 +219,9 @@ pub struct Hook {
     pub path: PathBuf,
     #[serde(default)]
     pub args: Vec<String>,
-    #[serde(default)]
-    pub env: Vec<String>,
+    /// Without one the hook has its caller's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<i64>,
 }

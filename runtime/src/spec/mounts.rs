@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use super::{
     Error, IdMapping, Linux, Mount,
@@ -25,10 +25,17 @@ pub(super) fn mounts(
         let at = format!("mounts[{index}]");
         // Relative destinations are an old habit that runc still takes: below the root.
         // In one spelling only, for what is compared with `/proc` and `/dev`.
-        let destination: std::path::PathBuf =
-            Path::new("/").join(&mount.destination).components().collect();
+        let mut destination = PathBuf::from("/");
+        for part in mount.destination.components() {
+            match part {
+                Component::Normal(name) => destination.push(name),
+                // By their spelling, as in runc: links are met below the root only.
+                Component::ParentDir => drop(destination.pop()),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
         let destination = absolute(&format!("{at}.destination"), &destination)?;
-        let options = MountOptions::parse(&mount.options).or_else(|error| {
+        let mut options = MountOptions::parse(&mount.options).or_else(|error| {
             invalid(format!("{at}.options"), mount.options.join(","), error.to_string())
         })?;
         let kind = mount.kind.as_deref().unwrap_or_default();
@@ -40,13 +47,15 @@ pub(super) fn mounts(
             if let Some(option) = options.unknown.first() {
                 return invalid(format!("{at}.options"), option, "is no option of a bind mount");
             }
-            if options.flags & libc::MS_REMOUNT != 0 {
-                let rule = "is of no use to a bind mount: give the mount its options at once";
-                return invalid(format!("{at}.options"), "remount", rule);
-            }
             check_proc(&at, &destination)?;
-            let recursive = options.bind == Some(Bind::Recursive);
-            plan::MountKind::Bind { source: source.clone(), recursive }
+            if options.flags & libc::MS_REMOUNT != 0 {
+                // Of the mount that is there, and not of its file system.
+                options.flags |= libc::MS_BIND;
+                plan::MountKind::FileSystem { kind: c"bind".into(), source: c"none".into() }
+            } else {
+                let recursive = options.bind == Some(Bind::Recursive);
+                plan::MountKind::Bind { source: source.clone(), recursive }
+            }
         } else if kind == "cgroup" || kind == "cgroup2" {
             check_proc(&at, &destination)?;
             check_over_proc(&at, &destination)?;

@@ -40,11 +40,19 @@ pub(super) fn resources(raw: Resources) -> Result<cgroup::Resources, Error> {
         };
         let access = match rule.access.as_deref() {
             None | Some("") => Some(cgroup::DeviceAccess::ALL),
-            Some(text) => cgroup::DeviceAccess::parse(text),
+            Some(text) => {
+                let known = text.replace(|letter| !matches!(letter, 'r' | 'w' | 'm'), "");
+                if known.len() < text.len() && !known.is_empty() {
+                    log::warn!(
+                        "{at}.access: {text:?} has another letter than r, w, m, which is left out"
+                    );
+                }
+                cgroup::DeviceAccess::parse(&known).filter(|_| !known.is_empty())
+            }
         };
         let Some(access) = access else {
             let text = rule.access.clone().unwrap_or_default();
-            return invalid(format!("{at}.access"), text, "has another letter than r, w, m");
+            return invalid(format!("{at}.access"), text, "has none of the letters r, w, m");
         };
         // −1 is how older configurations write "every".
         let device = |name: &str, value: Option<i64>| match value {

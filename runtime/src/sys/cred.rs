@@ -4,6 +4,21 @@ use serde::{Deserialize, Serialize};
 
 use super::{Errno, Result};
 
+/// Effective user of this process when its program was executed: told by the kernel then, so without a
+/// system call.
+pub fn euid() -> u32 {
+    // SAFETY: takes a number only.
+    let id = unsafe { libc::getauxval(libc::AT_EUID) };
+    u32::try_from(id).unwrap_or(u32::MAX)
+}
+
+/// Effective group, likewise.
+pub fn egid() -> u32 {
+    // SAFETY: takes a number only.
+    let id = unsafe { libc::getauxval(libc::AT_EGID) };
+    u32::try_from(id).unwrap_or(u32::MAX)
+}
+
 /// Sets real, effective and saved group.
 ///
 /// # Errors
@@ -72,6 +87,12 @@ pub fn capset(sets: &CapSets) -> Result<()> {
     // SAFETY: version 3 reads one header and two data structs, which is what the pointers refer to.
     let rc = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
     Errno::result(rc).map(drop)
+}
+
+/// Whether the kernel has a capability of this number.
+pub fn has_capability(capability: u32) -> bool {
+    // SAFETY: takes numbers only and changes nothing.
+    unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(capability), 0, 0, 0) >= 0 }
 }
 
 /// Takes one capability out of the bounding set.

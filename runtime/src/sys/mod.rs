@@ -7,6 +7,8 @@
 pub mod bpf;
 pub mod clone;
 pub mod cred;
+#[cfg(target_arch = "x86_64")]
+pub mod entry;
 pub mod fd;
 pub mod monitor;
 pub mod mount;

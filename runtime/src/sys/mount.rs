@@ -125,19 +125,7 @@ pub fn mount_setattr(tree: BorrowedFd<'_>, recursive: bool, change: &Attributes)
         propagation: change.propagation,
         userns_fd: 0,
     };
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the path is a C string, the struct's size is passed.
-    let rc = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    Errno::result(rc).map(drop)
+    set_attributes(tree, recursive, &attributes)
 }
 
 /// Gives the files of a detached tree the ids that the maps of a user namespace make of theirs.
@@ -151,6 +139,14 @@ pub fn map_ids(tree: BorrowedFd<'_>, recursive: bool, userns: BorrowedFd<'_>) ->
         propagation: 0,
         userns_fd: u64::from(userns.as_raw_fd().unsigned_abs()),
     };
+    set_attributes(tree, recursive, &attributes)
+}
+
+fn set_attributes(
+    tree: BorrowedFd<'_>,
+    recursive: bool,
+    attributes: &libc::mount_attr,
+) -> Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a C string, the struct's size is passed.
     let rc = unsafe {
@@ -159,7 +155,7 @@ pub fn map_ids(tree: BorrowedFd<'_>, recursive: bool, userns: BorrowedFd<'_>) ->
             tree.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };

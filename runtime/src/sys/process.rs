@@ -1,10 +1,12 @@
 //! Processes: exec, exit, limits, signals, pidfds.
 
 use std::ffi::{CStr, CString, c_char};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::ptr;
 
-use super::{Errno, Result};
+use super::{Errno, Result, mount};
 
 /// C strings with the null-terminated array of pointers that `execve` wants.
 #[derive(Debug)]
@@ -52,6 +54,59 @@ pub fn fexecve(program: BorrowedFd<'_>, arguments: &CStrings, environment: &CStr
         )
     };
     Errno::last()
+}
+
+/// Mounts of a command's own, from which nothing gets out to the host's.
+#[derive(Debug)]
+pub struct Apart {
+    /// Bound on the second.
+    pub root: (CString, CString),
+    /// Directories to be opened there, and the numbers of ours that they take.
+    pub directories: Vec<(CString, RawFd)>,
+    /// Over this one it sends an end of a conversation that it began itself, whose other end takes its
+    /// number: to the peer of that, what is open there is open in the same mounts.
+    pub socket: RawFd,
+}
+
+/// Has a command keep descriptors that are marked to be closed, and begin apart.
+pub fn keep_open(command: &mut Command, kept: Vec<RawFd>, apart: Option<Apart>) {
+    let prepare = move || {
+        for number in &kept {
+            // SAFETY: takes numbers only, of descriptors in this copy of the process.
+            let rc = unsafe { libc::fcntl(*number, libc::F_SETFD, 0) };
+            Errno::result(rc)?;
+        }
+        // The caller's may be blocked, to be forwarded.
+        nix::sys::signal::SigSet::empty().thread_set_mask()?;
+        if let Some(apart) = &apart {
+            part(apart)?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes system calls only, without allocating: what it refers to
+    // was prepared before.
+    unsafe { command.pre_exec(prepare) };
+}
+
+fn part(apart: &Apart) -> Result<()> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    let replace = |fd: OwnedFd, number| {
+        // SAFETY: takes numbers only; what the number stood for is not used by this copy any more.
+        Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) }).map(drop)
+    };
+    super::unshare(super::CloneFlags::CLONE_NEWNS)?;
+    mount::mount(None, c"/", None, libc::MS_REC | libc::MS_SLAVE, None)?;
+    let (from, to) = &apart.root;
+    mount::mount(Some(from), to, None, libc::MS_REC | libc::MS_BIND, None)?;
+    for (path, number) in &apart.directories {
+        replace(mount::open(path, libc::O_DIRECTORY)?, *number)?;
+    }
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    // SAFETY: the caller keeps it open until the command runs.
+    let socket = unsafe { BorrowedFd::borrow_raw(apart.socket) };
+    super::fd::send(socket, &[0], Some(theirs.as_fd()))?;
+    replace(ours, apart.socket)
 }
 
 /// Ends the process without running exit handlers.
@@ -159,7 +214,26 @@ pub fn raise_hard_limit(pid: i32, resource: u32, hard: u64) -> Result<()> {
     Errno::result(rc).map(drop)
 }
 
-/// Unblocks all signals, and gives SIGPIPE, which Rust's start-up ignores, its default again.
+/// What Rust's start-up does that matters here: opens `/dev/null` for each standard stream that is
+/// closed, so that no file gets its number, and has writes to a pipe that nobody reads fail.
+pub fn begin() {
+    let mut streams = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
+    // SAFETY: the kernel reads and writes as many as are passed, and at once returns.
+    unsafe { libc::poll(streams.as_mut_ptr(), 3, 0) };
+    for stream in streams {
+        if stream.revents & libc::POLLNVAL == 0 {
+            continue;
+        }
+        // SAFETY: the path is a C string; the lowest free number is the stream's, which is nobody's.
+        if unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) } < 0 {
+            exit(1);
+        }
+    }
+    // SAFETY: SIG_IGN is no function of ours; it cannot fail for a signal that exists.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Unblocks all signals, and gives SIGPIPE, which [`begin`] ignores, its default again.
 ///
 /// # Errors
 /// Those of sigprocmask(2) and sigaction(2).
@@ -250,4 +324,17 @@ pub fn namespace_kind(fd: BorrowedFd<'_>) -> Result<i32> {
     // SAFETY: takes no argument.
     let rc = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) };
     Errno::result(rc)
+}
+
+/// The pid namespace that one lies in.
+///
+/// # Errors
+/// Those of `NS_GET_PARENT`, ioctl_ns(2); `EPERM` if that is ours or none that we see.
+pub fn parent_namespace(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const NS_GET_PARENT: u32 = 0xb702;
+    // SAFETY: takes no argument.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_PARENT as _) };
+    let parent = Errno::result(rc)?;
+    // SAFETY: the descriptor is new and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(parent) })
 }

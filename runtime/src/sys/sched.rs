@@ -1,10 +1,12 @@
 //! Scheduling of another process: policy and CPUs.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Errno, Result};
 
 /// `struct sched_attr` of sched_setattr(2), as of Linux 5.3.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Attributes {
     /// Set by [`set_attributes`].
     pub size: u32,

@@ -201,7 +201,8 @@ fn below(bundle: &Bundle) -> Vec<String> {
         .collect()
 }
 
-fn killed_at(bundle: &Bundle, point: &str, words: &[&str]) -> bool {
+/// Whether a command was killed at a fail point; not, where there is no runtime that has them.
+pub(super) fn killed_at(bundle: &Bundle, point: &str, words: &[&str]) -> bool {
     let Some(status) = with_failpoint(bundle, point, words) else { return false };
     assert_eq!(status.signal(), Some(libc::SIGKILL), "{point} was never reached");
     true

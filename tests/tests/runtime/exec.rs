@@ -515,3 +515,24 @@ fn what_enters_while_the_container_is_deleted_does_not_stay() {
         }
     }
 }
+
+/// The runtime may enter it, even if the process that it makes may not.
+#[test]
+fn a_working_directory_may_be_closed_to_the_process() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut bundle = Bundle::new("exec sleep 100");
+    let home = bundle.root().join("home");
+    std::fs::create_dir(&home).unwrap();
+    std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(&home, Some(33), Some(33)).unwrap();
+    bundle
+        .set("/process/cwd", json!("/home"))
+        .set("/process/user", json!({"uid": 33, "gid": 33}))
+        .set("/process/capabilities", json!({}));
+    bundle.must(&["run", "-d", &bundle.id]);
+    assert_eq!(
+        shell(&bundle, &["-u", "0"], "echo $PWD; ls . 2>/dev/null || echo closed"),
+        "/home\nclosed\n"
+    );
+    delete(&bundle);
+}

@@ -131,3 +131,46 @@ fn their_path_is_below_the_containers_root() {
     bundle.output();
     assert_eq!(std::fs::read_to_string(start).unwrap(), "ran\n");
 }
+
+/// Relative paths of theirs reach the bundle or the container, and never what lies at the host's root.
+#[test]
+fn they_work_in_the_bundle_or_in_the_root_file_system() {
+    let mut bundle = Bundle::new("true");
+    let record = |name: &str| hook(&format!("pwd > {}", bundle.beside().join(name).display()));
+    let hooks = json!({
+        "prestart": record("prestart"),
+        "createRuntime": record("createRuntime"),
+        "createContainer": record("createContainer"),
+    });
+    bundle.set("/hooks", hooks);
+    let words = ["run", "--bundle", bundle.path().to_str().unwrap(), &bundle.id].map(str::to_owned);
+    let words = words.each_ref().map(String::as_str);
+    // runc changes into the bundle that it is given, so both are called from elsewhere.
+    let status = bundle.command(&words).current_dir("/").status().unwrap();
+    assert!(status.success());
+    for (name, directory) in [
+        ("prestart", bundle.path()),
+        ("createRuntime", bundle.path()),
+        ("createContainer", bundle.root()),
+    ] {
+        let seen = std::fs::read_to_string(bundle.beside().join(name)).unwrap();
+        assert_eq!(seen.trim(), directory.to_str().unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn without_an_environment_they_have_the_runtimes() {
+    let mut bundle = Bundle::new("true");
+    let out = bundle.beside().join("out");
+    let mut hooks = hook(&format!("echo \"$FROM_OUTSIDE\" > {}", out.display()));
+    hooks[0].as_object_mut().unwrap().remove("env");
+    bundle.set("/hooks", json!({"createRuntime": hooks}));
+    let run = |bundle: &Bundle| {
+        let mut command = bundle.command(&["run", &bundle.id]);
+        assert!(command.env("FROM_OUTSIDE", "outside").status().unwrap().success());
+        std::fs::read_to_string(&out).unwrap()
+    };
+    assert_eq!(run(&bundle), "outside\n");
+    bundle.set("/hooks/createRuntime/0/env", json!([]));
+    assert_eq!(run(&bundle), "\n");
+}

@@ -49,17 +49,19 @@ fn a_container_goes_through_its_statuses() {
 }
 
 #[test]
-fn what_was_created_can_be_deleted_by_force() {
-    let bundle = Bundle::new("true");
-    bundle.must(&["create", &bundle.id]);
-    let pid = bundle.state()["pid"].to_string();
-    bundle.must(&["delete", "-f", &bundle.id]);
-    assert_eq!(bundle.left(), [""; 0]);
-    let gone = within(Duration::from_secs(5), || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-        stat.map_or(true, |stat| stat.contains(") Z ")).then_some(())
-    });
-    assert!(gone.is_some());
+fn what_was_never_started_can_be_deleted() {
+    for words in [&["delete", "-f"][..], &["delete"]] {
+        let bundle = Bundle::new("true");
+        bundle.must(&["create", &bundle.id]);
+        let pid = bundle.state()["pid"].to_string();
+        bundle.must(&[words, &[&bundle.id]].concat());
+        assert_eq!(bundle.left(), [""; 0]);
+        let gone = within(Duration::from_secs(5), || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            stat.map_or(true, |stat| stat.contains(") Z ")).then_some(())
+        });
+        assert!(gone.is_some());
+    }
 }
 
 #[test]

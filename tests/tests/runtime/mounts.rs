@@ -251,6 +251,23 @@ fn a_file_system_is_remounted() {
 }
 
 #[test]
+fn a_mount_is_remounted_without_its_file_system() {
+    let mut bundle = Bundle::new("touch /dev/shm/x; grep ' /dev/shm ' /proc/self/mountinfo");
+    let options = ["bind", "remount", "ro", "nosuid", "noexec", "nodev"];
+    bundle.push("/mounts", mount("/dev/shm", "bind", Path::new("/tmp"), &options));
+    let (_, stdout, stderr) = bundle.run();
+    assert!(stderr.contains("Read-only file system"), "{stdout}{stderr}");
+    assert_eq!(stdout.lines().count(), 1, "{stdout}");
+    let (of_mount, of_file_system) = stdout.trim().split_once(" - ").unwrap();
+    assert!(of_mount.contains(" ro,nosuid,nodev,noexec"), "{stdout}");
+    assert!(of_file_system.contains(" rw,"), "{stdout}");
+    // Where nothing is mounted there is nothing to remount.
+    let mut bundle = Bundle::new("true");
+    bundle.push("/mounts", mount("/tmp", "bind", Path::new("/tmp"), &options));
+    bundle.refusal();
+}
+
+#[test]
 fn labels_without_selinux_are_refused() {
     if !is_ours() || Path::new("/sys/fs/selinux/enforce").exists() {
         return; // runc leaves them out silently

@@ -49,6 +49,28 @@ fn the_scheduler_is_set() {
     refused(json!({"policy": "SCHED_DEADLINE"}), "process.scheduler");
 }
 
+#[test]
+fn what_is_added_is_scheduled_as_the_container() {
+    if !is_ours() {
+        return; // runc knows it from 1.2 on
+    }
+    let mut bundle = Bundle::new("exec sleep 100");
+    bundle.set("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 7}));
+    bundle.must(&["run", "-d", &bundle.id]);
+    let policy = |words: &[&str]| {
+        let stat = bundle.must(&[&["exec"], words].concat());
+        let rest = stat.rsplit_once(')').unwrap().1.to_owned();
+        rest.split_ascii_whitespace().nth(41 - 3).unwrap().to_owned()
+    };
+    assert_eq!(policy(&[&bundle.id, "cat", "/proc/self/stat"]), "3");
+    let process = bundle.beside().join("process.json");
+    let json = json!({"args": ["/bin/cat", "/proc/self/stat"], "cwd": "/",
+        "scheduler": {"policy": "SCHED_IDLE"}});
+    std::fs::write(&process, json.to_string()).unwrap();
+    assert_eq!(policy(&["--process", process.to_str().unwrap(), &bundle.id]), "5");
+    bundle.must(&["delete", "-f", &bundle.id]);
+}
+
 /// Where the kernel gives groups real-time bandwidth by the group, a new group has none.
 #[test]
 fn a_real_time_policy_is_set_or_refused() {

@@ -33,6 +33,30 @@ pub(super) fn master(listener: &UnixListener) -> std::fs::File {
 }
 
 #[test]
+fn the_pidfd_socket_gets_the_process() {
+    if !is_ours() {
+        return; // runc has it from 1.2 on
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    let path = bundle.beside().join("pidfd");
+    let listener = UnixListener::bind(&path).unwrap();
+    let of = |words: &[&str]| {
+        let [verb, rest @ ..] = words else { panic!("no verb") };
+        bundle.must(&[&[*verb, "--pidfd-socket", path.to_str().unwrap()], rest].concat());
+        let pidfd = master(&listener);
+        let info = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+        let info = std::fs::read_to_string(info).unwrap();
+        info.lines().find_map(|line| line.strip_prefix("Pid:\t")).unwrap().to_owned()
+    };
+    assert_eq!(of(&["create", &bundle.id]), bundle.state()["pid"].to_string());
+    bundle.must(&["start", &bundle.id]);
+    let file = bundle.beside().join("pid");
+    let added = of(&["exec", "-d", "--pid-file", file.to_str().unwrap(), &bundle.id, "sleep", "9"]);
+    assert_eq!(added, std::fs::read_to_string(&file).unwrap());
+    bundle.must(&["delete", "-f", &bundle.id]);
+}
+
+#[test]
 fn the_console_socket_gets_the_master() {
     let mut bundle = Bundle::new("tty; stty size; read line; echo got $line; ls -l /dev/console");
     bundle

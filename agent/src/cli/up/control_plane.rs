@@ -96,8 +96,8 @@ pub(super) async fn answers(endpoint: &str) -> bool {
 }
 
 fn last_line(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    text.lines().last().map_or_else(|| format!("see {}", log.display()), str::to_owned)
+    let line = process::last_line(log);
+    if line.is_empty() { format!("see {}", log.display()) } else { line }
 }
 
 /// An access key, as `key create --output json` prints it.

@@ -1,7 +1,7 @@
 //! Processes of ours that outlive the command that started them.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
@@ -31,6 +31,22 @@ pub(super) fn start(command: &mut Command, log: &Path) -> io::Result<Child> {
         .stderr(output)
         .process_group(0)
         .spawn()
+}
+
+/// The last line of a log, as far as it is in the last 4 KiB; empty if there is none.
+pub(super) fn last_line(log: &Path) -> String {
+    const END: u64 = 4096;
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
+        let mut text = Vec::new();
+        file.take(END).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    // Where the log is has been said; that it cannot be read here adds nothing.
+    let text = read().unwrap_or_default();
+    String::from_utf8_lossy(&text).trim_end().lines().next_back().unwrap_or_default().to_owned()
 }
 
 /// The process that listens on a unix socket; `None`: nobody does.

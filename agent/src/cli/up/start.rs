@@ -1,8 +1,6 @@
 //! `lighter up`
 
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -192,7 +190,7 @@ async fn join(
                     return Err(Failure::said(format!(
                         "the agent ended at once, see {}: {}",
                         log(layout).display(),
-                        last_line(&log(layout))
+                        process::last_line(&log(layout))
                     )));
                 }
             }
@@ -240,22 +238,6 @@ pub(super) async fn end_agent(layout: &Layout) -> Result<(), Failure> {
         )));
     }
     Ok(())
-}
-
-/// The last line of a log, as far as it is in the last 4 KiB; empty if there is none.
-fn last_line(log: &Path) -> String {
-    const END: u64 = 4096;
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = std::fs::File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
-        let mut text = Vec::new();
-        file.take(END).read_to_end(&mut text)?;
-        Ok(text)
-    };
-    // Where the log is has been said; that it cannot be read here adds nothing.
-    let text = read().unwrap_or_default();
-    String::from_utf8_lossy(&text).trim_end().lines().next_back().unwrap_or_default().to_owned()
 }
 
 fn log(layout: &Layout) -> std::path::PathBuf {

@@ -1,65 +1,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::BTreeMap;
-
-use protocol::taskdef::{LinuxParameters, LogConfiguration, LogDriver, Ulimit};
+use protocol::taskdef::Ulimit;
 
 use super::*;
+use crate::fixtures;
 
 fn container() -> ContainerDefinition {
-    ContainerDefinition {
-        name: "web".into(),
-        image: "web:1".into(),
-        cpu: 0,
-        memory: None,
-        memory_reservation: None,
-        port_mappings: Vec::new(),
-        essential: true,
-        entry_point: None,
-        command: None,
-        environment: Vec::new(),
-        mount_points: Vec::new(),
-        volumes_from: Vec::new(),
-        depends_on: Vec::new(),
-        start_timeout: None,
-        stop_timeout: None,
-        hostname: None,
-        user: None,
-        working_directory: None,
-        disable_networking: false,
-        privileged: false,
-        readonly_root_filesystem: false,
-        dns_servers: Vec::new(),
-        dns_search_domains: Vec::new(),
-        extra_hosts: Vec::new(),
-        no_new_privileges: false,
-        interactive: false,
-        pseudo_terminal: false,
-        docker_labels: BTreeMap::new(),
-        ulimits: Vec::new(),
-        log: LogConfiguration { driver: LogDriver::JsonFile, options: BTreeMap::new() },
-        system_controls: Vec::new(),
-        linux: LinuxParameters::default(),
-    }
+    fixtures::container("web", "web:1")
 }
 
 fn task(container: ContainerDefinition, network_mode: NetworkMode) -> TaskDefinition {
-    TaskDefinition {
-        family: "web".into(),
-        network_mode,
-        containers: vec![container],
-        volumes: Vec::new(),
-        cpu: None,
-        memory: None,
-        requires_compatibilities: Vec::new(),
-        pid_mode: NamespaceMode::Private,
-        ipc_mode: NamespaceMode::Private,
-        tags: Vec::new(),
-        cpu_architecture: None,
-        task_role_arn: None,
-        execution_role_arn: None,
-        placement_constraints: Vec::new(),
-    }
+    TaskDefinition::of("web".into(), network_mode, vec![container])
 }
 
 fn root() -> User {

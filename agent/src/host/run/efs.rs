@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::blocking;
 use crate::engine::Task;
-use crate::host::chain;
+use crate::error::chain;
 use crate::host::hands::Hands;
 use crate::tmds::environment;
 use crate::volume::{self, Error, efs, nfs};

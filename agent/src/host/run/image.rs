@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::api::types::{PullEvent, PullPolicy};
 use crate::engine::Task;
-use crate::host::chain;
+use crate::error::chain;
 use crate::host::hands::Hands;
 use crate::image::Image;
 

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use protocol::monitor::{Call, FailureKind};
 
 use crate::engine::{Image, Task};
-use crate::host::chain;
+use crate::error::chain;
 use crate::host::hands::Hands;
 use crate::monitor::Error;
 

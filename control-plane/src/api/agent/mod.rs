@@ -10,7 +10,7 @@ use protocol::aws_json::ApiError;
 use protocol::ecs;
 
 use super::lookup;
-use super::{Answer, Context, Refusal, call, errors};
+use super::{Answer, Context, call, errors};
 use crate::model::Task;
 
 pub(super) async fn handle(cx: &Context, operation: &str, body: &[u8]) -> Option<Answer> {
@@ -97,17 +97,15 @@ async fn report(cx: &Context, change: &ecs::SubmitTaskStateChangeRequest) -> Res
         )));
     }
     let key = Task::key_of(&cx.region, &cluster, &id);
-    cx.state
-        .transact(|view, edit| {
-            if let Some(before) = view.tasks.get(&key) {
-                let definition = view.definitions.get(&before.definition.key(&before.region));
-                let definition = definition.map(|stored| &stored.definition);
-                if let Some(after) = apply::apply(before, definition, change, cx.now) {
-                    edit.update(before, &after);
-                }
+    cx.transact(|view, edit| {
+        if let Some(before) = view.tasks.get(&key) {
+            let definition = view.definitions.get(&before.definition.key(&before.region));
+            let definition = definition.map(|stored| &stored.definition);
+            if let Some(after) = apply::apply(before, definition, change, cx.now) {
+                edit.update(before, &after);
             }
-            Ok::<_, Refusal>(())
-        })
-        .await?;
-    Ok(())
+        }
+        Ok(())
+    })
+    .await
 }

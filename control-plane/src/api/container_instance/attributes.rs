@@ -9,8 +9,8 @@ use protocol::ecs;
 
 use super::{bump, key};
 use crate::api::page::page;
-use crate::api::{Context, Refusal, errors, lookup};
-use crate::model::{Instance, InstanceStatus};
+use crate::api::{Context, errors, lookup};
+use crate::model::Instance;
 use crate::state::{Stored, View};
 
 /// The most attributes that users can give an instance, and that one call names.
@@ -120,7 +120,7 @@ pub(super) async fn list(
     let found = view
         .instances
         .prefix(&prefix)
-        .filter(|(_, instance)| instance.status != InstanceStatus::Inactive)
+        .filter(|(_, instance)| instance.is_registered())
         .flat_map(|(key, instance)| {
             instance.attributes.iter().map(move |attribute| (key, instance, attribute))
         })
@@ -177,37 +177,33 @@ async fn change(
     given: &[ecs::Attribute],
     change: impl Fn(&mut Instance, &ecs::Attribute) -> Result<(), ApiError>,
 ) -> Result<Vec<ecs::Attribute>, ApiError> {
-    let attributes = cx
-        .state
-        .transact(|view, edit| {
-            let cluster = lookup::cluster(view, cx, cluster)?;
-            let mut changed: BTreeMap<String, (&Stored<Instance>, Instance)> = BTreeMap::new();
-            let mut attributes = Vec::new();
-            for attribute in given {
-                let target = attribute.target_id.as_deref().unwrap_or_default();
-                let before = find(view, cx, &cluster.name, target)?;
-                let (_, after) = changed
-                    .entry(before.id.clone())
-                    .or_insert_with(|| (before, before.value.clone()));
-                change(after, attribute)?;
-                attributes.push(ecs::Attribute {
-                    name: attribute.name.clone(),
-                    value: attribute.value.clone(),
-                    target_type: None,
-                    target_id: Some(before.arn(cx.account())),
-                });
+    cx.transact(|view, edit| {
+        let cluster = lookup::cluster(view, cx, cluster)?;
+        let mut changed: BTreeMap<String, (&Stored<Instance>, Instance)> = BTreeMap::new();
+        let mut attributes = Vec::new();
+        for attribute in given {
+            let target = attribute.target_id.as_deref().unwrap_or_default();
+            let before = find(view, cx, &cluster.name, target)?;
+            let (_, after) =
+                changed.entry(before.id.clone()).or_insert_with(|| (before, before.value.clone()));
+            change(after, attribute)?;
+            attributes.push(ecs::Attribute {
+                name: attribute.name.clone(),
+                value: attribute.value.clone(),
+                target_type: None,
+                target_id: Some(before.arn(cx.account())),
+            });
+        }
+        for (before, mut after) in changed.into_values() {
+            if after != before.value {
+                after.version += 1;
+                edit.update(before, &after);
+                bump(view, edit, &after);
             }
-            for (before, mut after) in changed.into_values() {
-                if after != before.value {
-                    after.version += 1;
-                    edit.update(before, &after);
-                    bump(view, edit, &after);
-                }
-            }
-            Ok::<_, Refusal>(attributes)
-        })
-        .await?;
-    Ok(attributes)
+        }
+        Ok(attributes)
+    })
+    .await
 }
 
 fn find<'v>(
@@ -222,7 +218,7 @@ fn find<'v>(
     let id = lookup::instance_id(cx, cluster, target)?;
     view.instances
         .get(&key(cx, cluster, &id))
-        .filter(|instance| instance.status != InstanceStatus::Inactive)
+        .filter(|instance| instance.is_registered())
         .ok_or_else(|| {
             ApiError::client(
                 "TargetNotFoundException",

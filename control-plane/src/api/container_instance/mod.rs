@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::lookup;
 use super::page::page;
-use super::{Answer, Context, Refusal, call, errors};
+use super::{Answer, Context, call, errors};
 use crate::model::{Guard, Instance, InstanceStatus, StopCode};
 use crate::scheduler::facts;
 use crate::scheduler::query::Expression;
@@ -103,7 +103,7 @@ async fn list(
         .prefix(&prefix)
         .filter(|(_, instance)| match status {
             Some(status) => instance.status.name() == status,
-            None => instance.status != InstanceStatus::Inactive,
+            None => instance.is_registered(),
         })
         .filter(|(key, instance)| {
             let host = view.hosts().get(key).unwrap_or(&nothing);
@@ -129,38 +129,35 @@ async fn update_state(
         }
     };
     let given = several(request.container_instances, MOST_UPDATED)?;
-    let answer = cx
-        .state
-        .transact(|view, edit| {
-            let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
-            let mut answer = ecs::UpdateContainerInstancesStateResponse::default();
-            let mut done = BTreeSet::new();
-            for given in &given {
-                let id = lookup::instance_id(cx, &cluster.name, given)?;
-                let Some(before) = view.instances.get(&key(cx, &cluster.name, &id)) else {
-                    answer.failures.push(failure(cx, &cluster.name, &id, "MISSING"));
-                    continue;
-                };
-                if before.status == InstanceStatus::Inactive {
-                    answer.failures.push(failure(cx, &cluster.name, &id, "INACTIVE"));
-                    continue;
-                }
-                let mut after = before.value.clone();
-                if after.status != status {
-                    after.status = status;
-                    after.version += 1;
-                    // Named twice, it is changed once.
-                    if done.insert(id) {
-                        edit.update(before, &after);
-                        bump(view, edit, &after);
-                    }
-                }
-                answer.container_instances.push(shape(cx, view, &after));
+    cx.transact(|view, edit| {
+        let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
+        let mut answer = ecs::UpdateContainerInstancesStateResponse::default();
+        let mut done = BTreeSet::new();
+        for given in &given {
+            let id = lookup::instance_id(cx, &cluster.name, given)?;
+            let Some(before) = view.instances.get(&key(cx, &cluster.name, &id)) else {
+                answer.failures.push(failure(cx, &cluster.name, &id, "MISSING"));
+                continue;
+            };
+            if !before.is_registered() {
+                answer.failures.push(failure(cx, &cluster.name, &id, "INACTIVE"));
+                continue;
             }
-            Ok::<_, Refusal>(answer)
-        })
-        .await?;
-    Ok(answer)
+            let mut after = before.value.clone();
+            if after.status != status {
+                after.status = status;
+                after.version += 1;
+                // Named twice, it is changed once.
+                if done.insert(id) {
+                    edit.update(before, &after);
+                    bump(view, edit, &after);
+                }
+            }
+            answer.container_instances.push(shape(cx, view, &after));
+        }
+        Ok(answer)
+    })
+    .await
 }
 
 async fn deregister(
@@ -170,17 +167,16 @@ async fn deregister(
     let given = one(request.container_instance)?;
     let force = request.force.unwrap_or(false);
     let instance = cx
-        .state
         .transact(|view, edit| {
             let before = find(view, cx, request.cluster.as_deref(), &given)?;
             let mut after = before.value.clone();
-            if after.status == InstanceStatus::Inactive {
+            if !after.is_registered() {
                 return Ok(shape(cx, view, &after));
             }
             let key = key(cx, &after.cluster, &after.id);
             let live: Vec<_> = view.tasks_on(&key).filter(|task| task.is_live()).collect();
             if !live.is_empty() && !force {
-                return Err(errors::invalid("Found running tasks on the instance.").into());
+                return Err(errors::invalid("Found running tasks on the instance."));
             }
             // They go on as orphans of which nothing is heard any more.
             for task in &live {
@@ -203,7 +199,7 @@ async fn deregister(
             shape.running_tasks_count = Some(0);
             shape.pending_tasks_count = Some(0);
             shape.remaining_resources = remaining(&after, &Host::default());
-            Ok::<_, Refusal>(shape)
+            Ok(shape)
         })
         .await?;
     Ok(ecs::DeregisterContainerInstanceResponse { container_instance: Some(instance) })
@@ -289,7 +285,7 @@ fn shape(cx: &Context, view: &View, instance: &Instance) -> ecs::ContainerInstan
     let nothing = Host::default();
     let key = key(cx, &instance.cluster, &instance.id);
     let host = view.hosts().get(&key).unwrap_or(&nothing);
-    let connected = host.connected && instance.status != InstanceStatus::Inactive;
+    let connected = host.connected && instance.is_registered();
     let count = |count: u32| Some(i32::try_from(count).unwrap_or(i32::MAX));
     let attributes = instance.attributes.iter().map(|(name, value)| ecs::Attribute {
         name: Some(name.clone()),

@@ -10,17 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::aws_json::ApiError;
 use protocol::ecs;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use super::{attributes, bump, shape};
-use crate::api::{Context, Refusal, errors, lookup};
+use crate::api::{Context, errors, lookup, token};
 use crate::model::{Entity, Guard, Instance, InstanceStatus, Resources, Token};
 use crate::state::{Edit, Stored, View};
 
 const OPERATION: &str = "RegisterContainerInstance";
 /// Agents send about 60.
 const MOST_ATTRIBUTES: usize = 500;
-const LONGEST_TOKEN: usize = 64;
 
 /// A registration, checked.
 struct Host {
@@ -41,9 +39,8 @@ pub(super) async fn register(
     let client_token = request.client_token.take();
     let host = Host::read(cx, &request)?;
     let new_id = uuid::Uuid::new_v4().simple().to_string();
-    let token = token(cx, &request, client_token)?;
+    let token = token::read(cx, OPERATION, client_token, &request)?;
     let instance = cx
-        .state
         .transact(|view, edit| {
             let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
             if let Some(token) = &token
@@ -75,7 +72,7 @@ pub(super) async fn register(
                     None => edit.create(&made),
                 }
             }
-            Ok::<_, Refusal>(answer(cx, view, &instance, &host))
+            Ok(answer(cx, view, &instance, &host))
         })
         .await?;
     Ok(ecs::RegisterContainerInstanceResponse { container_instance: Some(instance) })
@@ -92,29 +89,6 @@ fn answer(cx: &Context, view: &View, instance: &Instance, host: &Host) -> ecs::C
     shape
 }
 
-/// The token of the request, with nothing made yet.
-fn token(
-    cx: &Context,
-    request: &ecs::RegisterContainerInstanceRequest,
-    token: Option<String>,
-) -> Result<Option<Token>, ApiError> {
-    let Some(token) = token.filter(|token| !token.is_empty()) else { return Ok(None) };
-    if token.len() > LONGEST_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(errors::invalid(format!(
-            "clientToken should be at most {LONGEST_TOKEN} visible ASCII characters."
-        )));
-    }
-    let json = serde_json::to_vec(request).map_err(|error| ApiError::server(error.to_string()))?;
-    Ok(Some(Token {
-        region: cx.region.clone(),
-        operation: OPERATION.to_owned(),
-        token,
-        request: hex::encode(Sha256::digest(&json)),
-        made: Vec::new(),
-        created_at: cx.now,
-    }))
-}
-
 /// The instance that a request with this token made before, if it still is one.
 fn repeated<'v>(view: &'v View, token: &Token) -> Result<Option<&'v Stored<Instance>>, ApiError> {
     let Some(before) = view.tokens.get(&token.key()) else { return Ok(None) };
@@ -122,7 +96,7 @@ fn repeated<'v>(view: &'v View, token: &Token) -> Result<Option<&'v Stored<Insta
         return Err(errors::invalid("The clientToken was used before with other parameters."));
     }
     let instance = before.made.first().and_then(|key| view.instances.get(key));
-    Ok(instance.filter(|instance| instance.status != InstanceStatus::Inactive))
+    Ok(instance.filter(|instance| instance.is_registered()))
 }
 
 /// A host that has an ARN: it keeps its record, its status and its tasks.
@@ -141,7 +115,7 @@ fn again(
              its host to register it as a new one."
         ))
     })?;
-    if before.status == InstanceStatus::Inactive {
+    if !before.is_registered() {
         return Err(errors::invalid(format!(
             "Container instance {id} was deregistered; remove the agent's state on its host to \
              register it as a new one."

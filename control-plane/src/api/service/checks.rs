@@ -12,16 +12,36 @@ use crate::model::{CircuitBreaker, Scheduling};
 const MAX_DESIRED: i32 = 5000;
 
 /// Members that ask for what is not there.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Unsupported<'a> {
-    pub(super) load_balancers: Option<&'a Value>,
-    pub(super) service_registries: Option<&'a Value>,
-    pub(super) capacity_provider_strategy: Option<&'a Value>,
-    pub(super) vpc_lattice_configurations: Option<&'a Value>,
-    pub(super) service_connect_configuration: Option<&'a Value>,
-    pub(super) deployment_controller: Option<&'a ecs::DeploymentController>,
-    pub(super) deployment_configuration: Option<&'a ecs::DeploymentConfiguration>,
+    load_balancers: Option<&'a Value>,
+    service_registries: Option<&'a Value>,
+    capacity_provider_strategy: Option<&'a Value>,
+    vpc_lattice_configurations: Option<&'a Value>,
+    service_connect_configuration: Option<&'a Value>,
+    deployment_controller: Option<&'a ecs::DeploymentController>,
+    deployment_configuration: Option<&'a ecs::DeploymentConfiguration>,
 }
+
+macro_rules! members_of {
+    ($($request:ident),*) => {$(
+        impl<'a> From<&'a ecs::$request> for Unsupported<'a> {
+            fn from(request: &'a ecs::$request) -> Self {
+                Self {
+                    load_balancers: request.load_balancers.as_ref(),
+                    service_registries: request.service_registries.as_ref(),
+                    capacity_provider_strategy: request.capacity_provider_strategy.as_ref(),
+                    vpc_lattice_configurations: request.vpc_lattice_configurations.as_ref(),
+                    service_connect_configuration: request.service_connect_configuration.as_ref(),
+                    deployment_controller: request.deployment_controller.as_ref(),
+                    deployment_configuration: request.deployment_configuration.as_ref(),
+                }
+            }
+        }
+    )*};
+}
+
+members_of!(CreateServiceRequest, UpdateServiceRequest);
 
 impl Unsupported<'_> {
     /// # Errors

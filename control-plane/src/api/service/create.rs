@@ -5,10 +5,9 @@ use std::collections::VecDeque;
 
 use protocol::aws_json::ApiError;
 use protocol::ecs;
-use sha2::{Digest, Sha256};
 
 use super::super::task::checks as task_checks;
-use super::super::{Context, Refusal, errors, lookup};
+use super::super::{Context, errors, lookup, token};
 use super::checks::{self, Rolling, Unsupported};
 use super::describe::describe;
 use crate::model::{LaunchType, Scheduling, Service, ServiceStatus};
@@ -20,9 +19,8 @@ pub(super) async fn create(
     request: ecs::CreateServiceRequest,
 ) -> Result<ecs::CreateServiceResponse, ApiError> {
     let id = super::draw_deployment();
-    let answer: Result<_, Refusal> =
-        cx.state.transact(|view, edit| Ok(decide(view, cx, edit, &request, &id)?)).await;
-    Ok(ecs::CreateServiceResponse { service: Some(answer?) })
+    let service = cx.transact(|view, edit| decide(view, cx, edit, &request, &id)).await?;
+    Ok(ecs::CreateServiceResponse { service: Some(service) })
 }
 
 fn decide(
@@ -41,7 +39,7 @@ fn decide(
         ));
     }
     checks::token(request.client_token.as_deref())?;
-    let fingerprint = fingerprint(request, &cluster.name);
+    let fingerprint = fingerprint(request, &cluster.name)?;
     let before = view.services.get(&Service::key_of(&cx.region, &cluster.name, &name));
     match before.map(|before| before.status) {
         None | Some(ServiceStatus::Inactive) => {}
@@ -56,16 +54,7 @@ fn decide(
         }
     }
 
-    Unsupported {
-        load_balancers: request.load_balancers.as_ref(),
-        service_registries: request.service_registries.as_ref(),
-        capacity_provider_strategy: request.capacity_provider_strategy.as_ref(),
-        vpc_lattice_configurations: request.vpc_lattice_configurations.as_ref(),
-        service_connect_configuration: request.service_connect_configuration.as_ref(),
-        deployment_controller: request.deployment_controller.as_ref(),
-        deployment_configuration: request.deployment_configuration.as_ref(),
-    }
-    .check()?;
+    Unsupported::from(request).check()?;
     task_checks::supported(request.enable_execute_command, request.volume_configurations.as_ref())?;
     if request.role.as_deref().is_some_and(|role| !role.is_empty()) {
         return Err(errors::invalid(
@@ -150,12 +139,11 @@ fn decide(
 }
 
 /// Names a request: the same for the same request, however its cluster is written.
-fn fingerprint(request: &ecs::CreateServiceRequest, cluster: &str) -> String {
+fn fingerprint(request: &ecs::CreateServiceRequest, cluster: &str) -> Result<String, ApiError> {
     let plain = ecs::CreateServiceRequest {
         cluster: Some(cluster.to_owned()),
         client_token: None,
         ..request.clone()
     };
-    // A struct of strings, numbers, lists and JSON: writable.
-    hex::encode(Sha256::digest(serde_json::to_vec(&plain).unwrap_or_default()))
+    token::fingerprint(&plain)
 }

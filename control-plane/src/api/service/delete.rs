@@ -3,7 +3,7 @@
 use protocol::aws_json::ApiError;
 use protocol::ecs;
 
-use super::super::{Context, Refusal, errors};
+use super::super::{Context, errors};
 use super::describe::describe;
 use super::find;
 use crate::model::{Scheduling, Service, ServiceStatus};
@@ -13,9 +13,8 @@ pub(super) async fn delete(
     cx: &Context,
     request: ecs::DeleteServiceRequest,
 ) -> Result<ecs::DeleteServiceResponse, ApiError> {
-    let answer: Result<_, Refusal> =
-        cx.state.transact(|view, edit| Ok(decide(view, cx, edit, &request)?)).await;
-    Ok(ecs::DeleteServiceResponse { service: Some(answer?) })
+    let service = cx.transact(|view, edit| decide(view, cx, edit, &request)).await?;
+    Ok(ecs::DeleteServiceResponse { service: Some(service) })
 }
 
 fn decide(

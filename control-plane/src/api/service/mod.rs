@@ -16,11 +16,10 @@ mod update;
 mod tests;
 
 use protocol::aws_json::ApiError;
-use uuid::Uuid;
 
 use super::{Answer, Context, call, errors, lookup};
 use crate::model::Service;
-use crate::reconcile::draws::Draws;
+use crate::reconcile::drive;
 use crate::state::{Stored, View};
 
 pub(super) async fn handle(cx: &Context, operation: &str, body: &[u8]) -> Option<Answer> {
@@ -55,10 +54,5 @@ fn find<'v>(
 
 /// An id for a new deployment.
 fn draw_deployment() -> String {
-    let mut seed = [0; 32];
-    let halves = [Uuid::new_v4(), Uuid::new_v4()];
-    for (place, byte) in seed.iter_mut().zip(halves.iter().flat_map(Uuid::as_bytes)) {
-        *place = *byte;
-    }
-    Draws::new(seed).deployment()
+    drive::draws().deployment()
 }

@@ -2,31 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use jiff::Timestamp;
 use protocol::aws_json::ApiError;
 use serde_json::{Value, json};
 
 use crate::api::{self, Context};
-use crate::config::Config;
 use crate::model::{Definition, Family};
 use crate::scheduler::fixtures::{ACCOUNT, REGION, cluster, definition};
 use crate::state::{Error, testing};
 
 async fn context() -> (tempfile::TempDir, Context) {
     let (directory, state) = testing::open().await;
-    let config = Config {
-        account: ACCOUNT.to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        tls: None,
-        advertise: None,
-        data: directory.path().to_owned(),
-        lost_after: None,
-        settle: Duration::ZERO,
-        keep_stopped: Duration::from_secs(3600),
-    };
     let network = json!({"networkMode": "awsvpc"});
     let role = json!({"taskRoleArn": "arn:aws:iam::000000000000:role/nobody"});
     let done: Result<(), Error> = state
@@ -49,15 +35,8 @@ async fn context() -> (tempfile::TempDir, Context) {
         })
         .await;
     done.unwrap();
-    let context = Context {
-        state,
-        config: Arc::new(config),
-        access_key: "AKIATEST".to_owned(),
-        principal: "arn:aws:iam::000000000000:root".to_owned(),
-        region: REGION.to_owned(),
-        origin: "http://127.0.0.1".to_owned(),
-        now: Timestamp::now(),
-    };
+    let now = Timestamp::now();
+    let context = Context { now, ..api::testing::context(&state) };
     (directory, context)
 }
 

@@ -5,7 +5,7 @@ use protocol::aws_json::ApiError;
 use protocol::ecs;
 
 use super::super::task::checks as task_checks;
-use super::super::{Context, Refusal, errors, lookup};
+use super::super::{Context, errors, lookup};
 use super::checks::{self, Rolling, Unsupported};
 use super::describe::describe;
 use super::find;
@@ -18,9 +18,8 @@ pub(super) async fn update(
     request: ecs::UpdateServiceRequest,
 ) -> Result<ecs::UpdateServiceResponse, ApiError> {
     let id = super::draw_deployment();
-    let answer: Result<_, Refusal> =
-        cx.state.transact(|view, edit| Ok(decide(view, cx, edit, &request, &id)?)).await;
-    Ok(ecs::UpdateServiceResponse { service: Some(answer?) })
+    let service = cx.transact(|view, edit| decide(view, cx, edit, &request, &id)).await?;
+    Ok(ecs::UpdateServiceResponse { service: Some(service) })
 }
 
 fn decide(
@@ -34,16 +33,7 @@ fn decide(
     if before.status != ServiceStatus::Active {
         return Err(ApiError::client("ServiceNotActiveException", "Service was not ACTIVE."));
     }
-    Unsupported {
-        load_balancers: request.load_balancers.as_ref(),
-        service_registries: request.service_registries.as_ref(),
-        capacity_provider_strategy: request.capacity_provider_strategy.as_ref(),
-        vpc_lattice_configurations: request.vpc_lattice_configurations.as_ref(),
-        service_connect_configuration: request.service_connect_configuration.as_ref(),
-        deployment_controller: request.deployment_controller.as_ref(),
-        deployment_configuration: request.deployment_configuration.as_ref(),
-    }
-    .check()?;
+    Unsupported::from(request).check()?;
     task_checks::supported(request.enable_execute_command, request.volume_configurations.as_ref())?;
     let mut service = before.value.clone();
     change(&mut service, request)?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::super::lookup::quoted;
 use super::super::{Context, errors};
 use crate::model::{Cluster, Definition, LATEST_PLATFORM, LaunchType, PLATFORM, Role};
-use crate::scheduler::{Constraints, Strategy, execution_role, task_cpu, task_memory, task_role};
+use crate::scheduler::{Constraints, Strategy, missing_role, task_cpu, task_memory};
 use crate::state::View;
 
 /// Longest `overrides`, in characters of JSON.
@@ -242,20 +242,9 @@ pub(crate) fn roles(
     definition: &Definition,
     overrides: &ecs::TaskOverride,
 ) -> Result<(), ApiError> {
-    let account = cx.account();
-    let named =
-        [task_role(account, definition, overrides), execution_role(account, definition, overrides)];
-    for arn in named.into_iter().flatten() {
-        if Role::find(view, account, &arn).is_none() {
-            return Err(errors::client(format!(
-                "ECS was unable to assume the role '{}' that was provided for this task. Please \
-                 verify that the role being passed has the proper trust relationship and \
-                 permissions and that your IAM user has permissions to pass this role.",
-                arn.chars().take(300).collect::<String>()
-            )));
-        }
-    }
-    Ok(())
+    let Some(arn) = missing_role(view, cx.account(), definition, overrides) else { return Ok(()) };
+    let shown: String = arn.chars().take(300).collect();
+    Err(errors::client(Role::cannot_be_assumed(&shown)))
 }
 
 /// The overrides name what is there, and leave a task that can run.

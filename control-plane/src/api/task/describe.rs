@@ -9,7 +9,8 @@ use serde_json::json;
 use super::super::{Context, lookup};
 use super::identifiers;
 use crate::model::{
-    Connection, Definition, Instance, LaunchType, Task, TaskContainer, TaskInterface, TaskStatus,
+    Cluster, Connection, Definition, Instance, LaunchType, Task, TaskContainer, TaskInterface,
+    TaskStatus,
 };
 use crate::state::View;
 
@@ -39,7 +40,7 @@ pub(super) async fn tasks(
 
 /// A task that is not there, as `failures` lists it.
 pub(super) fn missing(cx: &Context, cluster: &str, id: &str) -> ecs::Failure {
-    let arn = format!("arn:aws:ecs:{}:{}:task/{cluster}/{id}", cx.region, cx.account());
+    let arn = Task::arn_of(&cx.region, cx.account(), cluster, id);
     ecs::Failure { arn: Some(arn), reason: Some("MISSING".to_owned()), detail: None }
 }
 
@@ -65,10 +66,7 @@ pub(crate) fn describe(task: &Task, cx: &Context, view: &View, include_tags: boo
             .collect(),
         availability_zone: attribute(crate::state::ZONE),
         capacity_provider_name: None,
-        cluster_arn: Some(format!(
-            "arn:aws:ecs:{}:{account}:cluster/{}",
-            task.region, task.cluster
-        )),
+        cluster_arn: Some(Cluster::arn_of(&task.region, account, &task.cluster)),
         connectivity,
         connectivity_at,
         container_instance_arn: (!is_fargate)
@@ -181,10 +179,7 @@ fn container(
         .as_ref()
         .and_then(|interface| Some((interface, interface.private_address.as_ref()?)));
     ecs::Container {
-        container_arn: Some(format!(
-            "arn:aws:ecs:{}:{account}:container/{}/{}/{}",
-            task.region, task.cluster, task.id, container.id
-        )),
+        container_arn: Some(task.container_arn(account, container)),
         task_arn: Some(task.arn(account)),
         name: Some(container.name.clone()),
         image: Some(container.image.clone()),

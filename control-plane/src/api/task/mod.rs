@@ -12,6 +12,7 @@ mod protect;
 mod run;
 mod start;
 mod stop;
+mod wanted;
 
 #[cfg(test)]
 mod tests;

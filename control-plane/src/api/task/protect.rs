@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use protocol::aws_json::ApiError;
 use protocol::ecs;
 
-use super::super::{Context, Refusal, errors, lookup};
+use super::super::{Context, errors, lookup};
 use super::describe::missing;
 use super::identifiers;
 use crate::model::{Desired, Service, Task};
@@ -39,43 +39,40 @@ pub(super) async fn update(
         .checked_add(SignedDuration::from_mins(i64::from(minutes)))
         .map_err(|error| ApiError::server(error.to_string()))?;
     let until = is_enabled.then_some(until);
-    let answer: Result<_, Refusal> = cx
-        .state
-        .transact(|view, edit| {
-            let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
-            let mut answer = ecs::UpdateTaskProtectionResponse::default();
-            let mut newly: Vec<&Task> = Vec::new();
-            for given in &given {
-                let id = lookup::task_id(cx, &cluster.name, given)?;
-                let key = Task::key_of(&cx.region, &cluster.name, &id);
-                let Some(before) = view.tasks.get(&key) else {
-                    answer.failures.push(missing(cx, &cluster.name, &id));
-                    continue;
-                };
-                if newly.iter().any(|task| task.id == id) {
-                    continue;
-                }
-                if let Err((reason, detail)) = protectable(view, before, &newly, until, cx.now) {
-                    answer.failures.push(failure(before, cx, reason, &detail));
-                    continue;
-                }
-                if until.is_some() {
-                    // Of two that count what is protected, one has to count again.
-                    if let Some(service) = service(view, before) {
-                        edit.update(service, &service.value);
-                    }
-                }
-                newly.push(before);
-                let mut task = before.value.clone();
-                task.protected_until = until;
-                task.version += 1;
-                edit.update(before, &task);
-                answer.protected_tasks.push(shown(&task, cx));
+    cx.transact(|view, edit| {
+        let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
+        let mut answer = ecs::UpdateTaskProtectionResponse::default();
+        let mut newly: Vec<&Task> = Vec::new();
+        for given in &given {
+            let id = lookup::task_id(cx, &cluster.name, given)?;
+            let key = Task::key_of(&cx.region, &cluster.name, &id);
+            let Some(before) = view.tasks.get(&key) else {
+                answer.failures.push(missing(cx, &cluster.name, &id));
+                continue;
+            };
+            if newly.iter().any(|task| task.id == id) {
+                continue;
             }
-            Ok(answer)
-        })
-        .await;
-    Ok(answer?)
+            if let Err((reason, detail)) = protectable(view, before, &newly, until, cx.now) {
+                answer.failures.push(failure(before, cx, reason, &detail));
+                continue;
+            }
+            if until.is_some() {
+                // Of two that count what is protected, one has to count again.
+                if let Some(service) = service(view, before) {
+                    edit.update(service, &service.value);
+                }
+            }
+            newly.push(before);
+            let mut task = before.value.clone();
+            task.protected_until = until;
+            task.version += 1;
+            edit.update(before, &task);
+            answer.protected_tasks.push(shown(&task, cx));
+        }
+        Ok(answer)
+    })
+    .await
 }
 
 /// Without tasks: the protected ones of the cluster.

@@ -3,10 +3,9 @@
 use protocol::aws_json::ApiError;
 use protocol::ecs;
 
-use super::super::{Context, Refusal, errors, lookup};
+use super::super::{Context, errors, lookup};
 use super::describe;
-use crate::model::{Connection, Instance, InstanceStatus, StopCode, Task};
-use crate::state::View;
+use crate::model::{Connection, Instance, StopCode, Task};
 
 /// Longest reason, in characters.
 const MAX_REASON: usize = 1024;
@@ -24,47 +23,32 @@ pub(super) async fn stop(
         return Err(errors::invalid(format!("reason can have at most {MAX_REASON} characters.")));
     }
     let reason = reason.unwrap_or("Task stopped by user");
-    let answer: Result<_, Refusal> = cx
-        .state
-        .transact(|view, edit| {
-            let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
-            let id = lookup::task_id(cx, &cluster.name, given)?;
-            let before = view
-                .tasks
-                .get(&Task::key_of(&cx.region, &cluster.name, &id))
-                .ok_or_else(|| errors::invalid("The referenced task was not found."))?;
-            let mut task = before.value.clone();
-            task.stop(StopCode::UserInitiated, reason.to_owned(), cx.now);
-            if is_out_of_reach(view, &task) {
+    cx.transact(|view, edit| {
+        let cluster = lookup::cluster(view, cx, request.cluster.as_deref())?;
+        let id = lookup::task_id(cx, &cluster.name, given)?;
+        let before = view
+            .tasks
+            .get(&Task::key_of(&cx.region, &cluster.name, &id))
+            .ok_or_else(|| errors::invalid("The referenced task was not found."))?;
+        let mut task = before.value.clone();
+        task.stop(StopCode::UserInitiated, reason.to_owned(), cx.now);
+        // Nobody will ever report that it has stopped if its instance is gone, or has never heard of
+        // it and is away. Should it have heard after all, its session tells it when it is back.
+        let instance = Instance::key_of(&task.region, &task.cluster, &task.instance);
+        match view.instances.get(&instance).filter(|instance| instance.is_registered()) {
+            None => task.end(cx.now),
+            Some(instance) if task.delivered.is_none() && !view.is_connected(instance) => {
                 task.end(cx.now);
                 // An agent that connects meanwhile gets the task, and has to stop it.
-                let instance = Instance::key_of(&task.region, &task.cluster, &task.instance);
-                if view
-                    .instances
-                    .get(&instance)
-                    .is_some_and(|i| i.status != InstanceStatus::Inactive)
-                {
-                    let connection =
-                        Connection::key_of(&task.region, &task.cluster, &task.instance);
-                    edit.depend_on_absence(connection);
-                }
+                let connection = Connection::key_of(&task.region, &task.cluster, &task.instance);
+                edit.depend_on_absence(connection);
             }
-            if task != before.value {
-                edit.update(before, &task);
-            }
-            Ok(ecs::StopTaskResponse { task: Some(describe(&task, cx, view, true)) })
-        })
-        .await;
-    Ok(answer?)
-}
-
-/// Nobody will ever report that it has stopped: its instance is gone, or has never heard of it and is
-/// away. Should it have heard after all, its session tells it to stop when it is back.
-fn is_out_of_reach(view: &View, task: &Task) -> bool {
-    let key = Instance::key_of(&task.region, &task.cluster, &task.instance);
-    match view.instances.get(&key) {
-        None => true,
-        Some(instance) if instance.status == InstanceStatus::Inactive => true,
-        Some(instance) => task.delivered.is_none() && !view.is_connected(instance),
-    }
+            Some(_) => {}
+        }
+        if task != before.value {
+            edit.update(before, &task);
+        }
+        Ok(ecs::StopTaskResponse { task: Some(describe(&task, cx, view, true)) })
+    })
+    .await
 }

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::super::testing::context;
 use super::super::{Context, ecs};
-use crate::config::Config;
 use crate::model::{
-    Connection, Definition, Desired, Entity, Guard, Health, Instance, InstanceStatus, LaunchType,
-    Role, Scheduling, Service, ServiceStatus, Task, TaskStatus,
+    Connection, Definition, Desired, Entity, Guard, Health, Instance, InstanceStatus, Role,
+    Service, Task, TaskStatus,
 };
 use crate::scheduler::EXTERNAL;
 use crate::scheduler::fixtures::{
@@ -29,25 +28,7 @@ impl Setup {
     /// With connected instances, one per zone that is given.
     async fn new(zones: &[&str]) -> Self {
         let (directory, state) = testing::open().await;
-        let config = Config {
-            account: ACCOUNT.to_owned(),
-            listen: "127.0.0.1:0".parse().unwrap(),
-            tls: None,
-            advertise: None,
-            data: directory.path().to_owned(),
-            lost_after: None,
-            settle: Duration::ZERO,
-            keep_stopped: Duration::from_secs(3600),
-        };
-        let cx = Context {
-            state,
-            config: Arc::new(config),
-            access_key: "AKIATEST".to_owned(),
-            principal: format!("arn:aws:iam::{ACCOUNT}:user/tests"),
-            region: REGION.to_owned(),
-            origin: "http://127.0.0.1".to_owned(),
-            now: at(100),
-        };
+        let cx = Context { now: at(100), ..context(&state) };
         let setup = Self { cx, _directory: directory };
         setup.put(&cluster()).await;
         for (number, zone) in (0..).zip(zones) {
@@ -559,29 +540,8 @@ fn service(name: &str, desired_count: u32) -> Service {
         region: REGION.to_owned(),
         cluster: CLUSTER.to_owned(),
         name: name.to_owned(),
-        status: ServiceStatus::Active,
-        scheduling: Scheduling::Replica,
-        desired_count,
-        launch_type: LaunchType::Ec2,
-        platform_version: None,
-        constraints: Vec::new(),
-        strategy: Vec::new(),
-        minimum_healthy_percent: 100,
-        maximum_percent: 200,
-        circuit_breaker: None,
-        health_check_grace_period: None,
-        enable_execute_command: false,
-        enable_ecs_managed_tags: false,
-        propagate_tags: "NONE".to_owned(),
-        availability_zone_rebalancing: None,
         deployments: Vec::new(),
-        last_completed: None,
-        events: Default::default(),
-        tags: Vec::new(),
-        request: String::new(),
-        created_at: at(0),
-        created_by: String::new(),
-        inactive_at: None,
+        ..crate::reconcile::testing::service(desired_count, 100, 200)
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::lookup;
 use super::page::page;
-use super::{Answer, Context, Refusal, call, errors};
+use super::{Answer, Context, call, errors};
 use crate::model::{Definition, DefinitionName, DefinitionStatus, Entity, Family};
 use crate::state::{Stored, View};
 
@@ -124,7 +124,6 @@ async fn deregister(
         return Err(errors::client("Revision is missing."));
     }
     let definition = cx
-        .state
         .transact(|view, edit| {
             let before = lookup::definition(view, cx, &given)?;
             let mut after = before.value.clone();
@@ -133,7 +132,7 @@ async fn deregister(
                 after.deregistered_at = Some(cx.now);
                 edit.update(before, &after);
             }
-            Ok::<_, Refusal>(shape(cx, &after))
+            Ok(shape(cx, &after))
         })
         .await?;
     Ok(json!({"taskDefinition": definition}))
@@ -155,40 +154,37 @@ async fn delete(
             "Task definitions cannot have more than {MOST_DELETED} elements."
         )));
     }
-    let answer = cx
-        .state
-        .transact(|view, edit| {
-            let mut deleted = Vec::new();
-            let mut failures = Vec::new();
-            let mut done: Vec<DefinitionName> = Vec::new();
-            for given in &given {
-                let before = match deletable(view, cx, given) {
-                    Ok(before) => before,
-                    Err(reason) => {
-                        failures.push(ecs::Failure {
-                            arn: Some(given.clone()),
-                            reason: Some(reason.to_owned()),
-                            detail: None,
-                        });
-                        continue;
-                    }
-                };
-                let mut after = before.value.clone();
-                if after.status != DefinitionStatus::DeleteInProgress {
-                    after.status = DefinitionStatus::DeleteInProgress;
-                    after.delete_requested_at = Some(cx.now);
-                    // Named twice, it is changed once.
-                    if !done.contains(&after.name()) {
-                        done.push(after.name());
-                        edit.update(before, &after);
-                    }
+    cx.transact(|view, edit| {
+        let mut deleted = Vec::new();
+        let mut failures = Vec::new();
+        let mut done: Vec<DefinitionName> = Vec::new();
+        for given in &given {
+            let before = match deletable(view, cx, given) {
+                Ok(before) => before,
+                Err(reason) => {
+                    failures.push(ecs::Failure {
+                        arn: Some(given.clone()),
+                        reason: Some(reason.to_owned()),
+                        detail: None,
+                    });
+                    continue;
                 }
-                deleted.push(shape(cx, &after));
+            };
+            let mut after = before.value.clone();
+            if after.status != DefinitionStatus::DeleteInProgress {
+                after.status = DefinitionStatus::DeleteInProgress;
+                after.delete_requested_at = Some(cx.now);
+                // Named twice, it is changed once.
+                if !done.contains(&after.name()) {
+                    done.push(after.name());
+                    edit.update(before, &after);
+                }
             }
-            Ok::<_, Refusal>(json!({"taskDefinitions": deleted, "failures": failures}))
-        })
-        .await?;
-    Ok(answer)
+            deleted.push(shape(cx, &after));
+        }
+        Ok(json!({"taskDefinitions": deleted, "failures": failures}))
+    })
+    .await
 }
 
 /// The definition if it can be deleted, else why not.

@@ -7,7 +7,7 @@ use protocol::taskdef::{self, NetworkMode, TaskDefinition};
 use serde_json::{Map, Value, json};
 
 use super::{attributes, shape};
-use crate::api::{Answer, Context, Refusal, errors, lookup};
+use crate::api::{Answer, Context, errors, lookup};
 use crate::model::{Definition, DefinitionStatus, Family};
 use crate::scheduler::query::Expression;
 
@@ -69,7 +69,6 @@ async fn decide(cx: &Context, body: &[u8]) -> Result<Value, ApiError> {
         tags,
     };
     let described = cx
-        .state
         .transact(|view, edit| {
             let before = view.families.get(&Family::key_of(&cx.region, &new.family));
             let last = before.map_or(0, |family| family.last_revision);
@@ -86,7 +85,7 @@ async fn decide(cx: &Context, body: &[u8]) -> Result<Value, ApiError> {
                 None => edit.create(&family),
             }
             edit.create(&new);
-            Ok::<_, Refusal>(shape(cx, &new))
+            Ok(shape(cx, &new))
         })
         .await?;
     Ok(json!({"taskDefinition": described, "tags": new.tags}))

@@ -15,7 +15,7 @@ use crate::model::{
     Connection, Desired, Entity, Instance, InstanceStatus, StopCode, Task, TaskStatus,
 };
 use crate::scheduler::fixtures::{
-    ACCOUNT, CLUSTER, REGION, cluster, connection, definition, guard, id, instance,
+    CLUSTER, REGION, cluster, connection, definition, guard, id, instance,
 };
 use crate::state::{Error, State, View, testing};
 
@@ -34,14 +34,9 @@ struct Plane {
 async fn plane(instances: u32) -> Plane {
     let (directory, state) = testing::open().await;
     let config = Arc::new(Config {
-        account: ACCOUNT.to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        tls: None,
-        advertise: None,
-        data: directory.path().to_owned(),
         lost_after: Some(Duration::from_millis(300)),
         settle: Duration::from_millis(50),
-        keep_stopped: Duration::from_secs(3600),
+        ..api::testing::config()
     });
     write(&state, |_, edit| {
         edit.create(&cluster());
@@ -120,13 +115,9 @@ async fn agents(state: Arc<State>) {
 impl Plane {
     async fn call(&self, operation: &str, request: Value) -> Result<Value, String> {
         let context = Context {
-            state: Arc::clone(&self.state),
             config: Arc::clone(&self.config),
-            access_key: "AKIATEST".to_owned(),
-            principal: "arn:aws:iam::000000000000:root".to_owned(),
-            region: REGION.to_owned(),
-            origin: "http://127.0.0.1".to_owned(),
             now: Timestamp::now(),
+            ..api::testing::context(&self.state)
         };
         let answer = api::ecs(&context, operation, &serde_json::to_vec(&request).unwrap()).await;
         answer.map(|body| serde_json::from_slice(&body).unwrap()).map_err(|error| error.to_string())

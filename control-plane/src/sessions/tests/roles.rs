@@ -139,17 +139,7 @@ async fn credentials_are_sent_until_confirmed_and_renewed_before_they_end() {
 #[tokio::test]
 async fn keys_of_people_are_not_swept() {
     let world = world(QUIET).await;
-    let key = AccessKey {
-        id: "AKIAEXAMPLE".to_owned(),
-        secret: "s".to_owned(),
-        session_token: None,
-        principal: String::new(),
-        allow: Vec::new(),
-        created_at: Timestamp::now(),
-        expires_at: None,
-        description: None,
-        task: None,
-    };
+    let key = fixtures::access_key("AKIAEXAMPLE");
     change(&world.state, |edit, _| edit.put(&key)).await;
     credentials::sweep(&world.state).await.unwrap();
     assert_eq!(keys(&world), [key]);

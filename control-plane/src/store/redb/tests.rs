@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
+use protocol::error::chain;
+
 use super::super::conformance::{self, Subject, put};
 use super::*;
 
@@ -34,16 +36,6 @@ impl Subject for InDirectory {
 
 mod suite {
     super::conformance::suite!(super::InDirectory::new());
-}
-
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn transaction(key: &str, bytes: usize) -> Transaction {

@@ -22,7 +22,7 @@ pub(crate) struct Current {
 pub(crate) fn writes(resources: &Resources, current: Option<Current>) -> Result<Vec<Write>, Error> {
     let mut list = Vec::new();
     if !resources.unified.is_empty() {
-        return Err(invalid("unified", "this host runs its controllers on cgroup v1"));
+        return Err(invalid("unified", "invalid configuration: cannot use unified on cgroup v1"));
     }
     cpuset(&resources.cpu, &mut list);
     cpu(&resources.cpu, current.is_some(), &mut list)?;

@@ -80,8 +80,8 @@ fn cve_2025_31133_a_swapped_dev_null_does_not_decide_what_masks() {
 
 /// Runs commands in a mount namespace of their own, in which `set_up` has mounted things; then the
 /// runtime runs the bundle there.
-fn run_among(bundle: &Bundle, set_up: &str) -> Output {
-    let command = bundle.command(&["run", &bundle.id]);
+fn run_among(bundle: &Bundle, options: &[&str], set_up: &str) -> Output {
+    let command = bundle.command(&[&["run"], options, &[bundle.id.as_str()]].concat());
     let script = format!("set -e; {set_up}; exec \"$@\"");
     let mut shell = Command::new("unshare");
     shell.args(["--mount", "sh", "-c", &script, "sh"]).arg(runtime());
@@ -107,7 +107,7 @@ fn cve_2025_52881_a_sysctl_is_not_written_to_what_is_mounted_over_it() {
             .unwrap();
         std::fs::write(&file, "untouched").unwrap();
         let mount = format!("mount --bind {}/{over} /proc/{over}", fake.display());
-        let output = run_among(&bundle, &mount);
+        let output = run_among(&bundle, &[], &mount);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         // The file of another ipc namespace may be another file to the kernel, not mounted over.
         let written = output.status.success() && output.stdout == b"77\n";
@@ -173,7 +173,23 @@ fn cve_2025_52881_a_proc_that_is_none_is_refused() {
          mkdir -p {0}/upper; mount --rbind /proc {0}/upper; mount --bind {0} /proc",
         fake.display()
     );
-    let output = run_among(&bundle, &set_up);
+    let output = run_among(&bundle, &[], &set_up);
     assert!(!output.status.success());
     assert_eq!(bundle.left(), [""; 0]);
+}
+
+/// Without pivot_root the host's mounts stay below the container's. With a procfs among them, even one below another, the
+/// kernel would let a user namespace of the container mount its own, without masks.
+#[test]
+fn no_procfs_of_the_host_is_left_without_a_pivot() {
+    let script = "/bin/busybox unshare -mrpf sh -c 'mount -t proc none /tmp && echo bare'";
+    let bundle = Bundle::new(script);
+    let other = bundle.beside().join("other proc");
+    std::fs::create_dir(&other).unwrap();
+    let set_up = format!("mount -t proc proc '{}'; mount -t proc proc /proc", other.display());
+    let output = run_among(&bundle, &["--no-pivot"], &set_up);
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!(stdout, "", "{stderr}");
+    assert!(stderr.contains("permission denied"), "{stderr}");
 }

@@ -4,32 +4,15 @@ use protocol::time::EpochSeconds;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{DefinitionName, Health, LaunchType, Reserved, TaskInterface};
+use crate::model::{Definition, TaskInterface};
+use crate::scheduler::fixtures;
 
-fn definition() -> TaskDefinition {
-    protocol::taskdef::from_value(&json!({
-        "family": "f",
-        "containerDefinitions": [
-            {"name": "web", "image": "i", "memory": 8},
-            {"name": "side", "image": "i", "memory": 8, "essential": false},
-        ],
-    }))
-    .unwrap()
-}
-
-fn container(name: &str) -> TaskContainer {
-    TaskContainer {
-        id: "0".to_owned(),
-        name: name.to_owned(),
-        image: "i".to_owned(),
-        last: ContainerStatus::Pending,
-        exit_code: None,
-        reason: None,
-        runtime_id: None,
-        image_digest: None,
-        network_bindings: Vec::new(),
-        health: Health::Unknown,
-    }
+fn definition() -> Definition {
+    let containers = json!([
+        {"name": "web", "image": "i", "memory": 8},
+        {"name": "side", "image": "i", "memory": 8, "essential": false},
+    ]);
+    fixtures::definition("f", json!({}), json!({"containerDefinitions": containers}))
 }
 
 fn at(seconds: i64) -> Timestamp {
@@ -38,49 +21,16 @@ fn at(seconds: i64) -> Timestamp {
 
 fn task() -> Task {
     Task {
-        region: "r".to_owned(),
-        cluster: "c".to_owned(),
-        id: "0".repeat(32),
-        definition: DefinitionName { family: "f".to_owned(), revision: 1 },
-        instance: "1".repeat(32),
-        launch_type: LaunchType::Ec2,
-        group: "family:f".to_owned(),
-        started_by: None,
-        service: None,
-        deployment: None,
-        overrides: ecs::TaskOverride::default(),
-        reserved: Reserved::default(),
-        task_role_arn: None,
-        execution_role_arn: None,
-        network_configuration: None,
-        interface: None,
-        desired: Desired::Running,
-        last: TaskStatus::Pending,
-        containers: vec![container("web"), container("side")],
-        health: Health::Unknown,
         delivered: Some(Desired::Running),
-        stop_code: None,
-        stopped_reason: None,
         created_at: at(0),
-        pull_started_at: None,
-        pull_stopped_at: None,
-        started_at: None,
-        stopping_at: None,
-        execution_stopped_at: None,
-        stopped_at: None,
-        protected_until: None,
-        tags: Vec::new(),
-        enable_execute_command: false,
-        platform_version: None,
-        accounted: false,
-        version: 1,
+        ..fixtures::task(&definition(), &fixtures::id(1), "family:f", 0)
     }
 }
 
 /// The task after a report at this second, as on the wire.
 fn after(task: &Task, second: i64, change: Value) -> Option<Task> {
     let change = serde_json::from_value(change).unwrap();
-    apply(task, Some(&definition()), &change, at(second))
+    apply(task, Some(&definition().definition), &change, at(second))
 }
 
 #[test]
