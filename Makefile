@@ -10,10 +10,7 @@ UNITDIR ?= /etc/systemd/system
 # The crash tests' daemons kill themselves at named points; what is shipped has none of them.
 POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoints
 
-<<<<<<< HEAD
-.PHONY: build setup setup-test setup-vm demo test test-vm lint bench install install-files deb clean
-=======
-.PHONY: build setup setup-test setup-suites demo test test-oci test-suites lint bench install clean
+.PHONY: build setup setup-test setup-suites setup-vm demo test test-oci test-suites test-vm lint bench install install-files deb clean
 
 # The three binaries, release-built. The runtime is static: it starts in two thirds of the time. To be
 # small it has packed relocations (94 kB less), no tables for unwinding (330 kB), and one copy of
@@ -23,7 +20,6 @@ SMALL := -C target-feature=+crt-static -C force-unwind-tables=no -C llvm-args=-e
     -C link-arg=-Wl,-z,pack-relative-relocs,--no-eh-frame-hdr,-T,$(CURDIR)/runtime/link.ld
 # It begins before the C library does (runtime/src/sys/entry.rs); and this linker folds equal functions.
 SMALL += $(if $(filter x86_64-%,$(TARGET)),-C link-arg=-Wl$(comma)-e$(comma)lighter_start$(comma)--icf=all)
->>>>>>> next
 
 build:
 	LIGHTER_COMMIT="$(COMMIT)" RUSTFLAGS="$(SMALL)" cargo build --locked --profile runtime -p runtime \
@@ -38,13 +34,11 @@ setup:
 setup-test:
 	.ci/setup test
 
-<<<<<<< HEAD
-setup-vm:
-	.ci/setup vm
-=======
 setup-suites:
 	.ci/setup suites
->>>>>>> next
+
+setup-vm:
+	.ci/setup vm
 
 demo: setup build
 	examples/demo.sh $(DIST)
@@ -63,21 +57,20 @@ test: lint build
 	LIGHTER_DIST=$(CURDIR)/$(DIST) LIGHTER_FAILPOINTS=$(CURDIR)/target/debug \
 	    cargo nextest run --locked --workspace $(POINTS)
 
-<<<<<<< HEAD
-# The tests whose results depend on the host, in machines of our own: pure cgroup v2, systemd, NFS.
-test-vm: setup-vm deb
-	cargo build --locked --workspace --bins --tests $(POINTS)
-	LIGHTER_POINTS="$(POINTS)" tests/vm/suite
-=======
 # The runtime under containerd, Podman and Docker, and runc beside it: a table of both. With
 # RUNTIME=runc (or another runtime's path) that one alone.
 test-oci: setup-test build
 	cargo build --locked -p tests --tests
 	LIGHTER_DIST=$(CURDIR)/$(DIST) tests/oci.sh $(RUNTIME)
+
 # The suites of runc and crun on them and on lighter-runtime, side by side; SUITES is one of them, or both.
 test-suites: setup-suites build
 	LIGHTER_DIST=$(CURDIR)/$(DIST) tests/suites/run $(SUITES)
->>>>>>> next
+
+# The tests whose results depend on the host, in machines of our own: pure cgroup v2, systemd, NFS.
+test-vm: setup-vm deb
+	cargo build --locked --workspace --bins --tests $(POINTS)
+	LIGHTER_POINTS="$(POINTS)" tests/vm/suite
 
 bench: setup-test build
 	LIGHTER_DIST=$(CURDIR)/$(DIST) benches/run.sh $(BENCH)
