@@ -6,10 +6,11 @@ DIST    := target/dist
 COMMIT  := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 PREFIX  ?= /usr/local
 DESTDIR ?=
+UNITDIR ?= /etc/systemd/system
 # The crash tests' daemons kill themselves at named points; what is shipped has none of them.
 POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoints
 
-.PHONY: build setup setup-test setup-suites demo test test-oci test-suites lint bench install clean
+.PHONY: build setup setup-test setup-suites setup-vm demo test test-oci test-suites test-vm lint bench install install-files deb clean
 
 # The three binaries, release-built. The runtime is static: it starts in two thirds of the time. To be
 # small it has packed relocations (94 kB less), no tables for unwinding (330 kB), and one copy of
@@ -36,6 +37,9 @@ setup-test:
 setup-suites:
 	.ci/setup suites
 
+setup-vm:
+	.ci/setup vm
+
 demo: setup build
 	examples/demo.sh $(DIST)
 
@@ -58,20 +62,33 @@ test: lint build
 test-oci: setup-test build
 	cargo build --locked -p tests --tests
 	LIGHTER_DIST=$(CURDIR)/$(DIST) tests/oci.sh $(RUNTIME)
+
 # The suites of runc and crun on them and on lighter-runtime, side by side; SUITES is one of them, or both.
 test-suites: setup-suites build
 	LIGHTER_DIST=$(CURDIR)/$(DIST) tests/suites/run $(SUITES)
 
+# The tests whose results depend on the host, in machines of our own: pure cgroup v2, systemd, NFS.
+test-vm: setup-vm deb
+	cargo build --locked --workspace --bins --tests $(POINTS)
+	LIGHTER_POINTS="$(POINTS)" tests/vm/suite
+
 bench: setup-test build
 	LIGHTER_DIST=$(CURDIR)/$(DIST) benches/run.sh $(BENCH)
 
-install: build
+install: build install-files
+
+# What `install` and the package have in common; the binaries are there.
+install-files:
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(DIST)/lighter $(DIST)/lighter-runtime $(DIST)/lighter-control-plane
 	for unit in systemd/*.service; do \
 	    sed 's|/usr/local/bin|$(PREFIX)/bin|g' "$$unit" | \
-	        install -D -m 0644 /dev/stdin "$(DESTDIR)/etc/systemd/system/$${unit##*/}" || exit 1; \
+	        install -D -m 0644 /dev/stdin "$(DESTDIR)$(UNITDIR)/$${unit##*/}" || exit 1; \
 	done
 	install -D -m 0600 ecs.config.example $(DESTDIR)/etc/ecs/ecs.config.example
+
+# target/lighter_VERSION_ARCH.deb
+deb: build
+	packaging/deb/build target
 
 clean:
 	cargo clean

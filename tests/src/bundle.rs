@@ -324,7 +324,7 @@ pub fn cgroup_mounts() -> Vec<PathBuf> {
 
 /// Asks until there is an answer or the time is over.
 pub fn within<T>(time: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + time;
+    let deadline = Instant::now() + crate::patience(time);
     loop {
         let answer = ask();
         if answer.is_some() || Instant::now() > deadline {

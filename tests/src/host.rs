@@ -223,7 +223,7 @@ impl TestHost {
 
     /// Waits until a condition holds.
     pub fn eventually(&self, what: &str, mut condition: impl FnMut() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + crate::patience(PATIENCE);
         while !condition() {
             assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
             std::thread::sleep(Duration::from_millis(20));
@@ -242,7 +242,7 @@ impl Drop for TestHost {
         // The namespace's init takes everything in it along, and is gone itself when all of that is:
         // also the zombies that are this process's to reap, and no other child is left to it.
         let _ = self.init.kill();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + crate::patience(PATIENCE);
         while Instant::now() < deadline {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(5)),

@@ -9,10 +9,26 @@ pub mod registry;
 pub mod user;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The workspace's top directory.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+}
+
+/// Whether this is a machine of `tests/vm`, where the processor is mostly software.
+pub fn in_vm() -> bool {
+    std::env::var_os("LIGHTER_VM_HOST").is_some()
+}
+
+/// How long to wait for what takes at most `time` on a machine of its own.
+pub fn patience(time: Duration) -> Duration {
+    if in_vm() { time * 6 } else { time }
+}
+
+/// How often to try what a race decides: natively many times, in a machine to show that it works there.
+pub fn rounds(many: usize) -> usize {
+    if in_vm() { many.div_ceil(8) } else { many }
 }
 
 /// A binary as shipped: from `LIGHTER_DIST` (set by `make test`), else `target/dist`, else the

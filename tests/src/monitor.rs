@@ -31,7 +31,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Polls until `probe` gives something.
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + crate::patience(DEADLINE);
     loop {
         if let Some(found) = probe() {
             return Ok(found);

@@ -5,6 +5,7 @@
 mod architecture;
 mod cluster;
 mod image;
+mod machine;
 mod monitor;
 mod oci;
 mod runtime;

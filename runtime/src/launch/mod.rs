@@ -461,7 +461,11 @@ fn describe(names: &Names, stage: Stage, index: u32, errno: Errno) -> Error {
              /sys/devices/system/node), and does the mode take nodes?"
                 .to_owned()
         }
-        Stage::Label => "set the security label".to_owned(),
+        Stage::Label => {
+            "set the security label; has the kernel this AppArmor profile (see aa-status) or its \
+             policy this SELinux label?"
+                .to_owned()
+        }
         Stage::Stdio => "set up the standard streams".to_owned(),
         Stage::Seccomp => "load the seccomp filter".to_owned(),
         Stage::NoNewPrivileges => "set no_new_privs".to_owned(),

@@ -128,7 +128,12 @@ fn modern(overlay: &Overlay, target: &Path) -> Result<bool, Error> {
             source: error.into(),
         })?;
     }
-    fsconfig_create(&context).map_err(failed)?;
+    match fsconfig_create(&context) {
+        Ok(()) => {}
+        // Before Linux 6.5 options are collected unread, and what is unknown is refused here.
+        Err(Errno::INVAL) => return Ok(false),
+        Err(error) => return Err(failed(error)),
+    }
     let detached = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
         .map_err(failed)?;
     move_mount(&detached, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)

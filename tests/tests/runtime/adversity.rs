@@ -89,7 +89,7 @@ fn of_concurrent_commands_on_one_id_one_wins() {
         return; // runc 1.1 has no lock: two creates of one id harm each other
     }
     let bundle = Bundle::new("exec sleep 100");
-    for _ in 0..5 {
+    for _ in 0..tests::rounds(5) {
         let creates = (0..8).map(|_| spawn(&bundle, &["create", &bundle.id])).collect();
         let outputs = finish(creates);
         assert_eq!(succeeded(&outputs), 1);
@@ -115,7 +115,7 @@ fn a_delete_that_waited_does_not_take_the_next_container() {
         return; // runc 1.1 has no lock
     }
     let bundle = Bundle::new("exec sleep 100");
-    for round in 0..40 {
+    for round in 0..tests::rounds(40) {
         let mut children = vec![spawn(&bundle, &["create", &bundle.id])];
         for _ in 0..3 {
             children.push(spawn(&bundle, &["delete", "--force", &bundle.id]));

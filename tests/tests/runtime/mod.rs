@@ -4,6 +4,7 @@
 mod adversity;
 mod attacks;
 mod cgroup;
+mod cgroup_v2;
 mod checkpoint;
 mod cli;
 mod exec;

@@ -76,7 +76,7 @@ fn cve_2026_41579_a_swapped_dev_stays_inside() {
     without_dev(&mut bundle);
     symlink("../../outside", bundle.root().join("link")).unwrap();
     let swapper = Swapper::new(bundle.root().join("dev"), bundle.root().join("link"));
-    for _ in 0..ROUNDS {
+    for _ in 0..tests::rounds(ROUNDS) {
         bundle.run();
         outside.assert_untouched();
     }
@@ -137,7 +137,7 @@ fn cve_2025_52565_a_swapped_dev_console_leads_nowhere() {
     let swapper = Swapper::new(bundle.root().join("dev/console"), bundle.root().join("dev/link"));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut created = 0;
-    for _ in 0..ROUNDS {
+    for _ in 0..tests::rounds(ROUNDS) {
         if bundle.call(&words).status.success() {
             created += 1;
             let pid = bundle.state()["pid"].to_string();

@@ -36,7 +36,7 @@ fn race(link: impl AsRef<Path>, mount: &Value) {
     let leak = watch_mounts(&mut bundle, &outside);
     let swapper = Swapper::new(volume.join("x"), volume.join("link"));
     let mut ran = 0;
-    for _ in 0..ROUNDS {
+    for _ in 0..tests::rounds(ROUNDS) {
         // Whether it may be refused depends on the moment; that it reaches nothing does not.
         let (_, stdout, _) = bundle.run();
         assert!(!stdout.contains("secret"), "{stdout}");
