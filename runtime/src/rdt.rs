@@ -93,11 +93,7 @@ impl Groups {
         if let Some(watch) = &self.watch {
             fs::create_dir(watch).map_err(failed("create", watch))?;
         }
-        for group in std::iter::once(&self.share).chain(&self.watch) {
-            let path = group.join("tasks");
-            fs::write(&path, pid.to_string()).map_err(failed("write", &path))?;
-        }
-        Ok(())
+        std::iter::once(&self.share).chain(&self.watch).try_for_each(|group| add(group, pid))
     }
 }
 
@@ -162,18 +158,40 @@ fn write_schema(group: &Path, lines: &[impl AsRef<str>]) -> Result<(), Error> {
     })
 }
 
-/// The group that a process is in; `None` for the group of all.
+/// Puts a process that is added to a container into the groups of its init. Does nothing where there
+/// is no resctrl.
+///
+/// # Errors
+/// If the groups cannot be read, or the kernel refuses.
+pub fn follow(root: &Path, init: i32, pid: i32) -> Result<(), Error> {
+    if mounted(root).is_err() {
+        return Ok(());
+    }
+    let share = group_of(root, init)?;
+    let watch = group_of(&share.as_deref().unwrap_or(root).join("mon_groups"), init)?;
+    share.iter().chain(&watch).try_for_each(|group| add(group, pid))
+}
+
+fn add(group: &Path, pid: i32) -> Result<(), Error> {
+    let path = group.join("tasks");
+    fs::write(&path, pid.to_string()).map_err(failed("write", &path))
+}
+
+/// The group below a directory that a process is in; `None` if it is in none of them.
 fn group_of(root: &Path, pid: i32) -> Result<Option<PathBuf>, Error> {
     let pid = pid.to_string();
-    for entry in fs::read_dir(root).map_err(failed("list", root))?.flatten() {
-        let path = entry.path();
-        // The others hold no processes, or those of the groups here.
-        let Ok(tasks) = fs::read_to_string(path.join("tasks")) else { continue };
-        if path.join("schemata").exists() && tasks.lines().any(|line| line == pid) {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
+    let entries = match fs::read_dir(root) {
+        // Not every processor can watch.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(failed("list", root))?,
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    // What is no group has no such file.
+    let has = |path: &PathBuf| {
+        fs::read_to_string(path.join("tasks"))
+            .is_ok_and(|tasks| tasks.lines().any(|line| line == pid))
+    };
+    Ok(paths.into_iter().find(has))
 }
 
 /// Removes what [`Groups::to_remove`] named; what was never made is no failure.
@@ -282,6 +300,30 @@ mod tests {
         assert_eq!(fs::read_to_string(root.join("gold/schemata")).unwrap(), "L3:0=f\n");
         let tasks = fs::read_to_string(root.join("gold/tasks")).unwrap();
         assert_eq!(tasks, format!("{own}\n"), "nobody is moved");
+    }
+
+    #[test]
+    fn what_is_added_is_where_the_init_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        follow(root, 1, 2).unwrap();
+        for group in ["gold/mon_groups/one", "gold/mon_groups/two", "tin", "info"] {
+            fs::create_dir_all(root.join(group)).unwrap();
+        }
+        for (group, tasks) in [("", "1\n"), ("gold", "11\n12\n"), ("tin", "13\n")] {
+            fs::write(root.join(group).join("schemata"), "").unwrap();
+            fs::write(root.join(group).join("tasks"), tasks).unwrap();
+        }
+        for (group, tasks) in [("one", "11\n"), ("two", "12\n")] {
+            fs::write(root.join("gold/mon_groups").join(group).join("tasks"), tasks).unwrap();
+        }
+        follow(root, 12, 99).unwrap();
+        // Only here does the file hold what was written last.
+        let read = |group: &str| fs::read_to_string(root.join(group).join("tasks")).unwrap();
+        assert_eq!((read("gold").as_str(), read("gold/mon_groups/two").as_str()), ("99", "99"));
+        assert_eq!((read("gold/mon_groups/one").as_str(), read("tin").as_str()), ("11\n", "13\n"));
+        follow(root, 1, 98).unwrap();
+        assert_eq!(read(""), "1\n", "there already, as the runtime's child");
     }
 
     #[test]
