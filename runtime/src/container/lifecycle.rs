@@ -537,8 +537,8 @@ pub(super) fn read_plan(bundle: &Path, service: Service, directory: &Path) -> Re
         path: path.clone(),
         source,
     })?;
-    let mut raw: spec::Spec = serde_json::from_slice(&bytes)
-        .map_err(|source| Error::Parse { path: path.clone(), source })?;
+    let mut raw: spec::Spec =
+        spec::read(&bytes).map_err(|source| Error::Parse { path: path.clone(), source })?;
     service.add_to(&mut raw, directory);
     spec::plan(raw).map_err(|source| Error::Spec { path, source })
 }
