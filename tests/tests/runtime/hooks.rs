@@ -105,7 +105,7 @@ fn a_failure_after_the_start_stops_the_container() {
     let started = bundle.call(&["start", &bundle.id]);
     assert_eq!(started.status.code(), Some(1));
     let text = String::from_utf8_lossy(&started.stderr).into_owned();
-    assert!(text.contains("run hooks: hook /bin/sh"), "{text}");
+    assert!(text.contains("/bin/sh ended with code 3"), "{text}");
     bundle.wait_for("stopped");
     bundle.must(&["delete", &bundle.id]);
     assert!(ended.exists());
