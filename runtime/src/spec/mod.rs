@@ -32,26 +32,26 @@ pub fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<
     // Few documents have one, and these types do not take it for an empty list.
     serde_json::from_slice(bytes).or_else(|error| {
         let mut value = serde_json::from_slice(bytes)?;
-        if !drop_nulls(&mut value) {
+        let mut found = false;
+        drop_nulls(&mut value, &mut found);
+        if !found {
             return Err(error);
         }
         serde_json::from_slice(&serde_json::to_vec(&value)?)
     })
 }
 
-/// Takes members out that are null; whether there was one.
-fn drop_nulls(value: &mut Value) -> bool {
+/// Takes members out that are null, and notes that there was one.
+fn drop_nulls(value: &mut Value, found: &mut bool) {
     match value {
         Value::Object(members) => {
             let before = members.len();
             members.retain(|_, member| !member.is_null());
-            let fewer = members.len() < before;
-            members.values_mut().fold(fewer, |found, member| drop_nulls(member) || found)
+            *found |= members.len() < before;
+            members.values_mut().for_each(|member| drop_nulls(member, found));
         }
-        Value::Array(elements) => {
-            elements.iter_mut().fold(false, |found, element| drop_nulls(element) || found)
-        }
-        _ => false,
+        Value::Array(elements) => elements.iter_mut().for_each(|one| drop_nulls(one, found)),
+        _ => {}
     }
 }
 
