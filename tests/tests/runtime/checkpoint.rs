@@ -20,7 +20,7 @@ fn criu_finds(feature: &[&str]) -> bool {
     check.is_ok_and(|output| output.status.success())
 }
 
-fn criu_works() -> bool {
+pub(super) fn criu_works() -> bool {
     criu_finds(&[])
 }
 
