@@ -1,7 +1,8 @@
 //! `linux.intelRdt`: groups of resctrl, which share out cache and memory bandwidth.
 //!
-//! A group is a directory of the resctrl file system. One that the container's id names is the
-//! container's and goes with it; one of a `closID` that was there before is only joined.
+//! A group is a directory of the resctrl file system. One that was made for the container, named by its
+//! id or by a new `closID`, goes with it; one that was there before is only joined. The `closID` `/` is
+//! the group of all.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -52,17 +53,16 @@ impl Groups {
     /// If there is no resctrl, or the group that is named does not fit.
     pub fn plan(root: &Path, clause: &IntelRdt, id: &str) -> Result<Self, Error> {
         mounted(root)?;
-        let share = match &clause.clos_id {
+        let share = match clause.clos_id.as_deref() {
+            Some("/") => root.to_owned(),
             Some(name) => root.join(name),
-            // Nothing to share out: it stays in the group of all.
-            None if clause.schemata.is_empty() => root.to_owned(),
             None => root.join(id),
         };
         let present = share.exists();
-        if !present && clause.schemata.is_empty() {
+        if !present && clause.clos_id.is_some() && clause.schemata.is_empty() {
             return Err(Error::Missing { path: share });
         }
-        if present && clause.clos_id.is_some() {
+        if present {
             let path = share.join("schemata");
             let there = fs::read_to_string(&path).map_err(failed("read", &path))?;
             for line in &clause.schemata {
@@ -88,19 +88,12 @@ impl Groups {
     pub fn enter(&self, clause: &IntelRdt, pid: i32) -> Result<(), Error> {
         if !self.present {
             fs::create_dir(&self.share).map_err(failed("create", &self.share))?;
-            let path = self.share.join("schemata");
-            for line in &clause.schemata {
-                fs::write(&path, format!("{line}\n")).map_err(failed("write", &path))?;
-            }
+            write_schema(&self.share, &clause.schemata)?;
         }
         if let Some(watch) = &self.watch {
             fs::create_dir(watch).map_err(failed("create", watch))?;
         }
-        for group in std::iter::once(&self.share).chain(&self.watch) {
-            let path = group.join("tasks");
-            fs::write(&path, pid.to_string()).map_err(failed("write", &path))?;
-        }
-        Ok(())
+        std::iter::once(&self.share).chain(&self.watch).try_for_each(|group| add(group, pid))
     }
 }
 
@@ -115,7 +108,7 @@ pub fn mounted(root: &Path) -> Result<(), Error> {
     Err(Error::NotMounted { path: root.to_owned() })
 }
 
-/// Gives a container's processes another schema: that of the group they are in, or, if that is the one
+/// Gives a container's processes another schema: that of the group their init is in, or, if that is the one
 /// of all, of a group named after the container, which is to be removed with it. `remember` learns of
 /// that before it is made.
 ///
@@ -125,13 +118,14 @@ pub fn update<E: From<Error>>(
     root: &Path,
     id: &str,
     lines: &[&str],
+    init: i32,
     processes: &[i32],
     remember: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
     mounted(root)?;
-    let init = processes.first().copied().unwrap_or(0);
-    let group = match group_of(root, init)? {
-        Some(group) => group,
+    // Only they are moved: a process that is written to its own group leaves the one that watches it.
+    let (group, moved) = match group_of(root, init)? {
+        Some(group) => (group, &[][..]),
         None => {
             let group = root.join(id);
             // One that is there is somebody's, or remembered by an update that was killed.
@@ -139,15 +133,12 @@ pub fn update<E: From<Error>>(
                 remember(&group)?;
                 fs::create_dir(&group).map_err(failed("create", &group))?;
             }
-            group
+            (group, processes)
         }
     };
-    let path = group.join("schemata");
-    for line in lines {
-        fs::write(&path, format!("{line}\n")).map_err(failed("write", &path))?;
-    }
+    write_schema(&group, lines)?;
     let path = group.join("tasks");
-    for process in processes {
+    for process in moved {
         let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
         for thread in threads {
             match fs::write(&path, thread.file_name().as_encoded_bytes()) {
@@ -160,18 +151,47 @@ pub fn update<E: From<Error>>(
     Ok(())
 }
 
-/// The group that a process is in; `None` for the group of all.
+fn write_schema(group: &Path, lines: &[impl AsRef<str>]) -> Result<(), Error> {
+    let path = group.join("schemata");
+    lines.iter().try_for_each(|line| {
+        fs::write(&path, format!("{}\n", line.as_ref())).map_err(failed("write", &path))
+    })
+}
+
+/// Puts a process that is added to a container into the groups of its init. Does nothing where there
+/// is no resctrl.
+///
+/// # Errors
+/// If the groups cannot be read, or the kernel refuses.
+pub fn follow(root: &Path, init: i32, pid: i32) -> Result<(), Error> {
+    if mounted(root).is_err() {
+        return Ok(());
+    }
+    let share = group_of(root, init)?;
+    let watch = group_of(&share.as_deref().unwrap_or(root).join("mon_groups"), init)?;
+    share.iter().chain(&watch).try_for_each(|group| add(group, pid))
+}
+
+fn add(group: &Path, pid: i32) -> Result<(), Error> {
+    let path = group.join("tasks");
+    fs::write(&path, pid.to_string()).map_err(failed("write", &path))
+}
+
+/// The group below a directory that a process is in; `None` if it is in none of them.
 fn group_of(root: &Path, pid: i32) -> Result<Option<PathBuf>, Error> {
     let pid = pid.to_string();
-    for entry in fs::read_dir(root).map_err(failed("list", root))?.flatten() {
-        let path = entry.path();
-        // The others hold no processes, or those of the groups here.
-        let Ok(tasks) = fs::read_to_string(path.join("tasks")) else { continue };
-        if path.join("schemata").exists() && tasks.lines().any(|line| line == pid) {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
+    let entries = match fs::read_dir(root) {
+        // Not every processor can watch.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(failed("list", root))?,
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    // What is no group has no such file.
+    let has = |path: &PathBuf| {
+        fs::read_to_string(path.join("tasks"))
+            .is_ok_and(|tasks| tasks.lines().any(|line| line == pid))
+    };
+    Ok(paths.into_iter().find(has))
 }
 
 /// Removes what [`Groups::to_remove`] named; what was never made is no failure.
@@ -247,6 +267,10 @@ mod tests {
         remove(&groups.to_remove()).unwrap();
         remove(&groups.to_remove()).unwrap();
         assert!(!root.join("one").exists());
+        fs::create_dir(root.join("one")).unwrap();
+        fs::write(root.join("one/schemata"), "L3:0=1\nMB:0=50\n").unwrap();
+        let error = Groups::plan(root, &schema, "one").unwrap_err();
+        assert!(matches!(error, Error::Differs { .. }), "another's of the same name: {error}");
     }
 
     #[test]
@@ -255,7 +279,7 @@ mod tests {
         let root = directory.path();
         let own = std::process::id().cast_signed();
         let change = |remembered: &mut Option<PathBuf>| {
-            update(root, "one", &["L3:0=f"], &[own], |group| {
+            update(root, "one", &["L3:0=f"], own, &[own], |group| {
                 *remembered = Some(group.to_owned());
                 Ok::<_, Error>(())
             })
@@ -274,6 +298,32 @@ mod tests {
         change(&mut made).unwrap();
         assert_eq!(made, None);
         assert_eq!(fs::read_to_string(root.join("gold/schemata")).unwrap(), "L3:0=f\n");
+        let tasks = fs::read_to_string(root.join("gold/tasks")).unwrap();
+        assert_eq!(tasks, format!("{own}\n"), "nobody is moved");
+    }
+
+    #[test]
+    fn what_is_added_is_where_the_init_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        follow(root, 1, 2).unwrap();
+        for group in ["gold/mon_groups/one", "gold/mon_groups/two", "tin", "info"] {
+            fs::create_dir_all(root.join(group)).unwrap();
+        }
+        for (group, tasks) in [("", "1\n"), ("gold", "11\n12\n"), ("tin", "13\n")] {
+            fs::write(root.join(group).join("schemata"), "").unwrap();
+            fs::write(root.join(group).join("tasks"), tasks).unwrap();
+        }
+        for (group, tasks) in [("one", "11\n"), ("two", "12\n")] {
+            fs::write(root.join("gold/mon_groups").join(group).join("tasks"), tasks).unwrap();
+        }
+        follow(root, 12, 99).unwrap();
+        // Only here does the file hold what was written last.
+        let read = |group: &str| fs::read_to_string(root.join(group).join("tasks")).unwrap();
+        assert_eq!((read("gold").as_str(), read("gold/mon_groups/two").as_str()), ("99", "99"));
+        assert_eq!((read("gold/mon_groups/one").as_str(), read("tin").as_str()), ("11\n", "13\n"));
+        follow(root, 1, 98).unwrap();
+        assert_eq!(read(""), "1\n", "there already, as the runtime's child");
     }
 
     #[test]
@@ -292,5 +342,23 @@ mod tests {
         assert!(Groups::plan(root, &clause(Some("gold"), &["L3:0=ff"], false), "one").is_ok());
         let error = Groups::plan(root, &clause(Some("gold"), &["L3:0=f"], false), "one");
         assert!(matches!(error, Err(Error::Differs { .. })));
+    }
+
+    #[test]
+    fn without_a_schema_it_has_a_group_of_its_own_or_that_of_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        fs::write(root.join("schemata"), "L3:0=ffff\n").unwrap();
+        let own = clause(None, &[], false);
+        let groups = Groups::plan(root, &own, "one").unwrap();
+        groups.enter(&own, 4711).unwrap();
+        assert!(!root.join("one/schemata").exists(), "nothing is asked for");
+        assert_eq!(fs::read_to_string(root.join("one/tasks")).unwrap(), "4711");
+        assert_eq!(groups.to_remove(), [root.join("one")]);
+        let all = clause(Some("/"), &[], false);
+        let groups = Groups::plan(root, &all, "one").unwrap();
+        groups.enter(&all, 4711).unwrap();
+        assert_eq!(fs::read_to_string(root.join("tasks")).unwrap(), "4711");
+        assert_eq!(groups.to_remove(), [""; 0].map(PathBuf::from));
     }
 }

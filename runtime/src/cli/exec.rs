@@ -186,8 +186,7 @@ fn preserved(count: u32) -> Result<(), Invalid> {
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Invalid> {
     let bytes =
         std::fs::read(path).map_err(|source| Invalid::Read { path: path.to_owned(), source })?;
-    serde_json::from_slice(&bytes)
-        .map_err(|source| Invalid::Parse { path: path.to_owned(), source })
+    crate::spec::read(&bytes).map_err(|source| Invalid::Parse { path: path.to_owned(), source })
 }
 
 /// What `--cgroup` says.

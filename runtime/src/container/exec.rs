@@ -18,7 +18,7 @@ use crate::{
     ns::Kind,
     plan::{self, Plan},
     process::affinity::Affinity,
-    spec,
+    rdt, spec,
     sys::{cred::CapSets, mount, sched::Attributes},
 };
 
@@ -181,10 +181,11 @@ impl Container {
             oom_score_adj: process.oom_score_adj,
             init: Some(witness.as_fd()),
         };
-        launch::launch(prepared, ours, &attendance, &mut |_, _| Ok(()))
-            .and_then(launch::Launched::execute)
-            .map(|(pid, pidfd, terminal)| Created { pid, pidfd, terminal })
-            .map_err(launch_failed)
+        let launched = launch::launch(prepared, ours, &attendance, &mut |_, _| Ok(()))
+            .map_err(launch_failed)?;
+        rdt::follow(Path::new(rdt::ROOT), init_pid, launched.pid)?;
+        let (pid, pidfd, terminal) = launched.execute().map_err(launch_failed)?;
+        Ok(Created { pid, pidfd, terminal })
     }
 }
 

@@ -387,13 +387,7 @@ impl Container {
         if !hooks.start_container.is_empty() {
             let init = self.init_pidfd().ok_or_else(|| wrong(Status::Stopped))?;
             if let Err(error) = inside::start_hooks(&self.record, &self.cgroup()?, &init) {
-                // It is not to run without them.
-                match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(errno) => {
-                        log::warn!("kill the init of container {}: {errno}", self.record.id);
-                    }
-                }
+                self.end(&init);
                 return Err(error);
             }
         }
@@ -422,13 +416,24 @@ impl Container {
         failpoint::hit("start-removed");
         if !hooks.poststart.is_empty() {
             let state = self.document_bytes(Status::Running);
-            if let Err(error) =
-                hooks::run(&hooks.poststart, &state, Place::Bundle(&self.record.bundle))
-            {
-                log::warn!("container {}: poststart: {error}", self.record.id);
-            }
+            hooks::run(&hooks.poststart, &state, Place::Bundle(&self.record.bundle)).map_err(
+                |source| {
+                    if let Some(init) = self.init_pidfd() {
+                        self.end(&init);
+                    }
+                    Error::Hooks { id: self.record.id.clone(), source: Box::new(source) }
+                },
+            )?;
         }
         Ok(())
+    }
+
+    /// Kills what is not to run without its hooks.
+    fn end(&self, init: &OwnedFd) {
+        match process::pidfd_send_signal(init.as_fd(), libc::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => log::warn!("kill the init of container {}: {errno}", self.record.id),
+        }
     }
 
     /// Where the container's process says that it is ready, if somebody wants to know.
@@ -537,8 +542,8 @@ pub(super) fn read_plan(bundle: &Path, service: Service, directory: &Path) -> Re
         path: path.clone(),
         source,
     })?;
-    let mut raw: spec::Spec = serde_json::from_slice(&bytes)
-        .map_err(|source| Error::Parse { path: path.clone(), source })?;
+    let mut raw: spec::Spec =
+        spec::read(&bytes).map_err(|source| Error::Parse { path: path.clone(), source })?;
     service.add_to(&mut raw, directory);
     spec::plan(raw).map_err(|source| Error::Spec { path, source })
 }

@@ -64,6 +64,20 @@ impl Container {
         self.cgroup()?.update(&resources).map_err(self.of_cgroup())?;
         let known = self.record.resources.get_or_insert_with(|| Value::Object(Map::new()));
         merge(known, changes);
+        self.store()?;
+        if schemata.is_empty() {
+            return Ok(());
+        }
+        let id = self.record.id.clone();
+        let init = self.record.init.map_or(0, |init| init.pid);
+        let processes = self.pids()?;
+        rdt::update(Path::new(rdt::ROOT), &id, schemata, init, &processes, |group| {
+            self.record.rdt.push(group.to_owned());
+            self.store()
+        })
+    }
+
+    fn store(&self) -> Result<(), Error> {
         self.record.store(&self.directory).map_err(|source| Error::File {
             operation: "write",
             path: self.directory.join(state::FILE),

@@ -70,6 +70,17 @@ pub enum Error {
         /// As given.
         errno: u32,
     },
+    /// The action has none.
+    #[error("seccomp {place}: errno {errno} is for SCMP_ACT_ERRNO and SCMP_ACT_TRACE only")]
+    UnusedErrno {
+        /// Default, or the rule's first name.
+        place: String,
+        /// As given.
+        errno: u32,
+    },
+    /// No architecture of the specification.
+    #[error("seccomp: {0:?} is not an architecture")]
+    Architecture(String),
     /// Too many rules.
     #[error(
         "seccomp profile needs {count} instructions, the kernel takes {MAX_INSTRUCTIONS}; \
@@ -124,7 +135,10 @@ pub fn compile(profile: &Profile, native: Arch) -> Result<Filter, Error> {
         match Arch::parse(name) {
             Some(arch) if !arches.contains(&arch) => arches.push(arch),
             Some(_) => {}
-            None => log::debug!("seccomp: architecture {name} skipped: not one of this host's"),
+            None if tables::is_foreign(name) => {
+                log::debug!("seccomp: architecture {name} skipped: not one of this host's");
+            }
+            None => return Err(Error::Architecture(name.to_string())),
         }
     }
     let tables = collect(profile, default, &arches)?;
@@ -222,7 +236,10 @@ fn verdict(action: Action, errno: Option<u32>, place: &str) -> Result<u32, Error
             }
             errno
         }
-        _ => 0,
+        _ => match errno {
+            Some(errno) => return Err(Error::UnusedErrno { place: place.to_owned(), errno }),
+            None => 0,
+        },
     };
     Ok(data
         | match action {

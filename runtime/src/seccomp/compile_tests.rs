@@ -356,6 +356,8 @@ fn refusals_name_their_cause() {
     let at = |index| Argument { index, value: 0, value_two: 0, op: Operator::Equal };
     let mut high = rule(&["read"], Action::Errno, vec![]);
     high.errno_ret = Some(4096);
+    let mut unused = profile(Action::Allow, &[], vec![]);
+    unused.default_errno_ret = Some(5);
     let mut silent = profile(Action::Allow, &[], vec![rule(&["mkdir"], Action::Notify, vec![])]);
     silent.listener_path = None;
     let mut idle = profile(Action::Allow, &[], vec![]);
@@ -368,6 +370,11 @@ fn refusals_name_their_cause() {
         (
             profile(Action::Allow, &[], vec![high]),
             Error::Errno { place: "read".into(), errno: 4096 },
+        ),
+        (unused, Error::UnusedErrno { place: "default action".into(), errno: 5 }),
+        (
+            profile(Action::Allow, &["SCMP_ARCH_MIPS", "SCMP_ARCH_X68"], vec![]),
+            Error::Architecture("SCMP_ARCH_X68".into()),
         ),
         (profile(Action::Notify, &[], vec![]), Error::DefaultNotify),
         (
@@ -478,7 +485,7 @@ fn any_profile() -> impl Strategy<Value = Profile> {
         prop::collection::vec(any_argument(), 0..4),
     )
         .prop_map(|(names, action, errno_ret, args)| Rule {
-            errno_ret,
+            errno_ret: errno_ret.filter(|_| matches!(action, Action::Errno | Action::Trace)),
             ..rule(&names, action, args)
         });
     let arches = prop::sample::subsequence(

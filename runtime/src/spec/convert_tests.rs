@@ -37,6 +37,31 @@ fn with(pointer: &str, value: Value) -> Value {
 }
 
 #[test]
+fn a_null_is_nothing() {
+    let document = json!({
+        "ociVersion": "1.0.2", "mounts": null, "hooks": null, "annotations": null,
+        "process": {"args": ["/bin/true"], "cwd": "/", "env": null},
+        "root": {"path": "rootfs"},
+        "linux": {"devices": null, "seccomp": {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "args": null}],
+        }},
+    });
+    let read = super::super::read::<Spec>;
+    let plan = plan(read(document.to_string().as_bytes()).unwrap()).unwrap();
+    assert!(plan.mounts.is_empty() && plan.seccomp.is_some());
+    // What is wrong besides is told; and where, if there is no null.
+    for (wrong, text) in [
+        (json!({"mounts": null, "annotations": 5}), "integer `5`"),
+        (json!({"annotations": 5}), "line 1"),
+        (json!({"mounts": [null]}), "null"),
+    ] {
+        let error = read(wrong.to_string().as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+}
+
+#[test]
 fn the_minimum_is_enough() {
     let plan = convert(&minimal()).unwrap();
     assert_eq!(plan.process.uid, 0);

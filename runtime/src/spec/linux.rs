@@ -58,6 +58,8 @@ pub(super) fn intel_rdt(raw: IntelRdt) -> Result<plan::IntelRdt> {
     const AT: &str = "linux.intelRdt";
     let clos_id = raw.clos_id.filter(|name| !name.is_empty());
     if let Some(name) = &clos_id
+        // That of all.
+        && name != "/"
         && (matches!(name.as_str(), "." | ".." | "info" | "mon_groups" | "mon_data")
             || name.contains(['/', '\n', '\0']))
     {

@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 mod convert;
 mod linux;
@@ -22,6 +23,37 @@ pub use resources::update as updated_resources;
 
 /// Version of the specification that this runtime implements.
 pub const VERSION: &str = "1.3.0";
+
+/// Reads a document in which, as to runc, a member that is `null` is absent.
+///
+/// # Errors
+/// If it is not JSON, or not of that type.
+pub fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    // Few documents have one, and these types do not take it for an empty list.
+    serde_json::from_slice(bytes).or_else(|error| {
+        let mut value = serde_json::from_slice(bytes)?;
+        let mut found = false;
+        drop_nulls(&mut value, &mut found);
+        if !found {
+            return Err(error);
+        }
+        serde_json::from_slice(&serde_json::to_vec(&value)?)
+    })
+}
+
+/// Takes members out that are null, and notes that there was one.
+fn drop_nulls(value: &mut Value, found: &mut bool) {
+    match value {
+        Value::Object(members) => {
+            let before = members.len();
+            members.retain(|_, member| !member.is_null());
+            *found |= members.len() < before;
+            members.values_mut().for_each(|member| drop_nulls(member, found));
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(|one| drop_nulls(one, found)),
+        _ => {}
+    }
+}
 
 /// A value whose presence is all that matters: the key is known, acting on it is not.
 pub type Unsupported = Option<serde::de::IgnoredAny>;

@@ -123,6 +123,7 @@ mod tests {
     fn a_listener_is_returned() {
         let mut profile = default_profile(|_| true);
         profile.default_action = Action::Allow;
+        profile.default_errno_ret = None;
         profile.syscalls = vec![Rule {
             names: vec!["mkdir".into()],
             action: Action::Notify,

@@ -208,19 +208,22 @@ pub(super) fn killed_at(bundle: &Bundle, point: &str, words: &[&str]) -> bool {
     true
 }
 
+/// The points at which a create can be killed, in order.
+pub(super) const CREATE_STEPS: [&str; 9] = [
+    "create-directory",
+    "create-locked",
+    "create-planned",
+    "create-cgroup",
+    "create-fifo",
+    "create-hooks",
+    "create-launched",
+    "create-recorded",
+    "create-confirmed",
+];
+
 #[test]
 fn a_create_killed_at_any_step_is_deleted_by_force() {
-    for point in [
-        "create-directory",
-        "create-locked",
-        "create-planned",
-        "create-cgroup",
-        "create-fifo",
-        "create-hooks",
-        "create-launched",
-        "create-recorded",
-        "create-confirmed",
-    ] {
+    for point in CREATE_STEPS {
         for shared in [false, true] {
             let bundle = busy(shared);
             if !killed_at(&bundle, point, &["create", &bundle.id]) {

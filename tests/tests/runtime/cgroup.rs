@@ -326,6 +326,42 @@ fn without_resctrl_its_schemas_are_refused() {
     refused(&bundle, &["update", "--mem-bw-schema", "MB:0=20", &bundle.id]);
 }
 
+/// Directories stand for a resctrl that few machines have, in a mount namespace of the command's own.
+#[test]
+fn an_update_changes_the_schema_of_a_group_that_goes_with_the_container() {
+    if !is_ours() {
+        return; // runc looks for the type of the mount
+    }
+    let bundle = started("exec sleep 100");
+    let sys = bundle.beside().join("sys");
+    let group = sys.join("resctrl").join(&bundle.id);
+    std::fs::create_dir_all(sys.join("cgroup")).unwrap();
+    std::fs::create_dir(sys.join("resctrl")).unwrap();
+    std::fs::write(sys.join("resctrl/schemata"), "L3:0=ffff\n").unwrap();
+    let staged = |words: &[&str]| {
+        let stage = "mount --rbind /sys/fs/cgroup \"$0/cgroup\" && mount --rbind \"$0\" /sys/fs \
+            && exec \"$@\"";
+        let call = bundle.command(words);
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "sh", "-c", stage]).arg(&sys);
+        let output = command.arg(call.get_program()).args(call.get_args()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let id = bundle.id.as_str();
+    staged(&["update", "--pids-limit", "60", "--l3-cache-schema", "L3:0=f", id]);
+    assert_eq!(limit(&bundle, "pids.max", "pids.max"), "60");
+    let read = |name: &str| std::fs::read_to_string(group.join(name)).unwrap();
+    assert_eq!(read("schemata"), "L3:0=f\n");
+    assert_eq!(read("tasks"), bundle.state()["pid"].to_string());
+    // Only here are a group's files files.
+    for name in ["schemata", "tasks"] {
+        std::fs::remove_file(group.join(name)).unwrap();
+    }
+    staged(&["delete", "--force", id]);
+    assert!(!group.exists());
+    assert_eq!(bundle.left(), [""; 0]);
+}
+
 /// busybox's tail keeps the last line, and /dev/zero has but one.
 const EATER: &str =
     "until [ -e /go ]; do sleep 0.02; done; busybox tail /dev/zero; echo ended $? > /end";

@@ -20,7 +20,7 @@ fn criu_finds(feature: &[&str]) -> bool {
     check.is_ok_and(|output| output.status.success())
 }
 
-fn criu_works() -> bool {
+pub(super) fn criu_works() -> bool {
     criu_finds(&[])
 }
 
@@ -303,7 +303,7 @@ fn hooks_run_again_when_the_namespaces_are_there() {
         let failing = json!([{"path": "/bin/false"}]);
         bundle.set("/hooks", json!({"createRuntime": failing}));
         let message = refused(&bundle, &words("restore", &images(&bundle), &["-d"], &bundle.id));
-        assert!(message.contains("hook /bin/false"), "{message}");
+        assert!(message.contains("running hook: /bin/false"), "{message}");
         assert_eq!(bundle.left(), [""; 0]);
     }
 }

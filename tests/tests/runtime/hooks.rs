@@ -93,6 +93,27 @@ fn a_failure_at_start_stops_the_container() {
 }
 
 #[test]
+fn a_failure_after_the_start_stops_the_container() {
+    if !is_ours() {
+        return; // runc 1.1 runs these at create
+    }
+    let mut bundle = Bundle::new("exec sleep 100");
+    let ended = bundle.beside().join("ended");
+    let stop = hook(&format!("echo ended > {}", ended.display()));
+    bundle.set("/hooks", json!({"poststart": hook("exit 3"), "poststop": stop}));
+    bundle.must(&["create", &bundle.id]);
+    let started = bundle.call(&["start", &bundle.id]);
+    assert_eq!(started.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert!(text.contains("/bin/sh ended with code 3"), "{text}");
+    bundle.wait_for("stopped");
+    bundle.must(&["delete", &bundle.id]);
+    assert!(ended.exists());
+    assert_eq!(bundle.call(&["run", "-d", &bundle.id]).status.code(), Some(1));
+    assert_eq!(bundle.left(), [""; 0]);
+}
+
+#[test]
 fn they_work_in_a_user_namespace() {
     let mut bundle = Bundle::new("true");
     let start = open_file(&bundle, "start");

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tests::bundle::{Bundle, is_ours, runtime, within};
 use tests::user;
 
-use super::terminal::master;
+use super::{adversity::CREATE_STEPS, terminal::master};
 
 #[test]
 fn a_user_is_root_in_his_container_and_nowhere_else() {
@@ -441,20 +441,7 @@ fn a_users_runtime_killed_at_any_step_leaves_nothing() {
         return;
     }
     for (verb, points) in [
-        (
-            "create",
-            &[
-                "create-directory",
-                "create-locked",
-                "create-planned",
-                "create-cgroup",
-                "create-fifo",
-                "create-hooks",
-                "create-launched",
-                "create-recorded",
-                "create-confirmed",
-            ][..],
-        ),
+        ("create", &CREATE_STEPS[..]),
         ("start", &["start-locked", "start-written", "start-removed"]),
         ("delete", &["delete-locked", "delete-killed", "delete-cgroup", "delete-hooks"]),
     ] {

@@ -2,13 +2,13 @@
 //! init, that it is refused.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::bundle::{Bundle, cgroup_mounts, is_ours, within};
 
-use super::adversity::killed_at;
+use super::{adversity::killed_at, checkpoint::criu_works};
 
 fn systemd_runs() -> bool {
     Path::new("/run/systemd/system").is_dir()
@@ -400,6 +400,31 @@ fn a_create_killed_at_any_step_leaves_what_delete_removes() {
         }
         one.delete();
     }
+}
+
+/// What held the scope while CRIU came goes, and the restored processes stay in it.
+#[test]
+fn a_restored_container_has_a_scope_again() {
+    let Some(one) = Boxed::new("exec sleep 100") else { return };
+    if !criu_works() {
+        return;
+    }
+    let images = one.bundle.beside().join("images");
+    let images = ["--image-path", images.to_str().unwrap()];
+    let id = one.bundle.id.as_str();
+    let quietly = |words: &[&str]| {
+        let mut command = one.bundle.command(words);
+        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        assert!(status.success(), "{words:?}");
+    };
+    quietly(&["--systemd-cgroup", "run", "-d", id]);
+    quietly(&["checkpoint", images[0], images[1], id]);
+    one.assert_gone();
+    quietly(&["--systemd-cgroup", "restore", "-d", images[0], images[1], id]);
+    assert_eq!(one.bundle.state()["status"], "running");
+    assert_eq!(one.property("ActiveState"), "active");
+    assert_eq!(one.file("cgroup.procs"), one.bundle.state()["pid"].to_string());
+    one.delete();
 }
 
 /// Every process of the container ends with it, also those that do not mind SIGTERM, and the delete does not wait for

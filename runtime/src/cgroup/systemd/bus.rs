@@ -12,12 +12,14 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockop
 
 use super::Error;
 use super::wire::{
-    ERROR, FIXED, LONGEST, METHOD_RETURN, Message, NO_REPLY_EXPECTED, Object, Reader, SIGNAL,
-    Writer, call, message_length, parse,
+    ERROR, FIXED, METHOD_RETURN, Message, NO_REPLY_EXPECTED, Object, Reader, SIGNAL, Writer, call,
+    message_length, parse,
 };
 
 /// How long systemd may take for whatever is asked in one conversation, as in runc.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+/// Longer lines are no answer to an authentication.
+const LONGEST_LINE: usize = 16 << 10;
 const BUS: Object = Object {
     destination: "org.freedesktop.DBus",
     path: "/org/freedesktop/DBus",
@@ -30,6 +32,8 @@ pub(super) struct Bus {
     stream: UnixStream,
     deadline: Instant,
     serial: u32,
+    /// What came in one piece with the end of the authentication.
+    early: Vec<u8>,
     /// Jobs that ended: object path and result.
     ended: Vec<(String, String)>,
 }
@@ -45,7 +49,7 @@ impl Bus {
             match address_of(address).map(|address| open(&address)) {
                 Some(Ok(stream)) => {
                     let deadline = Instant::now() + DEADLINE;
-                    let mut bus = Self { stream, deadline, serial: 0, ended: Vec::new() };
+                    let mut bus = Self::new(stream, deadline);
                     bus.authenticate(addresses)?;
                     if !peer {
                         bus.join()?;
@@ -59,26 +63,35 @@ impl Bus {
         Err(Error::Connect { address: addresses.to_owned(), source: failure })
     }
 
+    fn new(stream: UnixStream, deadline: Instant) -> Self {
+        Self { stream, deadline, serial: 0, early: Vec::new(), ended: Vec::new() }
+    }
+
     /// Says all at once, as sd-bus does: a server of sd-bus that finds the first message behind BEGIN in what it reads
     /// leaves it there until more comes, so that one waits for OK.
     fn authenticate(&mut self, address: &str) -> Result<(), Error> {
         self.send(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
         let mut said = Vec::new();
         loop {
+            while let Some(end) = said.windows(2).position(|pair| pair == b"\r\n") {
+                // Behind the last line systemd may have sent signals already.
+                let rest = said.split_off(end + 2);
+                if said.starts_with(b"OK ") {
+                    self.early = rest;
+                    return Ok(());
+                }
+                if said != b"DATA\r\n" {
+                    let answer = String::from_utf8_lossy(&said).trim().to_owned();
+                    return Err(Error::Rejected { address: address.to_owned(), answer });
+                }
+                said = rest;
+            }
+            if said.len() > LONGEST_LINE {
+                return Err(Error::Malformed);
+            }
             let mut part = [0; 256];
             let count = self.read(&mut part)?;
             said.extend_from_slice(part.get(..count).unwrap_or_default());
-            let answer = said.strip_prefix(b"DATA\r\n").unwrap_or(&said);
-            if answer.ends_with(b"\r\n") {
-                if answer.starts_with(b"OK ") {
-                    return Ok(());
-                }
-                let answer = String::from_utf8_lossy(answer).trim().to_owned();
-                return Err(Error::Rejected { address: address.to_owned(), answer });
-            }
-            if said.len() > LONGEST {
-                return Err(Error::Malformed);
-            }
         }
     }
 
@@ -175,6 +188,11 @@ impl Bus {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        if !self.early.is_empty() {
+            let count = buffer.len().min(self.early.len());
+            buffer.iter_mut().zip(self.early.drain(..count)).for_each(|(to, byte)| *to = byte);
+            return Ok(count);
+        }
         loop {
             let time = self.time()?;
             self.stream.set_read_timeout(Some(time)).map_err(talk)?;

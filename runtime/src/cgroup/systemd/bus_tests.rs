@@ -64,7 +64,7 @@ fn bus(said: Vec<Vec<u8>>, time: Duration) -> Bus {
         let mut rest = Vec::new();
         let _ = theirs.read_to_end(&mut rest);
     });
-    Bus { stream, deadline: Instant::now() + time, serial: 0, ended: Vec::new() }
+    Bus::new(stream, Instant::now() + time)
 }
 
 const LONG: Duration = Duration::from_secs(60);
@@ -108,9 +108,25 @@ fn a_refused_identity_is_told() {
     for said in ["OK 0123\r\n", "DATA\r\nOK 0123\r\n"] {
         assert!(bus(vec![said.into()], LONG).authenticate("x").is_ok(), "{said}");
     }
+    let mut endless = bus(vec![vec![b'x'; 64 << 10]], LONG);
+    assert!(matches!(endless.authenticate("x"), Err(Error::Malformed)));
     let mut no = bus(vec![b"REJECTED EXTERNAL\r\n".to_vec()], LONG);
     let error = no.authenticate("unix:path=/x").unwrap_err();
     assert_eq!(error.to_string(), "the bus at unix:path=/x refuses us: REJECTED EXTERNAL");
+}
+
+#[test]
+fn signals_may_follow_the_authentication_at_once() {
+    let answer = message(METHOD_RETURN, 1, "", "o", &text_body(&["/job/1"]));
+    for cut in [0, 1, 20] {
+        let signal = job_removed("/job/1", "done");
+        let (first, rest) = signal.split_at(cut.min(signal.len()));
+        let ok = [b"DATA\r\nOK 0123\r\n", first].concat();
+        let mut bus = bus(vec![ok, [rest, answer.as_slice()].concat()], LONG);
+        bus.authenticate("x").unwrap();
+        bus.call(&BUS, "Any", "", &Writer::default()).unwrap();
+        assert_eq!(bus.job("/job/1").unwrap(), "done", "{cut}");
+    }
 }
 
 #[test]

@@ -29,21 +29,24 @@ pub(super) fn parse(text: &str) -> Result<Value, &'static str> {
         let (signature, rest) = rest.split_once(' ').ok_or("a value must follow the type")?;
         return typed(signature, rest.trim());
     }
+    if !text.starts_with('[') {
+        return single(text);
+    }
+    match elements(text)?.first().map(|first| single(first)).transpose()? {
+        None => Err("the type of an empty list must stand before it, as @as []"),
+        Some(Value::Number(letter, _)) => array(element(&[letter])?, text),
+        Some(_) => array("s", text),
+    }
+}
+
+/// A value that is no list. Lists of lists are not read: the text would decide how deep that goes.
+fn single(text: &str) -> Result<Value, &'static str> {
     for (word, letter) in TYPES {
         if let Some(rest) = text.strip_prefix(word)
             && rest.starts_with(' ')
         {
             return number(letter, rest.trim());
         }
-    }
-    if text.starts_with('[') {
-        let first = elements(text)?.first().map(|first| parse(first)).transpose()?;
-        return match first {
-            None => Err("the type of an empty list must stand before it, as @as []"),
-            Some(Value::Text(_)) => array("s", text),
-            Some(Value::Number(letter, _)) => array(element(&[letter])?, text),
-            Some(_) => Err("a list of lists is no property of a unit"),
-        };
     }
     match text.bytes().next() {
         Some(b'\'' | b'"') => quoted(text).map(Value::Text),
@@ -52,6 +55,7 @@ pub(super) fn parse(text: &str) -> Result<Value, &'static str> {
             let plain = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-".contains(&byte));
             number(if plain { b'i' } else { b'd' }, text)
         }
+        Some(b'[') => Err("a list of lists is no property of a unit"),
         _ => Err("give a text in quotes, a number, true, false or a list of these in brackets"),
     }
 }
@@ -99,7 +103,7 @@ fn typed(signature: &str, text: &str) -> Result<Value, &'static str> {
 }
 
 fn array(element: &'static str, text: &str) -> Result<Value, &'static str> {
-    let values = elements(text)?.into_iter().map(|text| match parse(text) {
+    let values = elements(text)?.into_iter().map(|text| match single(text) {
         // It says its type itself.
         Ok(value) if value.signature() == element => Ok(value),
         _ => typed(element, text),
@@ -237,6 +241,8 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}: {:?}", parse(text));
         }
+        let deep = "[".repeat(1 << 20) + &"]".repeat(1 << 20);
+        assert!(parse(&deep).is_err());
     }
 
     #[test]

@@ -65,6 +65,33 @@ impl Arch {
     }
 }
 
+/// What stands behind `SCMP_ARCH_` in the names of architectures that no process on a host of ours can use.
+const FOREIGN: [&str; 18] = [
+    "LOONGARCH64",
+    "M68K",
+    "MIPS",
+    "MIPS64",
+    "MIPS64N32",
+    "MIPSEL",
+    "MIPSEL64",
+    "MIPSEL64N32",
+    "PARISC",
+    "PARISC64",
+    "PPC",
+    "PPC64",
+    "PPC64LE",
+    "RISCV64",
+    "S390",
+    "S390X",
+    "SH",
+    "SHEB",
+];
+
+/// Whether a name is that of another machine's architecture.
+pub(crate) fn is_foreign(name: &str) -> bool {
+    name.strip_prefix("SCMP_ARCH_").is_some_and(|name| FOREIGN.contains(&name))
+}
+
 /// Numbers of one call on every architecture.
 pub(crate) struct Numbers(&'static [u32; 5]);
 
