@@ -327,8 +327,7 @@ fn program(prepared: &Prepared<'_>) -> i32 {
         sys::fd::onto_standard(prepared.output.as_fd(), 2)?;
         // Closed, not only marked: the path of the program may be a link of the image's into what the
         // runtime has open (CVE-2024-21626).
-        let [stdin, _, stderr] = sys::fd::standard();
-        sys::fd::close_from(3, [stdin, stderr])?;
+        sys::fd::close_from(3, [])?;
         process::reset_signals()?;
         match prepared.join.and_then(|inside| inside.like.as_ref()) {
             Some(privileges) => become_like(privileges),
