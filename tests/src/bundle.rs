@@ -282,6 +282,18 @@ impl Bundle {
         assert!(reached.is_some(), "never {status}: {}", self.state());
     }
 
+    /// Waits until a container that is being created runs.
+    ///
+    /// # Panics
+    /// If that does not come within 10 s.
+    pub fn wait_until_running(&self) {
+        let running = || {
+            let state = self.call(&["state", &self.id]).stdout;
+            String::from_utf8_lossy(&state).contains("\"running\"").then_some(())
+        };
+        assert!(within(Duration::from_secs(10), running).is_some(), "never running");
+    }
+
     /// What is left of the container on the host: state, cgroups, mounts.
     pub fn left(&self) -> Vec<String> {
         let mut left = Vec::new();

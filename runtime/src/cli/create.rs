@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Error, console};
 use crate::container::{Container, Create, Created, Service, Stdio};
 use crate::rootless::Rootless;
-use crate::{container, seal};
+use crate::{container, seal, sys};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -76,6 +76,28 @@ pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Re
     }
 }
 
+/// What a caller means to pass on must be there: otherwise our own would take its numbers, and with
+/// them lead out of the container (CVE-2024-21626).
+pub(super) fn preserved(count: u32) -> Result<(), Error> {
+    for number in 3..count.saturating_add(3) {
+        if !sys::fd::is_inherited(number) {
+            return Err(Error::Descriptor { number, count });
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a container that has ended; another command may have done so before.
+pub(super) fn clean_up(container: Container) -> Result<(), Error> {
+    match container.delete(true) {
+        Err(container::Error::NotFound { id }) => {
+            log::debug!("container {id} has been deleted already");
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
 /// Deletes a container whose creation could not be finished; why it failed matters more than why
 /// this does.
 pub(super) fn give_back(container: Container) {
@@ -102,12 +124,14 @@ impl Common {
         // Until it executes the user's program, nothing in the container may trace or dump us.
         nix::sys::prctl::set_dumpable(false).map_err(Error::Dumpable)?;
         let service = Service::ours();
+        let preserve_fds = self.preserve_fds.saturating_add(service.sockets);
+        preserved(preserve_fds)?;
         Ok(Container::create(Create {
             root,
             id: &self.id,
             bundle,
             stdio,
-            preserve_fds: self.preserve_fds.saturating_add(service.sockets),
+            preserve_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             restore: None,
@@ -142,7 +166,12 @@ fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}", std::process::id()));
     let temporary = path.with_file_name(name);
-    let mut file = std::fs::File::create(&temporary).map_err(fail)?;
+    // In a directory that others write to, a link may lie there.
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
+        _ => {}
+    }
+    let mut file = std::fs::File::create_new(&temporary).map_err(fail)?;
     file.write_all(pid.to_string().as_bytes()).map_err(fail)?;
     std::fs::rename(&temporary, path).map_err(fail)
 }

@@ -30,8 +30,6 @@ pub(crate) enum Invalid {
     User { what: &'static str, text: String, source: std::num::ParseIntError },
     #[error("invalid --cgroup argument: {argument}{hint}")]
     Cgroup { argument: String, hint: &'static str },
-    #[error("descriptor {number} of --preserve-fds {count} is not open, or marked close-on-exec")]
-    Descriptor { number: u32, count: u32 },
 }
 
 #[derive(Debug, Args)]
@@ -107,8 +105,7 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
 
 fn execute(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
     seal::ensure()?;
-    // Before we open anything ourselves.
-    preserved(arguments.preserve_fds)?;
+    create::preserved(arguments.preserve_fds)?;
     let container = Container::load(root, arguments.words.first().map_or("", String::as_str))?;
     let process = arguments.process(&container)?;
     let cgroups = sub_groups(&arguments.cgroup)?;
@@ -171,16 +168,6 @@ fn signal_process(created: &Created, signal: i32) {
     if let Err(errno) = sys::process::pidfd_send_signal(created.pidfd.as_fd(), signal) {
         log::debug!("forward signal {signal}: {errno}");
     }
-}
-
-/// What a caller means to pass on must be there: otherwise numbers would be shifted.
-fn preserved(count: u32) -> Result<(), Invalid> {
-    for number in 3..count.saturating_add(3) {
-        if !sys::fd::is_inherited(number) {
-            return Err(Invalid::Descriptor { number, count });
-        }
-    }
-    Ok(())
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Invalid> {

@@ -129,6 +129,11 @@ pub(crate) enum Error {
     Process(#[from] exec::Invalid),
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Invalid),
+    #[error(
+        "descriptor {number} is not open, or marked close-on-exec; --preserve-fds and LISTEN_FDS \
+         pass {count} on from 3"
+    )]
+    Descriptor { number: u32, count: u32 },
     #[error("find the current directory; give --bundle")]
     CurrentDirectory(#[source] std::io::Error),
     #[error("write the pid file {}", path.display())]

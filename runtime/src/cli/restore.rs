@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::checkpoint;
 use super::console::{self, Proxy};
-use super::create::{give_back, tell};
+use super::create::{clean_up, give_back, tell};
 use super::{Error, run as foreground};
 use crate::container::{self, Container, Create, Restore, Service, Stdio};
 use crate::rootless::Rootless;
@@ -107,6 +107,6 @@ pub(super) fn run(
         }
     };
     let code = foreground::wait(&send, &created, &signals, proxy, None)?;
-    container.delete(true)?;
+    clean_up(container)?;
     Ok(code)
 }

@@ -12,7 +12,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::Error;
 use super::console::{self, Proxy};
-use super::create::{Common, give_back};
+use super::create::{Common, clean_up, give_back};
 use crate::container::{Created, Listener, Stdio};
 use crate::{container, seal};
 
@@ -79,9 +79,9 @@ pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Re
             log::debug!("forward signal {signal}: {}", super::describe(&error));
         }
     };
-    let code = wait(&send, &created, &signals, proxy, listener.as_ref())?;
+    let code = wait(&send, &created, &signals, proxy, listener)?;
     if !keep {
-        container.delete(true)?;
+        clean_up(container)?;
     }
     Ok(code)
 }
@@ -98,16 +98,19 @@ pub(super) fn wait(
     created: &Created,
     signals: &SignalFd,
     mut proxy: Option<Proxy>,
-    listener: Option<&Listener>,
+    mut listener: Option<Listener>,
 ) -> Result<u8, Error> {
     let mut output_open = true;
     loop {
         let Ready { ended, signalled, printed, typed, told } =
-            ready(&created.pidfd, signals, proxy.as_ref(), output_open, listener)?;
-        if let Some(listener) = listener.filter(|_| told)
-            && let Err(error) = listener.pass_on(std::process::id())
-        {
-            log::warn!("tell that the container is ready: {error}");
+            ready(&created.pidfd, signals, proxy.as_ref(), output_open, listener.as_ref())?;
+        if let Some(socket) = listener.take_if(|_| told) {
+            match socket.pass_on(std::process::id()) {
+                // Heard once: the container is not to keep us, and whoever waits, busy.
+                Ok(true) => {}
+                Ok(false) => listener = Some(socket),
+                Err(error) => log::warn!("tell that the container is ready: {error}"),
+            }
         }
         if signalled {
             forward(send, signals, proxy.as_ref());

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Error;
 use crate::container::Container;
+use crate::seal;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -16,6 +17,9 @@ pub(super) struct Arguments {
 
 pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
     let mut container = Container::load(root, &arguments.id)?;
+    if container.has_start_hooks() {
+        seal::ensure()?;
+    }
     let listener = container.listener()?;
     container.start()?;
     if let Some(listener) = listener {

@@ -369,6 +369,11 @@ impl Container {
         Ok(document(&self.record, status, pid))
     }
 
+    /// Whether `start` clones a process that enters the container.
+    pub(crate) fn has_start_hooks(&self) -> bool {
+        !self.record.hooks.start_container.is_empty()
+    }
+
     /// Runs the user's program.
     ///
     /// # Errors
@@ -503,7 +508,12 @@ impl Container {
         let lock = self.lock_only()?;
         let is_linked = |made: &Made| made.file.metadata().is_ok_and(|file| file.nlink() > 0);
         if !self.made.as_ref().is_some_and(is_linked) {
-            self.record = read(&self.directory, &self.record.id)?;
+            let record = read(&self.directory, &self.record.id)?;
+            // Deleted, and made again by somebody else: that one is not meant.
+            if self.record.init.is_some() && record.init != self.record.init {
+                return Err(Error::NotFound { id: record.id });
+            }
+            self.record = record;
         }
         Ok(lock)
     }

@@ -24,10 +24,9 @@
 //! 14. The working directory, as the user, if only the user may enter it; it must lie below the root
 //!     (CVE-2024-21626).
 //! 15. The program is looked up, as the user, so that `create` can say that it is missing.
-//! 16. Every descriptor is marked to be closed by the exec (CVE-2024-21626).
-//! 17. Ready. The parent writes the state. All descriptors but FIFO and socket are closed: other
-//!     processes of the container may look at us now (CVE-2016-9962). Then the FIFO is read, until
-//!     `start` writes to it.
+//! 16. All descriptors but FIFO and socket are closed: other processes of the container may look at us
+//!     from now on (CVE-2016-9962, CVE-2024-21626).
+//! 17. Ready. The parent writes the state. Then the FIFO is read, until `start` writes to it.
 //! 18. seccomp, as late as possible, and exec. A filter with a listener cannot be that late: it comes
 //!     before 17, while there is a parent to hand the listener on.
 
@@ -247,9 +246,7 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
     if prepared.setup.is_none() {
         // The container's processes see this one already, and from the next step on it may be one
         // user's with them: what it has of the host goes now (CVE-2016-9962, CVE-2024-21626).
-        let socket = prepared.socket.as_fd();
-        let kept = [socket, master.as_ref().map_or(socket, |master| master.as_fd())];
-        sys::fd::close_from(program.first_closed, kept).at(Stage::Descriptors)?;
+        close_descriptors(prepared, master.as_ref())?;
     }
     let entered = sys::chdir(program.cwd.as_c_str()).is_ok();
     if !program.no_new_privileges {
@@ -261,7 +258,9 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
     }
     working_directory(program, entered)?; // 14
     let found = find(program)?; // 15
-    sys::fd::cloexec_from(program.first_closed).at(Stage::Descriptors)?; // 16
+    if prepared.setup.is_some() {
+        close_descriptors(prepared, master.as_ref())?; // 16
+    }
     process::reset_signals().at(Stage::Signals)?;
     if program.no_new_privileges && program.has_listener() {
         sys::set_no_new_privs().at(Stage::NoNewPrivileges)?;
@@ -291,13 +290,18 @@ fn run(prepared: &Prepared, found: usize) -> i32 {
     if failure.errno == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE }
 }
 
+/// Closed, not only marked: the kernel resolves the program's path before it closes what is marked, and
+/// `/proc/self/fd/N/..` would lead outside.
+fn close_descriptors(prepared: &Prepared, master: Option<&OwnedFd>) -> Result<()> {
+    let socket = prepared.socket.as_fd();
+    let [start, master] =
+        [prepared.start.as_ref(), master].map(|fd| fd.map_or(socket, |fd| fd.as_fd()));
+    let kept = [socket, start, master];
+    sys::fd::close_from(prepared.program.first_closed, kept).at(Stage::Descriptors)
+}
+
 fn wait_for_start(prepared: &Prepared) -> Result<()> {
-    // One that joins has closed its descriptors by now.
     let Some(start) = &prepared.start else { return Ok(()) };
-    // Closed, not only marked: the kernel resolves the program's path before it closes what is marked,
-    // and `/proc/self/fd/N/..` would lead outside (CVE-2024-21626).
-    let kept = [start.as_fd(), prepared.socket.as_fd()];
-    sys::fd::close_from(prepared.program.first_closed, kept).at(Stage::Descriptors)?;
     let mut byte = [0];
     loop {
         match sys::read(start, &mut byte) {

@@ -282,6 +282,8 @@ fn child(prepared: &Prepared<'_>) -> i32 {
         let Some(inside) = prepared.join else {
             return prepared.directory.as_ref().map_or(Ok(()), sys::fchdir);
         };
+        // The container's processes are not to look into what has our privileges and descriptors.
+        sys::set_dumpable(false)?;
         for tasks in &inside.groups {
             sys::write(tasks, b"0")?;
         }
@@ -299,21 +301,21 @@ fn child(prepared: &Prepared<'_>) -> i32 {
         Ok(())
     };
     if let Err(errno) = enter() {
-        return complain(prepared, errno);
+        return complain(prepared.output.as_fd(), errno);
     }
     let Some(second) = &prepared.second else { return program(prepared) };
     // The pid namespace holds for children only.
     let flags = libc::CLONE_PARENT as u64;
     match spawn(Clone { flags, cgroup: None, withheld: None }, prepared, program) {
         Ok((pid, _)) => i32::from(sys::write(second, &pid.to_ne_bytes()).is_err()),
-        Err(errno) => complain(prepared, errno),
+        Err(errno) => complain(prepared.output.as_fd(), errno),
     }
 }
 
-fn complain(prepared: &Prepared<'_>, errno: Errno) -> i32 {
+fn complain(output: BorrowedFd<'_>, errno: Errno) -> i32 {
     for part in ["cannot execute: ", errno.desc()] {
         // There is nothing left to tell a failure to.
-        let _ = sys::write(&prepared.output, part.as_bytes());
+        let _ = sys::write(output, part.as_bytes());
     }
     NOT_EXECUTED
 }
@@ -323,7 +325,9 @@ fn program(prepared: &Prepared<'_>) -> i32 {
         sys::fd::onto_standard(prepared.stdin.as_fd(), 0)?;
         sys::fd::onto_standard(prepared.output.as_fd(), 1)?;
         sys::fd::onto_standard(prepared.output.as_fd(), 2)?;
-        sys::fd::cloexec_from(3)?;
+        // Closed, not only marked: the path of the program may be a link of the image's into what the
+        // runtime has open (CVE-2024-21626).
+        sys::fd::close_from(3, [])?;
         process::reset_signals()?;
         match prepared.join.and_then(|inside| inside.like.as_ref()) {
             Some(privileges) => become_like(privileges),
@@ -334,7 +338,8 @@ fn program(prepared: &Prepared<'_>) -> i32 {
         Ok(()) => process::execve(&prepared.program, &prepared.args, &prepared.env),
         Err(errno) => errno,
     };
-    complain(prepared, errno)
+    let [_, _, stderr] = sys::fd::standard();
+    complain(stderr, errno)
 }
 
 /// As the container's own process does it, and for the reasons told there.

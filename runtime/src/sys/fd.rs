@@ -5,54 +5,28 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, Owne
 
 use super::{Errno, Result};
 
-/// Marks every descriptor from `first` on to be closed by the next exec.
-///
-/// # Errors
-/// Those of close_range(2) with `CLOSE_RANGE_CLOEXEC` (5.11); before that, with `EINVAL`, the
-/// descriptors are marked one by one up to the soft limit.
-pub fn cloexec_from(first: u32) -> Result<()> {
-    // SAFETY: takes numbers only; marking a descriptor does not invalidate it.
-    let rc =
-        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    match Errno::result(rc) {
-        Ok(_) => Ok(()),
-        Err(Errno::EINVAL | Errno::ENOSYS) => {
-            // SAFETY: an all-zero `rlimit` is valid.
-            let mut limit: libc::rlimit = unsafe { core::mem::zeroed() };
-            // SAFETY: the kernel writes one `rlimit` to the pointer.
-            let rc = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-            Errno::result(rc)?;
-            for number in first..u32::try_from(limit.rlim_cur).unwrap_or(1 << 20) {
-                // SAFETY: takes numbers only; EBADF of unused numbers is expected.
-                unsafe { libc::fcntl(number as RawFd, libc::F_SETFD, libc::FD_CLOEXEC) };
-            }
-            Ok(())
-        }
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Closes every descriptor from `first` on but two. For a cloned child that never drops what the
+/// Closes every descriptor from `first` on but a few. For a cloned child that never drops what the
 /// parent owned.
 ///
 /// # Errors
 /// Those of close_range(2).
-pub fn close_from(first: u32, kept: [BorrowedFd<'_>; 2]) -> Result<()> {
-    let [one, other] = kept.map(|fd| fd.as_raw_fd().unsigned_abs());
-    let (low, high) = (one.min(other), one.max(other));
-    for (from, to) in [
-        (first, low.saturating_sub(1)),
-        (first.max(low + 1), high.saturating_sub(1)),
-        (first.max(high + 1), u32::MAX),
-    ] {
+pub fn close_from<const N: usize>(first: u32, kept: [BorrowedFd<'_>; N]) -> Result<()> {
+    let close = |from: u32, to: u32| {
         if from > to {
-            continue;
+            return Ok(());
         }
         // SAFETY: takes numbers only; by this function's contract no owner of them acts any more.
         let rc = unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
-        Errno::result(rc)?;
+        Errno::result(rc).map(drop)
+    };
+    let mut kept = kept.map(|fd| fd.as_raw_fd().unsigned_abs());
+    kept.sort_unstable();
+    let mut from = first;
+    for number in kept {
+        close(from, number.saturating_sub(1))?;
+        from = from.max(number.saturating_add(1));
     }
-    Ok(())
+    close(from, u32::MAX)
 }
 
 /// Closes descriptors, those with numbers in a row by one call.

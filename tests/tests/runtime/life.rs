@@ -241,6 +241,37 @@ fn signals_reach_the_program_through_run() {
     assert_eq!(bundle.left(), [""; 0]);
 }
 
+/// The container of a `run` is deleted by another command.
+#[test]
+fn run_returns_the_code_of_what_another_deletes() {
+    let bundle = Bundle::new("exec sleep 100");
+    let mut child = bundle.command(&["run", &bundle.id]).spawn().unwrap();
+    bundle.wait_until_running();
+    bundle.must(&["delete", "--force", &bundle.id]);
+    assert_eq!(child.wait().unwrap().code(), Some(137));
+    assert_eq!(bundle.left(), [""; 0]);
+}
+
+/// And its name given to a new one before the `run` sees it.
+#[test]
+fn run_deletes_its_own_container_only() {
+    if !is_ours() {
+        return; // runc deletes whatever has the name
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    let mut child = bundle.command(&["run", &bundle.id]).spawn().unwrap();
+    bundle.wait_until_running();
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    bundle.must(&["delete", "--force", &bundle.id]);
+    bundle.must(&["run", "--detach", &bundle.id]);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(137));
+    assert_eq!(bundle.state()["status"], "running");
+    bundle.must(&["delete", "--force", &bundle.id]);
+    assert_eq!(bundle.left(), [""; 0]);
+}
+
 /// SIGKILL at any moment of `create`: what is left is deleted by force, and then there is nothing.
 #[test]
 fn a_killed_create_leaves_nothing_that_delete_does_not_find() {

@@ -61,11 +61,7 @@ fn readiness_is_passed_on() {
         let sent = within(TIMEOUT, || ours.send_to(b"READY=1\nSTATUS=up", &socket).ok());
         assert!(sent.is_some(), "{words:?}");
         assert!(runtime.try_wait().unwrap().is_none(), "{words:?} did not wait");
-        let running = || {
-            let state = bundle.call(&["state", &bundle.id]).stdout;
-            String::from_utf8_lossy(&state).contains("\"running\"").then_some(())
-        };
-        assert!(within(TIMEOUT, running).is_some(), "{words:?}");
+        bundle.wait_until_running();
         let mut buffer = [0; 256];
         let mut heard = || {
             let length = systemd.recv(&mut buffer).unwrap();

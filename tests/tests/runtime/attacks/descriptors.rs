@@ -109,6 +109,42 @@ fn cve_2019_5736_the_runtime_cannot_be_overwritten() {
     assert!(std::fs::read(&program).unwrap() == before, "the runtime has another content");
 }
 
+/// The image's hook is `/proc/self/exe`: `start`, too, must run from what cannot be overwritten.
+#[test]
+fn cve_2019_5736_a_hook_does_not_get_at_the_runtime() {
+    if !is_ours() {
+        return; // runc's hooks are run by the init
+    }
+    let mut bundle = Bundle::new("true");
+    super::with_libraries(&mut bundle);
+    let log = bundle.root().join("log");
+    nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    symlink("/proc/self/exe", bundle.root().join("bin/trap")).unwrap();
+    // It waits for a reader of its log.
+    let args = ["trap", "--root", "/x", "--log", "/log", "state", "x"];
+    bundle.set("/hooks", json!({"startContainer": [{"path": "/bin/trap", "args": args}]}));
+    bundle.must(&["create", &bundle.id]);
+    let init = bundle.state()["pid"].as_i64();
+    let mut start = bundle.command(&["start", &bundle.id]).spawn().unwrap();
+    let hook = within(Duration::from_secs(10), || {
+        let pids = bundle.must(&["ps", "--format", "json", &bundle.id]);
+        let pids: Vec<i64> = serde_json::from_str(&pids).unwrap();
+        let hook = pids.into_iter().find(|pid| Some(*pid) != init)?;
+        let arguments = std::fs::read(format!("/proc/{hook}/cmdline")).ok()?;
+        arguments.starts_with(b"trap\0").then_some(hook)
+    });
+    let exe = format!("/proc/{}/exe", hook.unwrap());
+    let place = std::fs::read_link(&exe).unwrap();
+    let flags = nix::sys::statvfs::statvfs(exe.as_str()).unwrap().flags();
+    let reader = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_NONBLOCK;
+    let reader = nix::fcntl::open(&log, reader, nix::sys::stat::Mode::empty()).unwrap();
+    assert!(!start.wait().unwrap().success());
+    drop(reader);
+    bundle.must(&["delete", "--force", &bundle.id]);
+    assert_eq!(place.as_os_str(), "/");
+    assert!(flags.contains(nix::sys::statvfs::FsFlags::ST_RDONLY), "{flags:?}");
+}
+
 /// The runtime's file; a bare name is looked up.
 fn which() -> std::path::PathBuf {
     let runtime = runtime();
@@ -199,6 +235,44 @@ fn cve_2024_21626_exec_of_a_program_outside_is_refused() {
     assert_eq!(output.stdout, b"well\n", "{output:?}");
     drop(leaked);
     bundle.must(&["delete", "--force", &bundle.id]);
+}
+
+/// Of more numbers than the caller passes on the rest would be the runtime's own.
+#[test]
+fn cve_2024_21626_what_is_not_there_to_be_preserved_is_refused() {
+    let mut bundle = Bundle::new("");
+    let outside = Outside::new(&bundle);
+    std::fs::copy("/bin/busybox", outside.0.join("busybox")).unwrap();
+    bundle.set("/process/args", json!(["/trap/echo", "escaped"]));
+    std::fs::create_dir(bundle.root().join("trap")).unwrap();
+    for number in 3..20 {
+        let path = format!("/proc/self/fd/{number}/../../outside/busybox");
+        symlink(path, bundle.root().join("trap/echo")).unwrap();
+        let output = bundle.call(&["run", "--preserve-fds", "20", &bundle.id]);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{number}: {output:?}");
+        assert_eq!(bundle.left(), [""; 0]);
+        std::fs::remove_file(bundle.root().join("trap/echo")).unwrap();
+    }
+}
+
+/// A hook whose program the image has replaced by a link to one of the host's.
+#[test]
+fn cve_2024_21626_a_hook_outside_is_not_executed() {
+    let mut bundle = Bundle::new("true");
+    let outside = Outside::new(&bundle);
+    std::fs::copy("/bin/busybox", outside.0.join("busybox")).unwrap();
+    let args = ["touch", "/escaped"];
+    bundle.set("/hooks", json!({"startContainer": [{"path": "/bin/trap", "args": args}]}));
+    for number in 3..20 {
+        let path = format!("/proc/self/fd/{number}/../../outside/busybox");
+        symlink(path, bundle.root().join("bin/trap")).unwrap();
+        let (code, _, stderr) = bundle.run();
+        assert_ne!(code, 0, "{number}");
+        assert!(stderr.contains("hook"), "{stderr}");
+        assert!(!bundle.root().join("escaped").exists(), "{number}: {stderr}");
+        assert_eq!(bundle.left(), [""; 0]);
+        std::fs::remove_file(bundle.root().join("bin/trap")).unwrap();
+    }
 }
 
 #[test]
