@@ -4,27 +4,40 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use clap::Args;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::arguments::{Given, Misuse, Opt};
 use super::{Error, print};
 use crate::cgroup::{Cgroup, OomWatch};
 use crate::container::{self, Container, Status};
 
-#[derive(Debug, Args)]
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt::value(
+        "interval",
+        "DURATION",
+        "Time between two statistics, such as 500ms, 5s or 1m30s [default: 5s]",
+    ),
+    Opt::switch("stats", "Print the statistics once"),
+];
+
+#[derive(Debug)]
 pub(super) struct Arguments {
-    /// Time between two statistics, such as 500ms, 5s or 1m30s
-    #[arg(long, default_value = "5s", value_parser = duration)]
     interval: Duration,
-    /// Print the statistics once
-    #[arg(long)]
     stats: bool,
-    /// Name of the container
-    #[arg(value_name = "container-id")]
     id: String,
+}
+
+impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        Ok(Self {
+            interval: given.parsed("interval", duration)?.unwrap_or(Duration::from_secs(5)),
+            stats: given.is_on("stats"),
+            id: given.id()?,
+        })
+    }
 }
 
 /// Why there are no events.
@@ -147,7 +160,7 @@ fn wait(init: &OwnedFd, watch: Option<&OomWatch>, until: Instant) -> Result<bool
 
 /// A duration as Go writes it: decimal numbers, each with its unit, or `0`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration: write such as 500ms, 5s or 1m30s");
+    let wrong = || "write a duration such as 500ms, 5s or 1m30s".to_owned();
     if text == "0" {
         return Ok(Duration::ZERO);
     }

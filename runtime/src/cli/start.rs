@@ -2,20 +2,11 @@
 
 use std::path::Path;
 
-use clap::Args;
-
 use super::Error;
 use crate::container::Container;
 
-#[derive(Debug, Args)]
-pub(super) struct Arguments {
-    /// Name of the container
-    #[arg(value_name = "container-id")]
-    id: String,
-}
-
-pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
-    let mut container = Container::load(root, &arguments.id)?;
+pub(super) fn run(root: &Path, id: &str) -> Result<u8, Error> {
+    let mut container = Container::load(root, id)?;
     let listener = container.listener()?;
     container.start()?;
     if let Some(listener) = listener {
