@@ -20,9 +20,11 @@ SMALL := -C target-feature=+crt-static -C force-unwind-tables=no -C llvm-args=-e
     -C link-arg=-Wl,-z,pack-relative-relocs,--no-eh-frame-hdr,-T,$(CURDIR)/runtime/link.ld
 # It begins before the C library does (runtime/src/sys/entry.rs); and this linker folds equal functions.
 SMALL += $(if $(filter x86_64-%,$(TARGET)),-C link-arg=-Wl$(comma)-e$(comma)lighter_start$(comma)--icf=all)
+# Names of this version of the C library only, see runtime/src/lean_libc.rs.
+LEAN := $(if $(filter 2.36,$(lastword $(shell getconf GNU_LIBC_VERSION))),--features lean-libc)
 
 build:
-	LIGHTER_COMMIT="$(COMMIT)" RUSTFLAGS="$(SMALL)" cargo build --locked --profile runtime -p runtime \
+	LIGHTER_COMMIT="$(COMMIT)" RUSTFLAGS="$(SMALL)" cargo build --locked --profile runtime -p runtime $(LEAN) \
 	    --bin lighter-runtime --target $(TARGET) --target-dir target/static
 	cargo build --locked --release -p agent -p control-plane
 	install -D -m 0755 -t $(DIST) target/static/$(TARGET)/runtime/lighter-runtime \

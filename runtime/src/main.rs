@@ -6,6 +6,9 @@
 #![no_main]
 #![allow(unsafe_code)] // the name alone: nothing here is unsafe to call
 
+#[cfg(feature = "lean-libc")]
+mod lean_libc;
+
 use std::ffi::{c_char, c_int};
 
 /// The C library has given the arguments to `std::env` before it calls this.

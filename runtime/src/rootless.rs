@@ -33,12 +33,21 @@ impl FromStr for Rootless {
 
     /// `auto`, or a boolean as Go reads it.
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "" | "auto" => Ok(Self::Auto),
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Self::True),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Self::False),
-            _ => Err("give true, false or auto".to_owned()),
+        match (text, boolean(text)) {
+            ("" | "auto", _) => Ok(Self::Auto),
+            (_, Some(true)) => Ok(Self::True),
+            (_, Some(false)) => Ok(Self::False),
+            (_, None) => Err("give true, false or auto".to_owned()),
         }
+    }
+}
+
+/// A boolean as Go reads it.
+pub(crate) fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 

@@ -199,10 +199,7 @@ fn pressure(text: &str) -> Option<Value> {
         let (kind, rest) = line.split_once(' ')?;
         let mut fields = Map::new();
         for (name, number) in rest.split(' ').filter_map(|pair| pair.split_once('=')) {
-            let number: Value = match name {
-                "total" => number.parse::<u64>().ok()?.into(),
-                _ => number.parse::<f64>().ok()?.into(),
-            };
+            let number: Value = serde_json::from_slice(number.as_bytes()).ok()?;
             fields.insert(name.to_owned(), number);
         }
         map.insert(kind.to_owned(), fields.into());

@@ -4,8 +4,7 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
-
+use super::arguments::{Given, Misuse, Opt, choice, number};
 use super::{Error, create::give_back};
 use crate::container::{Checkpoint, Container, CriuOptions};
 use crate::sys;
@@ -25,60 +24,85 @@ pub(crate) enum Invalid {
     StatusFd { number: u32 },
 }
 
-/// How CRIU treats control groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CgroupsMode {
-    Soft,
-    Full,
-    Strict,
-    Ignore,
-}
+/// What `checkpoint` and `restore` share.
+pub(super) const SHARED: &[Opt] = &[
+    Opt::value("image-path", "DIR", "Directory of the image files; ./checkpoint by default"),
+    Opt::value("work-path", "DIR", "Directory of the log; that of the images by default"),
+    Opt::switch("tcp-established", "Allow open TCP connections"),
+    Opt::switch("ext-unix-sk", "Allow Unix sockets whose other end is outside"),
+    Opt::switch("shell-job", "Allow processes on the caller's terminal"),
+    Opt::switch("file-locks", "Save and restore file locks"),
+    Opt::value(
+        "manage-cgroups-mode",
+        "MODE",
+        "What is done with control groups: soft, full, strict or ignore; soft by default",
+    ),
+    Opt::value(
+        "empty-ns",
+        "KIND",
+        "Restore the namespace (network) without its properties; those of the network always are left out",
+    ),
+    Opt::switch("auto-dedup", "Keep each page of memory in one image only"),
+    Opt::switch("lazy-pages", "Fetch pages of memory when they are used"),
+];
 
-/// The only kind whose properties can be left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum EmptyNamespace {
-    Network,
-}
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt::value(
+        "parent-path",
+        "DIR",
+        "Earlier images, relative to the image path: only memory that has changed since is saved",
+    ),
+    Opt::switch("leave-running", "Let the processes run on"),
+    Opt::switch("tcp-skip-in-flight", "Leave out TCP connections that are not established yet"),
+    Opt::switch("link-remap", "Link deleted files that are open to names again"),
+    Opt::value(
+        "status-fd",
+        "FD",
+        "Descriptor to which a null byte is written when lazy pages can be fetched",
+    ),
+    Opt::value("page-server", "ADDRESS:PORT", "Send the memory to this page server"),
+    Opt::switch("pre-dump", "Save the memory only, and let the processes run on"),
+];
+
+/// CRIU's number of each way to treat control groups.
+const CGROUPS_MODES: [(&str, u64); 4] = [("soft", 3), ("full", 4), ("strict", 5), ("ignore", 0)];
+/// The default, which CRIU has no name for.
+const DEFAULT_MODE: u64 = 6;
 
 /// What `checkpoint` and `restore` share.
-#[derive(Debug, Args)]
+#[derive(Debug)]
 pub(super) struct Common {
-    /// Directory of the image files; ./checkpoint by default
-    #[arg(long, value_name = "DIR", default_value = "checkpoint", hide_default_value = true)]
     image_path: PathBuf,
-    /// Directory of the log; that of the images by default
-    #[arg(long, value_name = "DIR")]
     work_path: Option<PathBuf>,
-    /// Allow open TCP connections
-    #[arg(long)]
     tcp_established: bool,
-    /// Allow Unix sockets whose other end is outside
-    #[arg(long)]
     ext_unix_sk: bool,
-    /// Allow processes on the caller's terminal
-    #[arg(long)]
     shell_job: bool,
-    /// Save and restore file locks
-    #[arg(long)]
     file_locks: bool,
-    /// What is done with control groups; soft by default
-    #[arg(long, value_enum, value_name = "MODE")]
-    manage_cgroups_mode: Option<CgroupsMode>,
-    /// Restore the namespace without its properties; those of the network always are left out
-    #[arg(long, value_enum, value_name = "KIND")]
-    empty_ns: Vec<EmptyNamespace>,
-    /// Keep each page of memory in one image only
-    #[arg(long)]
+    cgroups_mode: u64,
     auto_dedup: bool,
-    /// Fetch pages of memory when they are used
-    #[arg(long)]
     lazy_pages: bool,
-    /// Name of the container
-    #[arg(value_name = "container-id")]
     pub(super) id: String,
 }
 
 impl Common {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        // The only kind whose properties can be left out.
+        given.each("empty-ns", |text| choice(&[("network", ())], text))?;
+        let mode = given.parsed("manage-cgroups-mode", |text| choice(&CGROUPS_MODES, text))?;
+        Ok(Self {
+            image_path: given.path("image-path")?.unwrap_or_else(|| "checkpoint".into()),
+            work_path: given.path("work-path")?,
+            tcp_established: given.is_on("tcp-established"),
+            ext_unix_sk: given.is_on("ext-unix-sk"),
+            shell_job: given.is_on("shell-job"),
+            file_locks: given.is_on("file-locks"),
+            cgroups_mode: mode.unwrap_or(DEFAULT_MODE),
+            auto_dedup: given.is_on("auto-dedup"),
+            lazy_pages: given.is_on("lazy-pages"),
+            id: given.id()?,
+        })
+    }
+
     /// In the terms of CRIU.
     pub(super) fn options<'a>(&'a self, criu: &'a Path) -> CriuOptions<'a> {
         if !nix::unistd::geteuid().is_root() {
@@ -94,13 +118,7 @@ impl Common {
             file_locks: self.file_locks,
             auto_dedup: self.auto_dedup,
             lazy_pages: self.lazy_pages,
-            cgroups_mode: match self.manage_cgroups_mode {
-                Some(CgroupsMode::Ignore) => 0,
-                Some(CgroupsMode::Soft) => 3,
-                Some(CgroupsMode::Full) => 4,
-                Some(CgroupsMode::Strict) => 5,
-                None => 6,
-            },
+            cgroups_mode: self.cgroups_mode,
         }
     }
 
@@ -131,30 +149,15 @@ fn make(path: &Path) -> Result<(), Invalid> {
         .map_err(|source| Invalid::Directory { operation: "create", path: path.to_owned(), source })
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug)]
 pub(super) struct Arguments {
-    #[command(flatten)]
     common: Common,
-    /// Earlier images, relative to the image path: only memory that has changed since is saved
-    #[arg(long, value_name = "DIR")]
     parent_path: Option<PathBuf>,
-    /// Let the processes run on
-    #[arg(long)]
     leave_running: bool,
-    /// Leave out TCP connections that are not established yet
-    #[arg(long)]
     tcp_skip_in_flight: bool,
-    /// Link deleted files that are open to names again
-    #[arg(long)]
     link_remap: bool,
-    /// Descriptor to which a null byte is written when lazy pages can be fetched
-    #[arg(long, value_name = "FD", allow_negative_numbers = true, default_value_t = -1)]
     status_fd: i32,
-    /// Send the memory to this page server
-    #[arg(long, value_name = "ADDRESS:PORT")]
     page_server: Option<String>,
-    /// Save the memory only, and let the processes run on
-    #[arg(long)]
     pre_dump: bool,
 }
 
@@ -181,6 +184,19 @@ pub(super) fn run(root: &Path, criu: &Path, arguments: &Arguments) -> Result<u8,
 }
 
 impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        Ok(Self {
+            common: Common::read(given)?,
+            parent_path: given.path("parent-path")?,
+            leave_running: given.is_on("leave-running"),
+            tcp_skip_in_flight: given.is_on("tcp-skip-in-flight"),
+            link_remap: given.is_on("link-remap"),
+            status_fd: given.parsed("status-fd", number)?.unwrap_or(-1),
+            page_server: given.text("page-server")?,
+            pre_dump: given.is_on("pre-dump"),
+        })
+    }
+
     fn parent(&self) -> Result<Option<&Path>, Invalid> {
         let Some(path) = &self.parent_path else { return Ok(None) };
         if path.is_absolute() {

@@ -3,53 +3,70 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-
+use super::arguments::{Given, Misuse, Opt, number};
 use super::{Error, console};
 use crate::container::{Container, Create, Created, Service, Stdio};
 use crate::rootless::Rootless;
 use crate::{container, seal, sys};
 
-#[derive(Debug, Args)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    pub(super) common: Common,
-}
+/// What `create` and `run` share.
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt::value("bundle", "DIR", "Root of the bundle directory; the current directory by default")
+        .short('b'),
+    Opt::value(
+        "console-socket",
+        "SOCKET",
+        "Unix socket that receives the master of the console's pseudoterminal",
+    ),
+    Opt::value(
+        "pidfd-socket",
+        "SOCKET",
+        "Unix socket that receives a descriptor of the container's process",
+    ),
+    Opt::value("pid-file", "FILE", "File to write the process id to"),
+    Opt::switch("no-pivot", "Do not use pivot_root; for a root file system on a ramdisk"),
+    Opt::switch("no-new-keyring", "Keep the caller's session keyring"),
+    Opt::value(
+        "preserve-fds",
+        "N",
+        "Pass this many descriptors from 3 and $LISTEN_FDS on to the process [default: 0]",
+    ),
+];
+pub(super) const WORDS: &[(&str, &str)] =
+    &[("<container-id>", "Name of the container, unique on this host")];
 
 /// What `create` and `run` share.
-#[derive(Debug, Args)]
+#[derive(Debug)]
 pub(super) struct Common {
-    /// Root of the bundle directory; the current directory by default
-    #[arg(long, short, value_name = "DIR")]
     pub(super) bundle: Option<PathBuf>,
-    /// Unix socket that receives the master of the console's pseudoterminal
-    #[arg(long, value_name = "SOCKET")]
     pub(super) console_socket: Option<PathBuf>,
-    /// Unix socket that receives a descriptor of the container's process
-    #[arg(long, value_name = "SOCKET")]
     pub(super) pidfd_socket: Option<PathBuf>,
-    /// File to write the process id to
-    #[arg(long, value_name = "FILE")]
     pub(super) pid_file: Option<PathBuf>,
-    /// Do not use pivot_root; for a root file system on a ramdisk
-    #[arg(long)]
     pub(super) no_pivot: bool,
-    /// Keep the caller's session keyring
-    #[arg(long)]
     pub(super) no_new_keyring: bool,
-    /// Pass this many descriptors from 3 and $LISTEN_FDS on to the process
-    #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) preserve_fds: u32,
-    /// What the global option says
-    #[arg(skip)]
+    /// What the global option says.
     pub(super) rootless: Rootless,
-    /// Name of the container, unique on this host
-    #[arg(value_name = "container-id")]
     pub(super) id: String,
 }
 
-pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Result<u8, Error> {
-    let Arguments { common } = arguments;
+impl Common {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        Ok(Self {
+            bundle: given.path("bundle")?,
+            console_socket: given.path("console-socket")?,
+            pidfd_socket: given.path("pidfd-socket")?,
+            pid_file: given.path("pid-file")?,
+            no_pivot: given.is_on("no-pivot"),
+            no_new_keyring: given.is_on("no-new-keyring"),
+            preserve_fds: given.parsed("preserve-fds", number)?.unwrap_or(0),
+            rootless: Rootless::default(),
+            id: given.id()?,
+        })
+    }
+}
+
+pub(super) fn run(root: &Path, systemd_cgroup: bool, common: Common) -> Result<u8, Error> {
     seal::ensure()?;
     let bundle = common.bundle()?;
     let socket = common.console_socket.as_deref().map(console::connect).transpose()?;

@@ -2,19 +2,24 @@
 
 use std::path::Path;
 
-use clap::Args;
-
 use super::Error;
+use super::arguments::{Given, Misuse, Opt};
 use crate::container::{self, Container};
 
-#[derive(Debug, Args)]
+pub(super) const OPTIONS: &[Opt] =
+    &[Opt::switch("force", "Kill a container that still runs; a missing one is no error")
+        .short('f')];
+
+#[derive(Debug)]
 pub(super) struct Arguments {
-    /// Kill a container that still runs; a missing one is no error
-    #[arg(long, short)]
     force: bool,
-    /// Name of the container
-    #[arg(value_name = "container-id")]
     id: String,
+}
+
+impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        Ok(Self { force: given.is_on("force"), id: given.id()? })
+    }
 }
 
 pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {

@@ -4,27 +4,40 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use clap::Args;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::arguments::{Given, Misuse, Opt};
 use super::{Error, print};
 use crate::cgroup::{Cgroup, OomWatch};
 use crate::container::{self, Container, Status};
 
-#[derive(Debug, Args)]
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt::value(
+        "interval",
+        "DURATION",
+        "Time between two statistics, such as 500ms, 5s or 1m30s [default: 5s]",
+    ),
+    Opt::switch("stats", "Print the statistics once"),
+];
+
+#[derive(Debug)]
 pub(super) struct Arguments {
-    /// Time between two statistics, such as 500ms, 5s or 1m30s
-    #[arg(long, default_value = "5s", value_parser = duration)]
     interval: Duration,
-    /// Print the statistics once
-    #[arg(long)]
     stats: bool,
-    /// Name of the container
-    #[arg(value_name = "container-id")]
     id: String,
+}
+
+impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        Ok(Self {
+            interval: given.parsed("interval", duration)?.unwrap_or(Duration::from_secs(5)),
+            stats: given.is_on("stats"),
+            id: given.id()?,
+        })
+    }
 }
 
 /// Why there are no events.
@@ -147,12 +160,12 @@ fn wait(init: &OwnedFd, watch: Option<&OomWatch>, until: Instant) -> Result<bool
 
 /// A duration as Go writes it: decimal numbers, each with its unit, or `0`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration: write such as 500ms, 5s or 1m30s");
+    let wrong = || "write a duration such as 500ms, 5s or 1m30s".to_owned();
     if text == "0" {
         return Ok(Duration::ZERO);
     }
     let mut rest = text.strip_prefix('+').unwrap_or(text);
-    let mut seconds = 0.0;
+    let mut sum: u128 = 0;
     if rest.is_empty() {
         return Err(wrong());
     }
@@ -161,24 +174,37 @@ fn duration(text: &str) -> Result<Duration, String> {
         let (number, tail) = rest.split_at(digits);
         let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit);
-        let number: f64 = number.parse().map_err(|_no_number| wrong())?;
-        seconds += number
-            * match unit {
-                "ns" => 1e-9,
-                "us" | "µs" | "μs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return Err(wrong()),
-            };
+        let unit = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return Err(wrong()),
+        };
+        sum = nanoseconds(number, unit).and_then(|part| sum.checked_add(part)).ok_or_else(wrong)?;
         rest = tail;
     }
     // No more than a century: times beyond that overflow the clock.
-    if seconds > 3.2e9 {
-        return Err(wrong());
+    u64::try_from(sum)
+        .ok()
+        .map(Duration::from_nanos)
+        .filter(|sum| sum.as_secs() <= 3_200_000_000)
+        .ok_or_else(wrong)
+}
+
+/// A decimal number of a unit.
+fn nanoseconds(number: &str, unit: u128) -> Option<u128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let count = |digits: &str| if digits.is_empty() { Ok(0) } else { digits.parse::<u128>() };
+    if fraction.contains('.') || whole.is_empty() && fraction.is_empty() {
+        return None;
     }
-    Duration::try_from_secs_f64(seconds).map_err(|_out_of_range| wrong())
+    // More digits than an hour has nanoseconds decide nothing.
+    let fraction = fraction.get(..fraction.len().min(13))?;
+    let scale = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    count(whole).ok()?.checked_mul(unit)?.checked_add(count(fraction).ok()? * unit / scale)
 }
 
 #[cfg(test)]
@@ -195,10 +221,14 @@ mod tests {
             ("1.5h", 5_400_000),
             ("0", 0),
             ("0s", 0),
+            (".5s", 500),
+            ("1.s20ms", 1020),
         ] {
             assert_eq!(duration(text).unwrap(), Duration::from_millis(milliseconds), "{text}");
         }
-        for text in ["", "5", "s", "-5s", "5 s", "1d", "1.2.3s", "99999999h", "5s6", "+"] {
+        for text in
+            ["", "5", "s", "-5s", "5 s", "1d", "1.2.3s", "99999999h", "5s6", "+", ".s", "1.2.s"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -6,9 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use serde::de::DeserializeOwned;
 
+use super::arguments::{Given, Misuse, Opt, number, owned};
 use super::console::{self, Proxy};
 use super::{Error, create, run as foreground};
 use crate::cgroup::SubGroup;
@@ -32,71 +32,94 @@ pub(crate) enum Invalid {
     Cgroup { argument: String, hint: &'static str },
 }
 
-#[derive(Debug, Args)]
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt::value(
+        "console-socket",
+        "SOCKET",
+        "Unix socket that receives the master of the console's pseudoterminal",
+    ),
+    Opt::value("cwd", "DIR", "Current working directory in the container"),
+    Opt::value("env", "NAME=VALUE", "Set an environment variable; may be repeated").short('e'),
+    Opt::switch("tty", "Allocate a pseudo-TTY").short('t'),
+    Opt::value("user", "UID[:GID]", "User to run as").short('u'),
+    Opt::value("additional-gids", "GID", "Add a supplementary group; may be repeated").short('g'),
+    Opt::value("process", "FILE", "File with the process as JSON").short('p'),
+    Opt::switch("detach", "Do not wait for the process").short('d'),
+    Opt::value("pidfd-socket", "SOCKET", "Unix socket that receives a descriptor of the process"),
+    Opt::value("pid-file", "FILE", "File to write the process id to"),
+    Opt::value("process-label", "LABEL", "SELinux label of the process"),
+    Opt::value("apparmor", "PROFILE", "AppArmor profile of the process"),
+    Opt::switch(
+        "no-new-privs",
+        "Whether the process may gain no privileges by executing programs; the bundle's by default",
+    ),
+    Opt::value("cap", "CAP", "Add a capability; may be repeated").short('c'),
+    Opt::value(
+        "preserve-fds",
+        "N",
+        "Pass this many descriptors from 3 on to the process [default: 0]",
+    ),
+    Opt::value(
+        "cgroup",
+        "[CONTROLLER:]PATH",
+        "Existing group below the container's to run the process in; may be repeated with controllers",
+    ),
+    Opt::switch(
+        "ignore-paused",
+        "Allow it in a paused container: the process waits until that is resumed",
+    ),
+];
+
+#[derive(Debug)]
 pub(super) struct Arguments {
-    /// Unix socket that receives the master of the console's pseudoterminal
-    #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
-    /// Current working directory in the container
-    #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
-    /// Set an environment variable; may be repeated
-    #[arg(long, short, value_name = "NAME=VALUE")]
     env: Vec<String>,
-    /// Allocate a pseudo-TTY
-    #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set)]
     tty: bool,
-    /// User to run as
-    #[arg(long, short, value_name = "UID[:GID]")]
     user: Option<String>,
-    /// Add a supplementary group; may be repeated
-    #[arg(long, short = 'g', value_name = "GID", value_delimiter = ',')]
     additional_gids: Vec<u32>,
-    /// File with the process as JSON
-    #[arg(long, short, value_name = "FILE")]
     process: Option<PathBuf>,
-    /// Do not wait for the process
-    #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set)]
     detach: bool,
-    /// Unix socket that receives a descriptor of the process
-    #[arg(long, value_name = "SOCKET")]
     pidfd_socket: Option<PathBuf>,
-    /// File to write the process id to
-    #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// SELinux label of the process
-    #[arg(long, value_name = "LABEL")]
     process_label: Option<String>,
-    /// AppArmor profile of the process
-    #[arg(long, value_name = "PROFILE")]
     apparmor: Option<String>,
-    /// Whether the process may gain no privileges by executing programs
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true")]
     no_new_privs: Option<bool>,
-    /// Add a capability; may be repeated
-    #[arg(long, short, value_name = "CAP", value_delimiter = ',')]
     cap: Vec<String>,
-    /// Pass this many descriptors from 3 on to the process
-    #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
-    /// Existing group below the container's to run the process in; may be repeated with controllers
-    #[arg(long, value_name = "[CONTROLLER:]PATH")]
     cgroup: Vec<String>,
-    /// Allow it in a paused container: the process waits until that is resumed
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", default_value_t = false, action = clap::ArgAction::Set)]
     ignore_paused: bool,
-    /// Name of the container, then the command and its arguments
-    #[arg(
-        value_name = "container-id> <command",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    /// The container, the command and its arguments.
     words: Vec<String>,
+}
+
+impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        let texts = |name| given.each(name, |text| Ok(text.to_owned()));
+        let parts = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+        let numbers = |text: &str| text.split(',').map(number).collect::<Result<Vec<u32>, _>>();
+        let words = given.words.iter().map(|word| owned("an argument of the command", word));
+        Ok(Self {
+            console_socket: given.path("console-socket")?,
+            cwd: given.text("cwd")?,
+            env: texts("env")?,
+            tty: given.is_on("tty"),
+            user: given.text("user")?,
+            additional_gids: given.each("additional-gids", numbers)?.concat(),
+            process: given.path("process")?,
+            detach: given.is_on("detach"),
+            pidfd_socket: given.path("pidfd-socket")?,
+            pid_file: given.path("pid-file")?,
+            process_label: given.text("process-label")?,
+            apparmor: given.text("apparmor")?,
+            no_new_privs: given.switch("no-new-privs"),
+            cap: given.each("cap", |text| Ok(parts(text)))?.concat(),
+            preserve_fds: given.parsed("preserve-fds", number)?.unwrap_or(0),
+            cgroup: texts("cgroup")?,
+            ignore_paused: given.is_on("ignore-paused"),
+            words: words.collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<u8, Error> {
@@ -269,18 +292,19 @@ impl Arguments {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use clap::Parser as _;
-
+    use super::super::Command;
     use super::*;
 
-    #[derive(clap::Parser)]
-    struct Command {
-        #[command(flatten)]
-        arguments: Arguments,
+    fn try_parse(words: &[&str]) -> Result<Arguments, String> {
+        let words = ["exec"].iter().chain(words).map(Into::into);
+        match super::super::parse(words).map_err(|error| error.to_string())?.command {
+            Command::Exec(arguments) => Ok(arguments),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     fn parse(words: &[&str]) -> Arguments {
-        Command::try_parse_from(["exec"].iter().chain(words)).unwrap().arguments
+        try_parse(words).unwrap()
     }
 
     #[test]
@@ -291,7 +315,11 @@ mod tests {
         assert_eq!(parse(&["box", "-d", "--help"]).words, ["box", "-d", "--help"]);
         assert!(!parse(&["--tty=false", "--detach=true", "box"]).tty);
         assert!(parse(&["--process", "/p", "--detach", "--pid-file", "/f", "box"]).detach);
-        assert!(Command::try_parse_from(["exec", "-d"]).is_err());
+        assert!(try_parse(&["-d"]).is_err());
+        let arguments = parse(&["-td", "-uroot", "-e=A=1", "--", "box", "--", "-x"]);
+        assert!(arguments.tty && arguments.detach);
+        assert_eq!((arguments.user.as_deref(), &arguments.env[0][..]), (Some("root"), "A=1"));
+        assert_eq!(arguments.words, ["box", "--", "-x"]);
     }
 
     #[test]

@@ -3,23 +3,31 @@
 use std::path::Path;
 use std::str::FromStr as _;
 
-use clap::Args;
 use nix::sys::signal::Signal;
 
 use super::Error;
+use super::arguments::{Given, Misuse, Opt, owned};
 use crate::container::Container;
 
-#[derive(Debug, Args)]
+pub(super) const OPTIONS: &[Opt] =
+    &[Opt::switch("all", "Send the signal to every process of the container").short('a')];
+
+#[derive(Debug)]
 pub(super) struct Arguments {
-    /// Send the signal to every process of the container
-    #[arg(long, short)]
     all: bool,
-    /// Name of the container
-    #[arg(value_name = "container-id")]
     id: String,
-    /// Signal by name or number
-    #[arg(default_value = "SIGTERM", allow_negative_numbers = true)]
     signal: String,
+}
+
+impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        let signal = given.words.get(1);
+        Ok(Self {
+            all: given.is_on("all"),
+            id: given.id()?,
+            signal: signal.map_or(Ok("SIGTERM".to_owned()), |word| owned("the signal", word))?,
+        })
+    }
 }
 
 pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {

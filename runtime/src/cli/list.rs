@@ -4,27 +4,42 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::arguments::{Given, Misuse, Opt, choice};
 use super::{Error, print};
 use crate::container::{self, Container, State};
 
-#[derive(Debug, Args)]
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt::value("format", "FORMAT", "Form of the list: table or json [default: table]").short('f'),
+    Opt::switch("quiet", "Print the names of the containers and nothing else").short('q'),
+];
+
+#[derive(Debug)]
 pub(super) struct Arguments {
-    /// Form of the list
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
     format: Format,
-    /// Print the names of the containers and nothing else
-    #[arg(long, short)]
     quiet: bool,
 }
 
+impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        Ok(Self { format: Format::read(given)?, quiet: given.is_on("quiet") })
+    }
+}
+
 /// How a verb shows what it found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Table,
     Json,
+}
+
+impl Format {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        let choices = [("table", Self::Table), ("json", Self::Json)];
+        let chosen = given.parsed("format", |text| choice(&choices, text))?;
+        Ok(chosen.unwrap_or(Self::Table))
+    }
 }
 
 /// Why the containers cannot be listed.

@@ -8,13 +8,12 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
-use clap::ValueEnum;
 use log::{LevelFilter, Log, Metadata, Record};
 
 use super::Error;
 use crate::container;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Text,
     Json,
@@ -64,10 +63,7 @@ pub(super) fn misuse(message: &str) {
     let json = option(&words, "--log-format").is_some_and(|format| format == "json");
     let format = if json { Format::Json } else { Format::Text };
     match install(Some(Path::new(&path)), format, false) {
-        Ok(_) => {
-            let line = message.lines().next().unwrap_or_default();
-            log::error!("{}", line.strip_prefix("error: ").unwrap_or(line));
-        }
+        Ok(_) => log::error!("{message}"),
         Err(error) => to_standard_error(&super::describe(&error)),
     }
 }

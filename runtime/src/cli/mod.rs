@@ -4,6 +4,7 @@
 //! as the last entry, where containerd's shim and dockerd look for it; they end with exit code 1, and
 //! with 3 for a command that is none.
 
+mod arguments;
 mod checkpoint;
 mod console;
 mod create;
@@ -11,8 +12,8 @@ mod delete;
 mod events;
 mod exec;
 mod features;
+mod help;
 mod kill;
-mod lazy;
 mod list;
 mod log;
 pub mod monitor;
@@ -25,85 +26,88 @@ mod spec;
 mod start;
 mod state;
 mod update;
+mod verbs;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{CommandFactory as _, Parser, Subcommand};
-
-use self::lazy::Lazy;
+use self::arguments::{Line, Misuse, Verb, choice};
 use crate::rootless::{self, Rootless};
 use crate::{container, seal};
 
-/// OCI container runtime.
-#[derive(Debug, Parser)]
-#[command(name = "lighter-runtime", disable_version_flag = true, arg_required_else_help = true)]
+/// A command line as its author meant it.
+#[derive(Debug)]
 struct Arguments {
-    /// Log at level debug
-    #[arg(long, global = true)]
     debug: bool,
-    /// File to append log entries to; standard error by default
-    #[arg(long, global = true, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Form of the log entries
-    #[arg(long, global = true, value_enum, default_value_t = log::Format::Text)]
     log_format: log::Format,
-    /// Directory for the state of containers; should be on a tmpfs
-    #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Have systemd make the cgroup of a new container; cgroupsPath is slice:prefix:name then
-    #[arg(long, global = true)]
     systemd_cgroup: bool,
-    /// Whether cgroups are done without where they are not permitted and no limit is asked for: true,
-    /// false, or auto, which is for all but the root of the host
-    // Not global, as the others: `spec` has an option of that name.
-    #[arg(long, value_name = "BOOL", default_value = "auto")]
     rootless: Rootless,
-    /// Name or path of the criu program, for checkpoint and restore
-    #[arg(long, global = true, value_name = "FILE", default_value = "criu")]
     criu: PathBuf,
-    /// Print the version
-    #[arg(long, short)]
-    version: bool,
-    #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Debug)]
 enum Command {
-    /// Save the state of a running container
-    Checkpoint(Box<Lazy<checkpoint::Arguments>>),
-    /// Create a container
-    Create(Lazy<create::Arguments>),
-    /// Delete any resources held by the container
-    Delete(Lazy<delete::Arguments>),
-    /// Display events of the container: OOM notifications and usage statistics
-    Events(Lazy<events::Arguments>),
-    /// Execute a further process in a container
-    Exec(Lazy<exec::Arguments>),
-    /// Show the enabled features as JSON
+    Checkpoint(Box<checkpoint::Arguments>),
+    Create(create::Common),
+    Delete(delete::Arguments),
+    Events(events::Arguments),
+    Exec(exec::Arguments),
     Features,
-    /// Send a signal to the container's init process
-    Kill(Lazy<kill::Arguments>),
-    /// Suspend all processes of a container
-    Pause(Lazy<pause::Arguments>),
-    /// Restore a container from a checkpoint
-    Restore(Box<Lazy<restore::Arguments>>),
-    /// Resume all processes of a paused container
-    Resume(Lazy<resume::Arguments>),
-    /// List the containers below the state root
-    List(Lazy<list::Arguments>),
-    /// Display the processes inside a container
-    Ps(Lazy<ps::Arguments>),
-    /// Create and run a container
-    Run(Lazy<run::Arguments>),
-    /// Create a starter config.json
-    Spec(Lazy<spec::Arguments>),
-    /// Execute the user defined process in a created container
-    Start(Lazy<start::Arguments>),
-    /// Output the state of a container
-    State(Lazy<state::Arguments>),
-    /// Update the resource limits of a container
-    Update(Box<Lazy<update::Arguments>>),
+    Help(Option<&'static Verb>),
+    Kill(kill::Arguments),
+    List(list::Arguments),
+    Pause(String),
+    Ps(ps::Arguments),
+    Restore(Box<restore::Arguments>),
+    Resume(String),
+    Run(run::Arguments),
+    Spec(spec::Arguments),
+    Start(String),
+    State(String),
+    Update(Box<update::Arguments>),
+    Version,
+}
+
+/// A command line that cannot be followed.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{misuse}", verb.map(|verb| format!("{verb}: ")).unwrap_or_default())]
+struct Unusable {
+    verb: Option<&'static str>,
+    misuse: Misuse,
+}
+
+/// Reads the words after the program's name.
+fn parse(words: impl Iterator<Item = OsString>) -> Result<Arguments, Unusable> {
+    let mut line = Line::default();
+    let read = line.sort(words).and_then(|()| Arguments::read(&line));
+    read.map_err(|misuse| Unusable { verb: line.verb.map(|verb| verb.name), misuse })
+}
+
+impl Arguments {
+    fn read(line: &Line) -> Result<Self, Misuse> {
+        let Line { global, verb, own, asks_for_help } = line;
+        let command = match verb {
+            _ if *asks_for_help => Command::Help(*verb),
+            _ if global.is_on("version") => Command::Version,
+            Some(verb) => (verb.read)(own)?,
+            None => Command::Help(None),
+        };
+        let formats = [("text", log::Format::Text), ("json", log::Format::Json)];
+        let format = global.parsed("log-format", |text| choice(&formats, text))?;
+        Ok(Self {
+            debug: global.is_on("debug"),
+            log: global.path("log")?,
+            log_format: format.unwrap_or(log::Format::Text),
+            root: global.path("root")?,
+            systemd_cgroup: global.is_on("systemd-cgroup"),
+            rootless: global.parsed("rootless", str::parse)?.unwrap_or_default(),
+            criu: global.path("criu")?.unwrap_or_else(|| "criu".into()),
+            command,
+        })
+    }
 }
 
 /// Why a command failed.
@@ -188,25 +192,14 @@ fn dispatch() -> u8 {
     {
         let _ = seal::ensure();
     }
-    let arguments = match Arguments::try_parse() {
+    let arguments = match parse(std::env::args_os().skip(1)) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-                return help().unwrap_or(1);
-            }
-            if error.kind() == clap::error::ErrorKind::InvalidSubcommand {
-                return unknown(&error);
-            }
-            let asked_for_help = !error.use_stderr();
-            // Nothing better can be done where even this cannot be printed.
-            let _ = error.print();
-            if !asked_for_help {
-                log::misuse(&error.to_string());
-            }
-            return u8::from(!asked_for_help);
-        }
+        Err(unusable) => return refuse(&unusable),
     };
-    let sink = match log::install(arguments.log.as_deref(), arguments.log_format, arguments.debug) {
+    // Help is given even where a log cannot be written.
+    let file = arguments.log.as_deref();
+    let file = file.filter(|_| !matches!(arguments.command, Command::Help(_)));
+    let sink = match log::install(file, arguments.log_format, arguments.debug) {
         Ok(sink) => sink,
         Err(error) => {
             log::to_standard_error(&describe(&error));
@@ -228,11 +221,8 @@ fn dispatch() -> u8 {
 }
 
 fn run(arguments: Arguments) -> Result<u8, Error> {
-    if arguments.version {
-        return print(&version());
-    }
     let own = if arguments.root.is_none() { rootless::state_root() } else { None };
-    let begins = matches!(arguments.command, Some(Command::Create(_) | Command::Run(_)));
+    let begins = matches!(arguments.command, Command::Create(_) | Command::Run(_));
     if let Some(own) = own.as_ref().filter(|_| begins) {
         make_state_root(own)?;
     }
@@ -241,34 +231,31 @@ fn run(arguments: Arguments) -> Result<u8, Error> {
     ::log::debug!("lighter-runtime {}, state root {}", env!("CARGO_PKG_VERSION"), root.display());
     let systemd = arguments.systemd_cgroup;
     match arguments.command {
-        Some(Command::Checkpoint(checkpoint)) => {
-            checkpoint::run(&root, &arguments.criu, &checkpoint.0)
-        }
-        Some(Command::Create(Lazy(mut create))) => {
-            create.common.rootless = arguments.rootless;
+        Command::Checkpoint(checkpoint) => checkpoint::run(&root, &arguments.criu, &checkpoint),
+        Command::Create(mut create) => {
+            create.rootless = arguments.rootless;
             create::run(&root, systemd, create)
         }
-        Some(Command::Delete(Lazy(delete))) => delete::run(&root, delete),
-        Some(Command::Events(Lazy(events))) => events::run(&root, &events),
-        Some(Command::Exec(Lazy(exec))) => exec::run(&root, &exec),
-        Some(Command::Features) => features::run(),
-        Some(Command::Kill(Lazy(kill))) => kill::run(&root, kill),
-        Some(Command::Pause(Lazy(pause))) => pause::run(&root, pause),
-        Some(Command::Restore(restore)) => {
-            restore::run(&root, systemd, &arguments.criu, (*restore).0)
-        }
-        Some(Command::Resume(Lazy(resume))) => resume::run(&root, resume),
-        Some(Command::List(Lazy(list))) => list::run(&root, &list),
-        Some(Command::Ps(Lazy(ps))) => ps::run(&root, ps),
-        Some(Command::Run(Lazy(mut run))) => {
+        Command::Delete(delete) => delete::run(&root, delete),
+        Command::Events(events) => events::run(&root, &events),
+        Command::Exec(exec) => exec::run(&root, &exec),
+        Command::Features => features::run(),
+        Command::Help(verb) => print(&help::text(verb)),
+        Command::Kill(kill) => kill::run(&root, kill),
+        Command::List(list) => list::run(&root, &list),
+        Command::Pause(id) => pause::run(&root, &id),
+        Command::Ps(ps) => ps::run(&root, ps),
+        Command::Restore(restore) => restore::run(&root, systemd, &arguments.criu, *restore),
+        Command::Resume(id) => resume::run(&root, &id),
+        Command::Run(mut run) => {
             run.common.rootless = arguments.rootless;
             run::run(&root, systemd, run)
         }
-        Some(Command::Spec(Lazy(spec))) => spec::run(&spec),
-        Some(Command::Start(Lazy(start))) => start::run(&root, start),
-        Some(Command::State(Lazy(state))) => state::run(&root, state),
-        Some(Command::Update(update)) => update::run(&root, (*update).0),
-        None => help(),
+        Command::Spec(spec) => spec::run(&spec),
+        Command::Start(id) => start::run(&root, &id),
+        Command::State(id) => state::run(&root, &id),
+        Command::Update(update) => update::run(&root, *update),
+        Command::Version => print(&version()),
     }
 }
 
@@ -282,14 +269,13 @@ fn version() -> String {
     format!("lighter-runtime version {version}\ncommit: {commit}\nspec: {spec}\n")
 }
 
-/// Refuses a command that is none, in runc's words and with its code.
-fn unknown(error: &clap::Error) -> u8 {
-    let word = error.get(clap::error::ContextKind::InvalidSubcommand);
-    let word = word.map(ToString::to_string).unwrap_or_default();
-    let message = format!("No help topic for '{word}'");
-    log::to_standard_error(&message);
+/// Says what is wrong with the command line; the code to end with, which is runc's.
+fn refuse(unusable: &Unusable) -> u8 {
+    let message = unusable.to_string();
+    let verb = unusable.verb.map(|verb| format!(" {verb}")).unwrap_or_default();
+    log::to_standard_error(&format!("{message}\nTry 'lighter-runtime{verb} --help'."));
     log::misuse(&message);
-    3
+    if matches!(unusable.misuse, Misuse::NoVerb { .. }) { 3 } else { 1 }
 }
 
 /// In a user's runtime directory with the sticky bit, without which it might be cleaned away.
@@ -298,11 +284,6 @@ fn make_state_root(root: &Path) -> Result<(), Error> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
     made.and_then(|()| std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o1700)))
         .map_err(|source| Error::StateRoot { path: root.to_owned(), source })
-}
-
-/// What runc says when it is given nothing to do.
-fn help() -> Result<u8, Error> {
-    print(&Arguments::command().render_help().to_string())
 }
 
 fn print(text: &str) -> Result<u8, Error> {
@@ -325,10 +306,11 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn parse(words: &[&str]) -> Result<Arguments, clap::Error> {
-        Arguments::try_parse_from(["lighter-runtime"].iter().chain(words))
+    fn parse(words: &[&str]) -> Result<Arguments, Unusable> {
+        super::parse(words.iter().map(Into::into))
     }
 
     #[test]
@@ -414,5 +396,71 @@ mod tests {
         {
             assert!(parse(words).is_err(), "{words:?}");
         }
+    }
+
+    #[test]
+    fn says_what_is_wrong_and_where() {
+        for (words, message) in [
+            (&["fly", "id"][..], "No help topic for 'fly'"),
+            (&["help", "fly"], "No help topic for 'fly'"),
+            (&["--nope"], "unknown option --nope"),
+            (&["--log-format", "xml"], "\"xml\" is not a value of --log-format: give text or json"),
+            (&["--version=x"], "\"x\" is not a value of --version: give true or false"),
+            (&["state"], "state: <container-id> is missing"),
+            (&["state", "a", "b"], "state: unexpected argument \"b\""),
+            (&["state", "-x", "a"], "state: unknown option -x"),
+            (&["create", "id", "--bundle"], "create: --bundle lacks its value"),
+            (&["create", "id", "--bundle="], "create: --bundle lacks its value"),
+            (&["create", "--rootless", "true", "id"], "create: unknown option --rootless"),
+            (
+                &["run", "--preserve-fds", "-1", "id"],
+                "run: \"-1\" is not a value of --preserve-fds: invalid digit found in string",
+            ),
+            (
+                &["ps", "-f", "xml", "id"],
+                "ps: \"xml\" is not a value of --format: give table or json",
+            ),
+        ] {
+            assert_eq!(parse(words).unwrap_err().to_string(), message, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn words_that_are_no_text_are_paths_only() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let odd = OsString::from_vec(vec![b'-', 0xff]);
+        let parse = |words: &[&str]| {
+            super::parse(words.iter().map(Into::into).chain([odd.clone()])).map(|_| ())
+        };
+        assert!(parse(&["create", "id", "--bundle"]).is_ok());
+        assert!(parse(&["ps", "id"]).is_ok());
+        for words in
+            [&["exec", "id"][..], &["state", "--"], &["update", "--memory"], &["state"], &[]]
+        {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_an_option_counts() {
+        let arguments =
+            parse(&["--root", "/a", "--debug", "state", "id", "--debug=0", "--root=/b"]);
+        let arguments = arguments.unwrap();
+        assert_eq!((arguments.root, arguments.debug), (Some("/b".into()), false));
+        let arguments = parse(&["--rootless=false", "spec", "--rootless"]).unwrap();
+        assert_eq!(arguments.rootless, Rootless::False);
+    }
+
+    /// A name that is in no table would never be found.
+    #[test]
+    fn verbs_ask_for_options_that_they_have() {
+        for verb in &verbs::VERBS {
+            let words: Vec<&str> = [verb.name, "id"][..1 + verb.words.len().min(1)].to_vec();
+            assert!(parse(&words).is_ok(), "{words:?}");
+            assert!(help::text(Some(verb)).contains(verb.about));
+        }
+        assert!(matches!(parse(&["help", "ps"]).unwrap().command, Command::Help(Some(_))));
+        assert!(matches!(parse(&["ps", "-h"]).unwrap().command, Command::Help(Some(_))));
+        assert!(matches!(parse(&["--debug"]).unwrap().command, Command::Help(None)));
     }
 }

@@ -5,21 +5,29 @@ use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use clap::Args;
-
+use super::arguments::{Given, Misuse, Opt};
 use super::list::Format;
 use super::{Error, print};
 use crate::container::Container;
 
-#[derive(Debug, Args)]
+pub(super) const OPTIONS: &[Opt] = &[Opt::value(
+    "format",
+    "FORMAT",
+    "Form of the list: table or json, which has the process ids alone [default: table]",
+)
+.short('f')];
+
+#[derive(Debug)]
 pub(super) struct Arguments {
-    /// Form of the list; `json` has the process ids alone
-    #[arg(long, short, value_enum, default_value_t = Format::Table)]
     format: Format,
-    /// Name of the container, then options of ps(1); `-ef` by default
-    // One list: what follows the name is ps's, even if we have an option of that name.
-    #[arg(value_names = ["container-id", "ps options"], trailing_var_arg = true, required = true, num_args = 1..)]
+    /// The container and options of ps.
     words: Vec<OsString>,
+}
+
+impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        Ok(Self { format: Format::read(given)?, words: given.words.clone() })
+    }
 }
 
 /// Why the processes cannot be shown.

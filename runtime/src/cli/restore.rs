@@ -3,8 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-
+use super::arguments::{Given, Misuse, Opt};
 use super::checkpoint;
 use super::console::{self, Proxy};
 use super::create::{clean_up, give_back, tell};
@@ -12,34 +11,45 @@ use super::{Error, run as foreground};
 use crate::container::{self, Container, Create, Restore, Service, Stdio};
 use crate::rootless::Rootless;
 
-#[derive(Debug, Args)]
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt::value("bundle", "DIR", "Root of the bundle directory; the current directory by default")
+        .short('b'),
+    Opt::value(
+        "console-socket",
+        "SOCKET",
+        "Unix socket that receives the master of the console's pseudoterminal",
+    ),
+    Opt::switch("detach", "Do not wait for the container's process").short('d'),
+    Opt::value("pid-file", "FILE", "File to write the process id to"),
+    Opt::switch("no-subreaper", foreground::NO_SUBREAPER),
+    Opt::switch("no-pivot", "Accepted for runc's callers: CRIU changes the root in its own way"),
+    Opt::value("lsm-profile", "TYPE:NAME", "Profile of a Linux security module to restore with"),
+    Opt::value("lsm-mount-context", "CONTEXT", "SELinux context of the restored mounts"),
+];
+
+#[derive(Debug)]
 pub(super) struct Arguments {
-    #[command(flatten)]
     common: checkpoint::Common,
-    /// Root of the bundle directory; the current directory by default
-    #[arg(long, short, value_name = "DIR")]
     bundle: Option<PathBuf>,
-    /// Unix socket that receives the master of the console's pseudoterminal
-    #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
-    /// Do not wait for the container's process
-    #[arg(long, short)]
     detach: bool,
-    /// File to write the process id to
-    #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// Accepted for runc's callers: reparented processes always go to the host's init
-    #[arg(long)]
-    no_subreaper: bool,
-    /// Accepted for runc's callers: CRIU changes the root in its own way
-    #[arg(long)]
-    no_pivot: bool,
-    /// Profile of a Linux security module to restore with
-    #[arg(long, value_name = "TYPE:NAME")]
     lsm_profile: Option<String>,
-    /// SELinux context of the restored mounts
-    #[arg(long, value_name = "CONTEXT")]
     lsm_mount_context: Option<String>,
+}
+
+impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        Ok(Self {
+            common: checkpoint::Common::read(given)?,
+            bundle: given.path("bundle")?,
+            console_socket: given.path("console-socket")?,
+            detach: given.is_on("detach"),
+            pid_file: given.path("pid-file")?,
+            lsm_profile: given.text("lsm-profile")?,
+            lsm_mount_context: given.text("lsm-mount-context")?,
+        })
+    }
 }
 
 pub(super) fn run(

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use clap::Args;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
@@ -11,28 +10,36 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::Error;
+use super::arguments::{Given, Misuse, Opt};
 use super::console::{self, Proxy};
 use super::create::{Common, clean_up, give_back};
 use crate::container::{Created, Listener, Stdio};
 use crate::{container, seal};
 
-#[derive(Debug, Args)]
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt::switch("detach", "Do not wait for the container's process").short('d'),
+    Opt::switch("keep", "Do not delete the container after it has exited"),
+    Opt::switch("no-subreaper", NO_SUBREAPER),
+];
+pub(super) const NO_SUBREAPER: &str =
+    "Accepted for runc's callers: reparented processes always go to the host's init";
+
+#[derive(Debug)]
 pub(super) struct Arguments {
-    #[command(flatten)]
     pub(super) common: Common,
-    /// Do not wait for the container's process
-    #[arg(long, short)]
     detach: bool,
-    /// Do not delete the container after it has exited
-    #[arg(long)]
     keep: bool,
-    /// Accepted for runc's callers: reparented processes always go to the host's init
-    #[arg(long)]
-    no_subreaper: bool,
+}
+
+impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        let common = Common::read(given)?;
+        Ok(Self { common, detach: given.is_on("detach"), keep: given.is_on("keep") })
+    }
 }
 
 pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Result<u8, Error> {
-    let Arguments { common, detach, keep, no_subreaper: _ } = arguments;
+    let Arguments { common, detach, keep } = arguments;
     seal::ensure()?;
     let bundle = common.bundle()?;
     let socket = common.console_socket.as_deref().map(console::connect).transpose()?;

@@ -4,19 +4,29 @@ use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-
 use super::Error;
+use super::arguments::{Given, Misuse, Opt};
 use crate::spec;
 
-#[derive(Debug, Args)]
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt::value("bundle", "DIR", "Directory to write to; the current directory by default")
+        .short('b'),
+    Opt::switch(
+        "rootless",
+        "For a container in a user namespace of its own, as a user without privileges can run it",
+    ),
+];
+
+#[derive(Debug)]
 pub(super) struct Arguments {
-    /// Directory to write to; the current directory by default
-    #[arg(long, short, value_name = "DIR")]
     bundle: Option<PathBuf>,
-    /// For a container in a user namespace of its own, as a user without privileges can run it
-    #[arg(long)]
     rootless: bool,
+}
+
+impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        Ok(Self { bundle: given.path("bundle")?, rootless: given.is_on("rootless") })
+    }
 }
 
 /// Why there is no new configuration.

@@ -2,21 +2,12 @@
 
 use std::path::Path;
 
-use clap::Args;
-
 use super::Error;
 use crate::container::Container;
 use crate::seal;
 
-#[derive(Debug, Args)]
-pub(super) struct Arguments {
-    /// Name of the container
-    #[arg(value_name = "container-id")]
-    id: String,
-}
-
-pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
-    let mut container = Container::load(root, &arguments.id)?;
+pub(super) fn run(root: &Path, id: &str) -> Result<u8, Error> {
+    let mut container = Container::load(root, id)?;
     if container.has_start_hooks() {
         seal::ensure()?;
     }

@@ -3,9 +3,9 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use serde_json::{Map, Value};
 
+use super::arguments::{Given, Misuse, Opt, number};
 use crate::container::Container;
 
 /// Why an update was not begun.
@@ -17,67 +17,50 @@ pub(crate) enum Error {
     Parse { from: PathBuf, source: serde_json::Error },
 }
 
-#[derive(Debug, Args)]
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt::value("resources", "FILE", "File with linux.resources as JSON, or - for standard input; all other options are ignored then").short('r'),
+    Opt::value("blkio-weight", "N", "Weight of block I/O, from 10 to 1000"),
+    Opt::value("cpu-period", "N", "Period of the CPU quota in microseconds"),
+    Opt::value("cpu-quota", "N", "CPU time per period in microseconds; -1 is unlimited"),
+    Opt::value("cpu-burst", "N", "CPU time in microseconds that may be saved up for later periods"),
+    Opt::value("cpu-share", "N", "CPU shares (relative weight)"),
+    Opt::value("cpu-rt-period", "N", "Period of real-time CPU time in microseconds"),
+    Opt::value("cpu-rt-runtime", "N", "Real-time CPU time per period in microseconds"),
+    Opt::value("cpuset-cpus", "LIST", "CPUs to use, as 0-3,7"),
+    Opt::value("cpuset-mems", "LIST", "Memory nodes to use"),
+    Opt::value("cpu-idle", "0|1", "1 runs the container only when nothing else wants the CPU"),
+    Opt::value("memory", "SIZE", "Memory limit: bytes, or with a suffix such as 64m; -1 is unlimited"),
+    Opt::value("memory-reservation", "SIZE", "Soft limit of memory"),
+    Opt::value("memory-swap", "SIZE", "Limit of memory plus swap; -1 is unlimited"),
+    // No effect: the kernel has no such limits any more.
+    Opt::value("kernel-memory", "SIZE", ""),
+    Opt::value("kernel-memory-tcp", "SIZE", ""),
+    Opt::value("pids-limit", "N", "Most processes and threads; negative is unlimited"),
+    Opt::value("l3-cache-schema", "SCHEMA", "Schema of the L3 cache (Intel RDT)"),
+    Opt::value("mem-bw-schema", "SCHEMA", "Schema of the memory bandwidth (Intel RDT)"),
+];
+
+#[derive(Debug)]
 pub(super) struct Arguments {
-    /// File with linux.resources as JSON, or - for standard input; all other options are ignored then
-    #[arg(long, short, value_name = "FILE")]
     resources: Option<PathBuf>,
-    /// Weight of block I/O, from 10 to 1000
-    #[arg(long, value_name = "N")]
     blkio_weight: Option<u16>,
-    /// Period of the CPU quota in microseconds
-    #[arg(long, value_name = "N")]
     cpu_period: Option<u64>,
-    /// CPU time per period in microseconds; -1 is unlimited
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     cpu_quota: Option<i64>,
-    /// CPU time in microseconds that may be saved up for later periods
-    #[arg(long, value_name = "N")]
     cpu_burst: Option<u64>,
-    /// CPU shares (relative weight)
-    #[arg(long, value_name = "N")]
     cpu_share: Option<u64>,
-    /// Period of real-time CPU time in microseconds
-    #[arg(long, value_name = "N")]
     cpu_rt_period: Option<u64>,
-    /// Real-time CPU time per period in microseconds
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     cpu_rt_runtime: Option<i64>,
-    /// CPUs to use, as 0-3,7
-    #[arg(long, value_name = "LIST")]
     cpuset_cpus: Option<String>,
-    /// Memory nodes to use
-    #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
-    /// 1 runs the container only when nothing else wants the CPU
-    #[arg(long, value_name = "0|1", allow_negative_numbers = true)]
     cpu_idle: Option<i64>,
-    /// Memory limit: bytes, or with a suffix such as 64m; -1 is unlimited
-    #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
     memory: Option<i64>,
-    /// Soft limit of memory
-    #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
     memory_reservation: Option<i64>,
-    /// Limit of memory plus swap; -1 is unlimited
-    #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
     memory_swap: Option<i64>,
-    /// No effect: the kernel has no such limit any more
-    #[arg(long, value_name = "SIZE", hide = true, allow_negative_numbers = true)]
     kernel_memory: Option<String>,
-    /// No effect: the kernel has no such limit any more
-    #[arg(long, value_name = "SIZE", hide = true, allow_negative_numbers = true)]
     kernel_memory_tcp: Option<String>,
-    /// Most processes and threads; negative is unlimited
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pids_limit: Option<i64>,
-    /// Schema of the L3 cache (Intel RDT)
-    #[arg(long, value_name = "SCHEMA")]
     l3_cache_schema: Option<String>,
-    /// Schema of the memory bandwidth (Intel RDT)
-    #[arg(long, value_name = "SCHEMA")]
     mem_bw_schema: Option<String>,
-    /// Name of the container
-    #[arg(value_name = "container-id")]
     id: String,
 }
 
@@ -94,6 +77,31 @@ pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, super::Error>
 }
 
 impl Arguments {
+    pub(super) fn read(given: &Given) -> Result<Self, Misuse> {
+        Ok(Self {
+            resources: given.path("resources")?,
+            blkio_weight: given.parsed("blkio-weight", number)?,
+            cpu_period: given.parsed("cpu-period", number)?,
+            cpu_quota: given.parsed("cpu-quota", number)?,
+            cpu_burst: given.parsed("cpu-burst", number)?,
+            cpu_share: given.parsed("cpu-share", number)?,
+            cpu_rt_period: given.parsed("cpu-rt-period", number)?,
+            cpu_rt_runtime: given.parsed("cpu-rt-runtime", number)?,
+            cpuset_cpus: given.text("cpuset-cpus")?,
+            cpuset_mems: given.text("cpuset-mems")?,
+            cpu_idle: given.parsed("cpu-idle", number)?,
+            memory: given.parsed("memory", size)?,
+            memory_reservation: given.parsed("memory-reservation", size)?,
+            memory_swap: given.parsed("memory-swap", size)?,
+            kernel_memory: given.text("kernel-memory")?,
+            kernel_memory_tcp: given.text("kernel-memory-tcp")?,
+            pids_limit: given.parsed("pids-limit", number)?,
+            l3_cache_schema: given.text("l3-cache-schema")?,
+            mem_bw_schema: given.text("mem-bw-schema")?,
+            id: given.id()?,
+        })
+    }
+
     /// The changes in the terms of `linux.resources`.
     fn resources(&self) -> Result<Value, Error> {
         if let Some(from) = &self.resources {

@@ -58,8 +58,10 @@ impl Container {
             rdt::mounted(Path::new(rdt::ROOT))?;
         }
         prune(&mut changes);
-        let raw: spec::Resources =
-            serde_json::from_value(changes.clone()).map_err(Error::ResourcesForm)?;
+        // From text, as in a configuration: from a value it is as much code again.
+        let raw: spec::Resources = serde_json::to_vec(&changes)
+            .and_then(|text| serde_json::from_slice(&text))
+            .map_err(Error::ResourcesForm)?;
         let resources = spec::updated_resources(raw).map_err(Error::Resources)?;
         self.cgroup()?.update(&resources).map_err(self.of_cgroup())?;
         let known = self.record.resources.get_or_insert_with(|| Value::Object(Map::new()));

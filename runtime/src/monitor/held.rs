@@ -381,7 +381,7 @@ impl Held {
             store.range(prefix.clone()..).next().filter(|(key, _)| key.starts_with(&prefix))
         {
             let key = key.clone();
-            if let Ok(AddedNote { process, exit }) = serde_json::from_str(&kept.note) {
+            if let Ok(AddedNote { process, exit }) = serde_json::from_slice(kept.note.as_bytes()) {
                 let pidfd = if exit.is_none() { process::open_same(process) } else { None };
                 let added = Added { process, pidfd, terminal: None, client: None, exit };
                 execs.insert(key[prefix.len()..].to_owned(), added);
@@ -497,7 +497,9 @@ impl Held {
         around: &Surroundings<'_>,
     ) -> Result<Added, Failure> {
         let what = format!("exec {} in container {}", exec.exec, self.name());
-        let process: spec::Process = serde_json::from_value(exec.process.clone())
+        // From text, as in a configuration: from a value it is as much code again.
+        let process: spec::Process = serde_json::to_vec(&exec.process)
+            .and_then(|text| serde_json::from_slice(&text))
             .map_err(|error| invalid(format!("{what}: process: {error}")))?;
         let stdio = match <[OwnedFd; 3]>::try_from(descriptors) {
             Ok([stdin, stdout, stderr]) => Stdio::Fds { stdin, stdout, stderr },

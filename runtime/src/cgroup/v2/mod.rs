@@ -95,25 +95,40 @@ fn cpu(cpu: &Cpu, update: bool, list: &mut Vec<Write>) -> Result<(), Error> {
 
 /// `cpu.weight` for `cpu.shares`: the quadratic through minimum, default and maximum of both scales that runc 1.3 and
 /// crun 1.23 adopted; the linear one before gave the default of 1024 shares less than half the default weight.
+///
+/// It is the least weight of at least 10^((l² + 125l - 126) / 612), where l is the binary logarithm of the shares. In
+/// whole numbers, since powers of floats bring 20 kB of the C library.
 pub(crate) fn weight_of_shares(shares: u64) -> u64 {
-    match shares {
-        0..=2 => 1,
-        // 2^18 is where the curve ends.
-        262_144.. => 10_000,
-        _ => {
-            // Below 2^18, hence exact in a float, and the result is within 1 and 10000.
-            #[allow(
-                clippy::cast_precision_loss,
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss
-            )]
-            {
-                let log = (shares as f64).log2();
-                let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
-                10f64.powf(exponent).ceil() as u64
-            }
+    let log = log2(shares.clamp(2, 262_144));
+    let wanted = log2(10) * (log * log + ((125 * log) << LOG_BITS) - (126 << (2 * LOG_BITS)));
+    let (mut least, mut most) = (1, 10_000);
+    while least < most {
+        let middle = u64::midpoint(least, most);
+        if (612 * log2(middle)) << (2 * LOG_BITS) >= wanted {
+            most = middle;
+        } else {
+            least = middle + 1;
         }
     }
+    least
+}
+
+/// Bits after the point of a logarithm: enough to tell all weights apart, and what is computed from them fits 128 bits.
+const LOG_BITS: u32 = 36;
+
+/// The binary logarithm of a number above 0, rounded down.
+fn log2(number: u64) -> u128 {
+    let whole = number.ilog2();
+    let mut logarithm = u128::from(whole);
+    // Between 1 and 2, with 63 bits after the point.
+    let mut rest = u128::from(number) << (63 - whole);
+    for _ in 0..LOG_BITS {
+        rest = (rest * rest) >> 63;
+        let bit = rest >> 64;
+        rest >>= bit;
+        logarithm = (logarithm << 1) | bit;
+    }
+    logarithm
 }
 
 fn memory(memory: &Memory, update: bool, usage: u64, list: &mut Vec<Write>) -> Result<(), Error> {

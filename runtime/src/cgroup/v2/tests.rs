@@ -94,6 +94,17 @@ fn weights_meet_minimum_default_and_maximum() {
     }
 }
 
+/// runc's formula as runc computes it.
+#[test]
+fn every_weight_is_that_of_floats() {
+    for shares in 2..=262_144u32 {
+        let log = f64::from(shares).log2();
+        let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+        let weight = 10f64.powf(exponent).ceil();
+        assert_eq!(weight_of_shares(shares.into()).to_string(), weight.to_string(), "{shares}");
+    }
+}
+
 proptest! {
     #[test]
     fn weights_rise_with_shares(a in 0u64..300_000, b in 0u64..300_000) {
