@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Error, console};
-use crate::container::{Container, Create, Created, Service, Stdio};
+use crate::container::{Bundle, Container, Create, Created, Service, Stdio};
 use crate::rootless::Rootless;
-use crate::{container, seal};
+use crate::seal;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -53,14 +53,13 @@ pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Re
     seal::ensure()?;
     let bundle = common.bundle()?;
     let socket = common.console_socket.as_deref().map(console::connect).transpose()?;
-    let wants_terminal = container::wants_terminal(&bundle);
-    let stdio = match (wants_terminal, &socket) {
+    let stdio = match (bundle.wants_terminal(), &socket) {
         (true, Some(_)) => Stdio::Terminal,
         (true, None) => return Err(console::Error::Required.into()),
         (false, Some(_)) => return Err(console::Error::NotWanted.into()),
         (false, None) => Stdio::Inherit,
     };
-    let (container, created) = common.create(root, &bundle, stdio, systemd_cgroup)?;
+    let (container, created) = common.create(root, bundle, stdio, systemd_cgroup)?;
     let finish = || {
         if let (Some(socket), Some(master)) = (&socket, &created.terminal) {
             console::send(socket, master)?;
@@ -78,34 +77,33 @@ pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Re
 
 /// Deletes a container whose creation could not be finished; why it failed matters more than why
 /// this does.
-pub(super) fn give_back(container: Container) {
+pub(super) fn give_back(mut container: Container) {
     if let Err(error) = container.delete(true) {
         log::warn!("{}", super::describe(&error));
     }
 }
 
 impl Common {
-    pub(super) fn bundle(&self) -> Result<PathBuf, Error> {
-        match &self.bundle {
-            Some(bundle) => Ok(bundle.clone()),
-            None => std::env::current_dir().map_err(Error::CurrentDirectory),
-        }
+    pub(super) fn bundle(&self) -> Result<Bundle, Error> {
+        Ok(match &self.bundle {
+            Some(bundle) => Bundle::open(bundle)?,
+            None => Bundle::open(&std::env::current_dir().map_err(Error::CurrentDirectory)?)?,
+        })
     }
 
     pub(super) fn create(
         &self,
         root: &Path,
-        bundle: &Path,
+        bundle: Bundle,
         stdio: Stdio,
         systemd_cgroup: bool,
     ) -> Result<(Container, Created), Error> {
         // Until it executes the user's program, nothing in the container may trace or dump us.
         nix::sys::prctl::set_dumpable(false).map_err(Error::Dumpable)?;
         let service = Service::ours();
-        Ok(Container::create(Create {
+        let create = Create {
             root,
             id: &self.id,
-            bundle,
             stdio,
             preserve_fds: self.preserve_fds.saturating_add(service.sockets),
             no_pivot: self.no_pivot,
@@ -114,7 +112,8 @@ impl Common {
             service,
             rootless: self.rootless,
             systemd_cgroup,
-        })?)
+        };
+        Ok(Container::create(bundle, create)?)
     }
 
     /// Tells of the process as was asked for.

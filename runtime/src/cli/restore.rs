@@ -9,7 +9,7 @@ use super::checkpoint;
 use super::console::{self, Proxy};
 use super::create::{give_back, tell};
 use super::{Error, run as foreground};
-use crate::container::{self, Container, Create, Restore, Service, Stdio};
+use crate::container::{Bundle, Container, Create, Restore, Service, Stdio};
 use crate::rootless::Rootless;
 
 #[derive(Debug, Args)]
@@ -55,8 +55,8 @@ pub(super) fn run(
         Some(bundle) => bundle.clone(),
         None => std::env::current_dir().map_err(Error::CurrentDirectory)?,
     };
-    let wants_terminal = container::wants_terminal(&bundle);
-    match (wants_terminal, &arguments.console_socket) {
+    let bundle = Bundle::open(&bundle)?;
+    match (bundle.wants_terminal(), &arguments.console_socket) {
         (true, None) if *detach => return Err(console::Error::Required.into()),
         (false, Some(_)) => return Err(console::Error::NotWanted.into()),
         _ => {}
@@ -69,10 +69,9 @@ pub(super) fn run(
     };
     // Before it runs: a signal that comes as soon as it does is for it, and must not end us.
     let signals = if *detach { None } else { Some(foreground::block_signals()?) };
-    let (container, mut created) = Container::create(Create {
+    let create = Create {
         root,
         id: &common.id,
-        bundle: &bundle,
         stdio: Stdio::Inherit,
         preserve_fds: 0,
         no_pivot: false,
@@ -81,7 +80,8 @@ pub(super) fn run(
         rootless: Rootless::Auto,
         service: Service::default(),
         systemd_cgroup,
-    })?;
+    };
+    let (mut container, mut created) = Container::create(bundle, create)?;
     let mut terminal = created.terminal.take();
     let begin = || {
         if let Some(socket) = &socket

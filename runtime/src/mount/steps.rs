@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::bind::{Bind, Tree, inherited_propagation};
 use crate::{
     cgroup,
+    ns::Kind,
     plan::{IdMap, IdMapOwner, Mount, MountKind, Plan},
     sys::{
         Errno,
@@ -77,8 +78,8 @@ pub enum Action {
     Hierarchies {
         flags: u64,
         propagation: Vec<u64>,
-        /// Name and group, as of `Attach`.
-        trees: Vec<(CString, Bind, Option<Tree>)>,
+        /// Name and group; the options, the same of all, are set at the latest when all are attached.
+        trees: Vec<(CString, Bind, Option<OwnedFd>)>,
         /// Names of single controllers, and what they link to.
         links: Vec<(CString, CString)>,
         read_only: bool,
@@ -281,7 +282,6 @@ fn control_groups(
             source_path: source.to_owned(),
             source: errno,
         })?;
-        let tree = set_up(one, &bind, tree, source)?;
         Ok((bind, Some(tree)))
     };
     let shown = groups.shown();
@@ -289,6 +289,7 @@ fn control_groups(
         && only.controllers.is_empty()
     {
         let (bind, tree) = open(&only.path)?;
+        let tree = tree.map(|tree| set_up(one, &bind, tree, &only.path)).transpose()?;
         steps.push(step(Action::Attach { bind, tree }));
         return Ok(());
     }
@@ -303,6 +304,13 @@ fn control_groups(
             }
         }
         let (bind, tree) = open(&group.path)?;
+        let tree = match tree {
+            // Others see it as soon as it is attached.
+            Some(tree) if plan.namespaces.is_joined(Kind::Mount) => {
+                Some(set_up(one, &bind, tree, &group.path)?.fd)
+            }
+            other => other,
+        };
         trees.push((name, bind, tree));
     }
     steps.push(step(Action::Hierarchies {

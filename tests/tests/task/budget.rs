@@ -110,7 +110,7 @@ fn a_run_takes_few_system_calls_and_one_process() {
         line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok()).unwrap_or(0)
     };
     let debug = runtime.components().any(|part| part.as_os_str() == "debug");
-    assert!(debug || count("total") <= 440, "{text}");
+    assert!(debug || count("total") <= 350, "{text}");
     let processes: u64 = ["clone", "clone3", "fork", "vfork"].into_iter().map(count).sum();
     assert_eq!(processes, 1, "{text}");
 }
