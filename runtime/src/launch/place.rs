@@ -111,6 +111,7 @@ fn file_system(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
         propagation,
         recursive,
         plain,
+        missing,
         tmpfs,
         label,
     } = &step.action
@@ -122,7 +123,12 @@ fn file_system(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
     let with_mode;
     // A directory that was not there has no mode to take over.
     let there = tmpfs.mode && resolve::existing(root, &step.target).is_ok();
-    let target = resolve::mount_point(root, &step.target, want)?;
+    let made =
+        if *missing { resolve::make_last(root, &step.target, Want::Directory) } else { None };
+    let target = match made {
+        Some(made) => made,
+        None => resolve::mount_point(root, &step.target, want)?,
+    };
     if there {
         with_mode = tmpfs::Data::with_mode(tmpfs::mode(target.as_fd())?, data)?;
         data = Some(with_mode.as_c_str());

@@ -59,7 +59,7 @@ pub fn ensure(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Result<OwnedFd> 
 
 /// The usual case in few calls: no link on the way, and only the last component is missing. `None`
 /// if it is not that, for the long way to find out.
-fn make_last(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Option<OwnedFd> {
+pub fn make_last(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Option<OwnedFd> {
     let slash = path.to_bytes().iter().rposition(|byte| *byte == b'/')?;
     let name = CStr::from_bytes_with_nul(path.to_bytes_with_nul().get(slash + 1..)?).ok()?;
     if matches!(name.to_bytes(), b"" | b"." | b"..") {

@@ -67,6 +67,8 @@ pub enum Action {
         propagation: Vec<u64>,
         recursive: Option<Attributes>,
         plain: bool,
+        /// It lies in a tmpfs of ours, where most likely nothing has its name yet.
+        missing: bool,
         /// What a tmpfs takes from the directory it is mounted on.
         tmpfs: Tmpfs,
         /// SELinux label of a file system that takes none as an option.
@@ -133,6 +135,7 @@ pub fn steps(around: Surroundings<'_>) -> Result<Vec<Step>, Error> {
                     target: one.destination.clone(),
                     action: Action::FileSystem {
                         plain: matches!(kind.to_bytes(), b"proc" | b"sysfs"),
+                        missing: lies_in_tmpfs(&one.destination, &steps),
                         kind: kind.clone(),
                         source: source.clone(),
                         flags,
@@ -149,6 +152,17 @@ pub fn steps(around: Surroundings<'_>) -> Result<Vec<Step>, Error> {
     // Told apart by the caller: everything from the first ReadOnly of /dev on comes after devices.
     steps.extend(late);
     Ok(steps)
+}
+
+/// Whether a path is directly below a tmpfs of an earlier step.
+fn lies_in_tmpfs(path: &CStr, steps: &[Step]) -> bool {
+    let path = path.to_bytes();
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    let above = slash.and_then(|slash| path.get(..slash)).unwrap_or_default();
+    steps.iter().any(|step| {
+        let Action::FileSystem { kind, .. } = &step.action else { return false };
+        kind.as_c_str() == c"tmpfs" && step.target.to_bytes() == above
+    })
 }
 
 fn tmpfs(kind: &CStr, one: &Mount) -> Tmpfs {
