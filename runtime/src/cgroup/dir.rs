@@ -129,6 +129,17 @@ impl Dir {
         }
     }
 
+    /// An existing group, of which no more than a few files are wanted.
+    pub(crate) fn at(controllers: &str, mount: &Path, path: &Path) -> Self {
+        Self {
+            controllers: controllers.to_owned(),
+            mount: mount.to_owned(),
+            path: path.to_owned(),
+            fresh: false,
+            fd: OnceCell::new(),
+        }
+    }
+
     /// The descriptor.
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         if let Some(fd) = self.fd.get() {
@@ -182,6 +193,16 @@ impl Dir {
         self.fd()
             .and_then(|fd| read_below(fd, file))
             .map_err(|source| Error::Read { path: self.path.join(file), source })
+    }
+
+    /// Reads a control file that is one piece of text, of a group that need not be open.
+    pub(crate) fn value(&self, file: &str) -> Result<String, Error> {
+        let path = self.path.join(file);
+        let bytes = read_piece(&path);
+        bytes
+            .and_then(text)
+            .map(|text| text.trim().to_owned())
+            .map_err(|source| Error::Read { path, source })
     }
 
     /// Processes directly in this group.
@@ -296,20 +317,37 @@ fn make_parents(mount: &Path, relative: &str) -> Result<(), Error> {
 
 /// Reads a whole control file as text.
 fn read_below(fd: BorrowedFd<'_>, file: &str) -> io::Result<String> {
-    String::from_utf8(read_bytes(fd, file)?)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    text(read_bytes(fd, file)?)
+}
+
+fn text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Reads a whole file of the kernel's; most fit into the first buffer.
 pub(super) fn read_bytes(fd: BorrowedFd<'_>, file: &str) -> io::Result<Vec<u8>> {
     let file = rustix::fs::openat(fd, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    read_open(&file, false)
+}
+
+/// As [`read_bytes`], of a file that the kernel writes as one piece, not by entries: what leaves room in
+/// the buffer is all.
+pub(super) fn read_piece(path: &Path) -> io::Result<Vec<u8>> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    read_open(&file, true)
+}
+
+fn read_open(file: &OwnedFd, piece: bool) -> io::Result<Vec<u8>> {
     let mut text = vec![0u8; 4096];
     let mut filled = 0;
     loop {
-        match rustix::io::read(&file, text.get_mut(filled..).unwrap_or_default()) {
+        match rustix::io::read(file, text.get_mut(filled..).unwrap_or_default()) {
             Ok(0) => break,
             Ok(count) => {
                 filled += count;
+                if filled < text.len() && piece {
+                    break;
+                }
                 if filled == text.len() {
                     text.resize(filled * 2, 0);
                 }

@@ -41,12 +41,10 @@ fn is_unified(membership: &[u8]) -> bool {
 impl Hierarchies {
     /// Looks at this process's view of the host.
     pub(crate) fn discover() -> Result<Self, Error> {
-        let read = |path: &'static str| {
-            // The standard library would approach the size of a /proc file in steps from 32 bytes.
-            let text = super::dir::read_bytes(rustix::fs::CWD, path);
-            text.map_err(|source| Error::Discover { path, source })
-        };
-        let membership = read("/proc/self/cgroup")?;
+        const MEMBERSHIP: &str = "/proc/self/cgroup";
+        const MOUNTS: &str = "/proc/self/mountinfo";
+        let membership = super::dir::read_piece(MEMBERSHIP.as_ref())
+            .map_err(|source| Error::Discover { path: MEMBERSHIP, source })?;
         // Of a host with many mounts the list is long, and the usual one can do without.
         if is_unified(&membership)
             && rustix::fs::statfs(UNIFIED).is_ok_and(|info| info.f_type == CGROUP2_SUPER_MAGIC)
@@ -54,7 +52,10 @@ impl Hierarchies {
             let v2 = Hierarchy { mount: UNIFIED.into(), controllers: String::new() };
             return Ok(Self { v1: Vec::new(), v2: Some(v2) });
         }
-        let found = Self::parse(&read("/proc/self/mountinfo")?, &membership);
+        // The standard library would approach the size of a /proc file in steps from 32 bytes.
+        let mounts = super::dir::read_bytes(rustix::fs::CWD, MOUNTS)
+            .map_err(|source| Error::Discover { path: MOUNTS, source })?;
+        let found = Self::parse(&mounts, &membership);
         if found.v1.is_empty() && found.v2.is_none() {
             return Err(Error::NoHierarchy);
         }

@@ -516,7 +516,7 @@ fn inherit_cpuset(dir: &Dir) -> Result<(), Error> {
     if dir.fresh {
         let values = cpuset_of(&dir.mount, dir.path.parent().unwrap_or(&dir.mount))?;
         for (file, value) in CPUSET.into_iter().zip(values) {
-            dir.set(file, value.trim())?;
+            dir.set(file, &value)?;
         }
     } else {
         cpuset_of(&dir.mount, &dir.path)?;
@@ -526,18 +526,16 @@ fn inherit_cpuset(dir: &Dir) -> Result<(), Error> {
 
 /// What the group at `path` has, after it got from its ancestors what it lacked.
 fn cpuset_of(mount: &Path, path: &Path) -> Result<[String; 2], Error> {
-    let Some(dir) = Dir::open("cpuset", mount, path)? else {
-        return Err(Error::Missing { path: path.display().to_string() });
-    };
-    let present = [dir.read(CPUSET[0])?, dir.read(CPUSET[1])?];
-    if path == mount || present.iter().all(|value| !value.trim().is_empty()) {
+    let dir = Dir::at("cpuset", mount, path);
+    let present = [dir.value(CPUSET[0])?, dir.value(CPUSET[1])?];
+    if path == mount || present.iter().all(|value| !value.is_empty()) {
         return Ok(present);
     }
     let above = cpuset_of(mount, path.parent().unwrap_or(mount))?;
     let mut values = present;
     for ((file, value), inherited) in CPUSET.into_iter().zip(&mut values).zip(above) {
-        if value.trim().is_empty() {
-            dir.set(file, inherited.trim())?;
+        if value.is_empty() {
+            dir.set(file, &inherited)?;
             *value = inherited;
         }
     }

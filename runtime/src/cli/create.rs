@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::arguments::{Given, Misuse, Opt, number};
 use super::{Error, console};
-use crate::container::{Container, Create, Created, Service, Stdio};
+use crate::container::{Bundle, Container, Create, Created, Service, Stdio};
 use crate::rootless::Rootless;
 use crate::{container, seal, sys};
 
@@ -70,14 +70,13 @@ pub(super) fn run(root: &Path, systemd_cgroup: bool, common: Common) -> Result<u
     seal::ensure()?;
     let bundle = common.bundle()?;
     let socket = common.console_socket.as_deref().map(console::connect).transpose()?;
-    let wants_terminal = container::wants_terminal(&bundle);
-    let stdio = match (wants_terminal, &socket) {
+    let stdio = match (bundle.wants_terminal(), &socket) {
         (true, Some(_)) => Stdio::Terminal,
         (true, None) => return Err(console::Error::Required.into()),
         (false, Some(_)) => return Err(console::Error::NotWanted.into()),
         (false, None) => Stdio::Inherit,
     };
-    let (container, created) = common.create(root, &bundle, stdio, systemd_cgroup)?;
+    let (container, created) = common.create(root, bundle, stdio, systemd_cgroup)?;
     let finish = || {
         if let (Some(socket), Some(master)) = (&socket, &created.terminal) {
             console::send(socket, master)?;
@@ -105,7 +104,7 @@ pub(super) fn preserved(count: u32) -> Result<(), Error> {
 }
 
 /// Deletes a container that has ended; another command may have done so before.
-pub(super) fn clean_up(container: Container) -> Result<(), Error> {
+pub(super) fn clean_up(container: &mut Container) -> Result<(), Error> {
     match container.delete(true) {
         Err(container::Error::NotFound { id }) => {
             log::debug!("container {id} has been deleted already");
@@ -117,24 +116,24 @@ pub(super) fn clean_up(container: Container) -> Result<(), Error> {
 
 /// Deletes a container whose creation could not be finished; why it failed matters more than why
 /// this does.
-pub(super) fn give_back(container: Container) {
+pub(super) fn give_back(mut container: Container) {
     if let Err(error) = container.delete(true) {
         log::warn!("{}", super::describe(&error));
     }
 }
 
 impl Common {
-    pub(super) fn bundle(&self) -> Result<PathBuf, Error> {
-        match &self.bundle {
-            Some(bundle) => Ok(bundle.clone()),
-            None => std::env::current_dir().map_err(Error::CurrentDirectory),
-        }
+    pub(super) fn bundle(&self) -> Result<Bundle, Error> {
+        Ok(match &self.bundle {
+            Some(bundle) => Bundle::open(bundle)?,
+            None => Bundle::open(&std::env::current_dir().map_err(Error::CurrentDirectory)?)?,
+        })
     }
 
     pub(super) fn create(
         &self,
         root: &Path,
-        bundle: &Path,
+        bundle: Bundle,
         stdio: Stdio,
         systemd_cgroup: bool,
     ) -> Result<(Container, Created), Error> {
@@ -143,10 +142,9 @@ impl Common {
         let service = Service::ours();
         let preserve_fds = self.preserve_fds.saturating_add(service.sockets);
         preserved(preserve_fds)?;
-        Ok(Container::create(Create {
+        let create = Create {
             root,
             id: &self.id,
-            bundle,
             stdio,
             preserve_fds,
             no_pivot: self.no_pivot,
@@ -155,7 +153,8 @@ impl Common {
             service,
             rootless: self.rootless,
             systemd_cgroup,
-        })?)
+        };
+        Ok(Container::create(bundle, create)?)
     }
 
     /// Tells of the process as was asked for.

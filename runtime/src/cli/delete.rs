@@ -23,7 +23,8 @@ impl Arguments {
 }
 
 pub(super) fn run(root: &Path, arguments: Arguments) -> Result<u8, Error> {
-    let deleted = Container::load(root, &arguments.id).and_then(|one| one.delete(arguments.force));
+    let deleted =
+        Container::load(root, &arguments.id).and_then(|mut one| one.delete(arguments.force));
     match deleted {
         // Never there, or another delete was faster.
         Err(container::Error::NotFound { .. }) if arguments.force => Ok(0),

@@ -8,7 +8,7 @@ use super::checkpoint;
 use super::console::{self, Proxy};
 use super::create::{clean_up, give_back, tell};
 use super::{Error, run as foreground};
-use crate::container::{self, Container, Create, Restore, Service, Stdio};
+use crate::container::{Bundle, Container, Create, Restore, Service, Stdio};
 use crate::rootless::Rootless;
 
 pub(super) const OPTIONS: &[Opt] = &[
@@ -65,8 +65,8 @@ pub(super) fn run(
         Some(bundle) => bundle.clone(),
         None => std::env::current_dir().map_err(Error::CurrentDirectory)?,
     };
-    let wants_terminal = container::wants_terminal(&bundle);
-    match (wants_terminal, &arguments.console_socket) {
+    let bundle = Bundle::open(&bundle)?;
+    match (bundle.wants_terminal(), &arguments.console_socket) {
         (true, None) if *detach => return Err(console::Error::Required.into()),
         (false, Some(_)) => return Err(console::Error::NotWanted.into()),
         _ => {}
@@ -79,10 +79,9 @@ pub(super) fn run(
     };
     // Before it runs: a signal that comes as soon as it does is for it, and must not end us.
     let signals = if *detach { None } else { Some(foreground::block_signals()?) };
-    let (container, mut created) = Container::create(Create {
+    let create = Create {
         root,
         id: &common.id,
-        bundle: &bundle,
         stdio: Stdio::Inherit,
         preserve_fds: 0,
         no_pivot: false,
@@ -91,7 +90,8 @@ pub(super) fn run(
         rootless: Rootless::Auto,
         service: Service::default(),
         systemd_cgroup,
-    })?;
+    };
+    let (mut container, mut created) = Container::create(bundle, create)?;
     let mut terminal = created.terminal.take();
     let begin = || {
         if let Some(socket) = &socket
@@ -117,6 +117,6 @@ pub(super) fn run(
         }
     };
     let code = foreground::wait(&send, &created, &signals, proxy, None)?;
-    clean_up(container)?;
+    clean_up(&mut container)?;
     Ok(code)
 }

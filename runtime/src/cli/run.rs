@@ -1,5 +1,6 @@
 //! `run`: create, start, wait, delete; in the foreground the exit code is the process's.
 
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use super::arguments::{Given, Misuse, Opt};
 use super::console::{self, Proxy};
 use super::create::{Common, clean_up, give_back};
 use crate::container::{Created, Listener, Stdio};
-use crate::{container, seal};
+use crate::seal;
 
 pub(super) const OPTIONS: &[Opt] = &[
     Opt::switch("detach", "Do not wait for the container's process").short('d'),
@@ -43,13 +44,13 @@ pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Re
     seal::ensure()?;
     let bundle = common.bundle()?;
     let socket = common.console_socket.as_deref().map(console::connect).transpose()?;
-    let stdio = match (container::wants_terminal(&bundle), &socket) {
+    let stdio = match (bundle.wants_terminal(), &socket) {
         (true, None) if detach => return Err(console::Error::Required.into()),
         (false, Some(_)) => return Err(console::Error::NotWanted.into()),
         (true, _) => Stdio::Terminal,
         (false, None) => Stdio::Inherit,
     };
-    let (mut container, mut created) = common.create(root, &bundle, stdio, systemd_cgroup)?;
+    let (mut container, mut created) = common.create(root, bundle, stdio, systemd_cgroup)?;
 
     let mut terminal = created.terminal.take();
     let begin = || {
@@ -88,8 +89,10 @@ pub(super) fn run(root: &Path, systemd_cgroup: bool, arguments: Arguments) -> Re
     };
     let code = wait(&send, &created, &signals, proxy, listener)?;
     if !keep {
-        clean_up(container)?;
+        clean_up(&mut container)?;
     }
+    // The exit closes them at once.
+    let _ = ManuallyDrop::new((container, created, signals));
     Ok(code)
 }
 

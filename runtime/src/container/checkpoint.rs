@@ -21,8 +21,9 @@ use std::time::SystemTime;
 
 use super::{
     Container, Created, Error as ContainerError, Status,
+    bundle::Bundle,
     criu::{Criu, Error, Kind as Request, Message, Options, field, request, require},
-    lifecycle::{document, read_plan},
+    lifecycle::document,
     service::Service,
     state::{self, ProcessRecord, Record},
 };
@@ -84,7 +85,7 @@ impl Container {
             status => return Err(ContainerError::NotRunning { id: id(), status }),
         }
         let pid = self.record.init.map_or(0, |init| init.pid);
-        let plan = read_plan(&self.record.bundle, Service::default(), &self.directory)?;
+        let plan = Bundle::open(&self.record.bundle)?.plan(Service::default(), &self.directory)?;
         let cgroup = self.cgroup()?;
         let freezer = cgroup.freezer_path();
         checkpoint

@@ -25,7 +25,7 @@ impl Container {
     ///
     /// # Errors
     /// If it runs or is paused (without `force`), does not end, or something cannot be removed.
-    pub fn delete(mut self, force: bool) -> Result<(), Error> {
+    pub fn delete(&mut self, force: bool) -> Result<(), Error> {
         let _lock = self.lock()?;
         let id = || self.record.id.clone();
         // Under the lock nobody is creating it: that create was killed, and its child died with it.

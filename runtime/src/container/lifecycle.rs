@@ -7,15 +7,16 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{
-    Create, Created, Error, Inherited, State, Status,
+    Bundle, Create, Created, Error, Inherited, State, Status,
     id::Id,
     inside,
-    service::{Listener, Service},
+    service::Listener,
     state::{self, ProcessRecord, Record},
 };
 use crate::{
@@ -60,6 +61,10 @@ struct Made {
     init: OwnedFd,
     /// The file that has the record: whoever changes that puts another in its place.
     file: File,
+    /// What is locked.
+    directory: Rc<File>,
+    /// The lock, from the creation on until whatever is done next.
+    held: Option<Lock>,
 }
 
 /// Undoes a creation that fails, unless told otherwise.
@@ -90,19 +95,20 @@ impl Drop for Undo<'_> {
 }
 
 impl Container {
-    /// Creates a container up to, not including, the user's program.
+    /// Creates a container up to, not including, the user's program. It stays locked until it is
+    /// started, deleted or dropped.
     ///
     /// # Errors
     /// If the configuration is refused or anything on the way fails; nothing is left then.
-    pub fn create(create: Create<'_>) -> Result<(Self, Created), Error> {
+    pub fn create(bundle: Bundle, create: Create<'_>) -> Result<(Self, Created), Error> {
         let id = Id::parse(create.id)?;
         let file = |operation, path: &Path| {
             let path = path.to_owned();
             move |source| Error::File { operation, path, source }
         };
-        let bundle = fs::canonicalize(create.bundle).map_err(file("find bundle", create.bundle))?;
         let directory = create.root.join(id.as_str());
-        let plan = read_plan(&bundle, create.service, &directory)?;
+        let place = bundle.path.clone();
+        let plan = bundle.plan(create.service, &directory)?;
         if rootless::is_ordinary_user() {
             rootless::check(&plan)?;
         }
@@ -121,7 +127,7 @@ impl Container {
             _ => file("create", &directory)(error),
         })?;
         failpoint::hit("create-directory");
-        let _lock = lock(&directory, create.id).inspect_err(|error| {
+        let lock = lock(&directory, create.id).inspect_err(|error| {
             // Whoever deleted it has left nothing; otherwise it is ours, and empty.
             if !matches!(error, Error::NotFound { .. }) {
                 let _ = fs::remove_dir(&directory);
@@ -150,8 +156,8 @@ impl Container {
             oci_version: plan.oci_version.clone(),
             id: create.id.to_owned(),
             status: Status::Creating,
-            rootfs: bundle.join(&plan.root.path),
-            bundle,
+            rootfs: place.join(&plan.root.path),
+            bundle: place,
             created: state::timestamp(SystemTime::now()),
             annotations: plan.annotations.clone(),
             boot_id: state::boot_id()
@@ -214,12 +220,13 @@ impl Container {
         record.init = Some(ProcessRecord { pid: launched.pid, start_time });
         let stored = record.put(&directory).map_err(file("write", &state_path))?;
         failpoint::hit("create-recorded");
-        let (pid, pidfd, terminal) = launched
+        let (pid, [pidfd, init], terminal) = launched
             .confirm()
             .map_err(|source| Error::Launch { id: record.id.clone(), source: Box::new(source) })?;
         failpoint::hit("create-confirmed");
         undo.armed = false;
-        let made = pidfd.try_clone().ok().map(|init| Made { init, file: stored });
+        let made =
+            Some(Made { init, file: stored, directory: Rc::clone(&lock.0), held: Some(lock) });
         Ok((Self { directory: directory.clone(), record, made }, Created { pid, pidfd, terminal }))
     }
 
@@ -379,10 +386,12 @@ impl Container {
     /// # Errors
     /// If the container is not in the status *created*, or a hook fails.
     pub fn start(&mut self) -> Result<(), Error> {
+        // Nobody can have done anything to what was locked all the time.
+        let untouched = self.made.as_ref().is_some_and(|made| made.held.is_some());
         let _lock = self.lock()?;
         let wrong =
             |status| Error::WrongStatus { operation: "start", id: self.record.id.clone(), status };
-        let status = self.status();
+        let status = if untouched { Status::Created } else { self.status() };
         if status != Status::Created {
             return Err(wrong(status));
         }
@@ -505,21 +514,37 @@ impl Container {
 
     /// Locks the container and reads its record again: another command may have changed it.
     pub(super) fn lock(&mut self) -> Result<Lock, Error> {
-        let lock = self.lock_only()?;
-        let is_linked = |made: &Made| made.file.metadata().is_ok_and(|file| file.nlink() > 0);
-        if !self.made.as_ref().is_some_and(is_linked) {
-            let record = read(&self.directory, &self.record.id)?;
-            // Deleted, and made again by somebody else: that one is not meant.
-            if self.record.init.is_some() && record.init != self.record.init {
-                return Err(Error::NotFound { id: record.id });
+        if let Some(made) = &mut self.made {
+            if let Some(held) = made.held.take() {
+                return Ok(held);
             }
-            self.record = record;
+            made.directory.lock().map_err(|source| Error::File {
+                operation: "lock",
+                path: self.directory.clone(),
+                source,
+            })?;
+            let lock = Lock(Rc::clone(&made.directory));
+            // A record that is still there is in the directory that we made, and ours.
+            if made.file.metadata().is_ok_and(|file| file.nlink() > 0) {
+                return Ok(lock);
+            }
         }
+        let lock = lock(&self.directory, &self.record.id)?;
+        let record = read(&self.directory, &self.record.id)?;
+        // Deleted, and made again by somebody else: that one is not meant.
+        if self.record.init.is_some() && record.init != self.record.init {
+            return Err(Error::NotFound { id: record.id });
+        }
+        self.record = record;
         Ok(lock)
     }
 
-    fn lock_only(&self) -> Result<Lock, Error> {
-        lock(&self.directory, &self.record.id)
+    /// `None` if it is locked already.
+    fn lock_only(&self) -> Result<Option<Lock>, Error> {
+        if self.made.as_ref().is_some_and(|made| made.held.is_some()) {
+            return Ok(None);
+        }
+        lock(&self.directory, &self.record.id).map(Some)
     }
 
     pub(super) fn document_bytes(&self, status: Status) -> Vec<u8> {
@@ -543,21 +568,6 @@ pub(super) fn document(record: &Record, status: Status, pid: i32) -> State {
     }
 }
 
-/// What a bundle's configuration asks for, and what our own service hands on to the container of that
-/// directory.
-pub(super) fn read_plan(bundle: &Path, service: Service, directory: &Path) -> Result<Plan, Error> {
-    let path = bundle.join("config.json");
-    let bytes = fs::read(&path).map_err(|source| Error::File {
-        operation: "read",
-        path: path.clone(),
-        source,
-    })?;
-    let mut raw: spec::Spec =
-        spec::read(&bytes).map_err(|source| Error::Parse { path: path.clone(), source })?;
-    service.add_to(&mut raw, directory);
-    spec::plan(raw).map_err(|source| Error::Spec { path, source })
-}
-
 /// Where the container's cgroup is to be; `permitted` if it may be without.
 fn plan_cgroup(
     create: &Create<'_>,
@@ -579,7 +589,7 @@ fn plan_cgroup(
 /// A held lock. Released explicitly: a clone of this process has the same lock, and closing our
 /// descriptor would leave it there.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(super) struct Lock(Rc<File>);
 
 impl Drop for Lock {
     fn drop(&mut self) {
@@ -604,9 +614,14 @@ fn lock(directory: &Path, id: &str) -> Result<Lock, Error> {
         // While we waited the container may have been deleted and another of its name created, whose
         // lock this is not.
         let held = file.metadata().map_err(failed("examine"))?;
+        // The link from above and the one from within are gone from what is removed. A file system that
+        // does not count them says 1.
+        if held.nlink() >= 2 {
+            return Ok(Lock(Rc::new(file)));
+        }
         let there = fs::metadata(directory).map_err(failed("examine"))?;
         if (held.dev(), held.ino()) == (there.dev(), there.ino()) {
-            return Ok(Lock(file));
+            return Ok(Lock(Rc::new(file)));
         }
     }
 }

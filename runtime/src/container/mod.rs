@@ -16,6 +16,7 @@
 //! killed `create` left therefore finds all of it. Commands that change a container hold a lock on
 //! the directory; `state` does not, so that hooks may call it.
 
+mod bundle;
 mod checkpoint;
 mod criu;
 mod delete;
@@ -37,6 +38,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use bundle::Bundle;
 pub use checkpoint::{Checkpoint, Restore};
 pub use criu::Options as CriuOptions;
 pub use error::Error;
@@ -55,8 +57,6 @@ pub struct Create<'a> {
     pub root: &'a Path,
     /// Container id, see [`id::Id`].
     pub id: &'a str,
-    /// Directory with `config.json`.
-    pub bundle: &'a Path,
     /// Where the process's standard streams go.
     pub stdio: Stdio,
     /// Descriptors from 3 on that the process inherits.
@@ -125,21 +125,4 @@ pub struct State {
     pub created: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-}
-
-/// Whether the process of a bundle wants a terminal (`process.terminal`). A configuration that
-/// cannot be read wants none: [`Container::create`] says what is wrong with it.
-pub fn wants_terminal(bundle: &Path) -> bool {
-    #[derive(Deserialize)]
-    struct Process {
-        #[serde(default)]
-        terminal: bool,
-    }
-    #[derive(Deserialize)]
-    struct Bundle {
-        process: Option<Process>,
-    }
-    let bytes = std::fs::read(bundle.join("config.json")).unwrap_or_default();
-    let bundle: Option<Bundle> = serde_json::from_slice(&bytes).ok();
-    bundle.and_then(|bundle| bundle.process).is_some_and(|process| process.terminal)
 }

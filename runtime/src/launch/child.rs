@@ -248,7 +248,9 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
         // user's with them: what it has of the host goes now (CVE-2016-9962, CVE-2024-21626).
         close_descriptors(prepared, master.as_ref())?;
     }
-    let entered = sys::chdir(program.cwd.as_c_str()).is_ok();
+    // A change of the root leads to the new one's.
+    let entered = prepared.setup.is_some() && program.cwd.as_c_str() == c"/"
+        || sys::chdir(program.cwd.as_c_str()).is_ok();
     if !program.no_new_privileges {
         seccomp(prepared)?; // 12
     }
@@ -326,6 +328,7 @@ fn namespace(
     setup: &Setup,
     terminal: &mut Option<(OwnedFd, OwnedFd)>,
 ) -> Result<()> {
+    sys::fd::leave_below(setup.left_below);
     if setup.cgroup_namespace {
         sys::unshare(CloneFlags::CLONE_NEWCGROUP).at(Stage::CgroupNamespace)?;
     }
@@ -371,6 +374,7 @@ fn namespace(
     devices(root, setup)?;
     if prepared.program.cwd.as_c_str() != c"/" {
         resolve::ensure(root, &prepared.program.cwd, Want::Directory)
+            .map(sys::fd::leave)
             .at(Stage::WorkingDirectoryMake)?;
     }
     if prepared.program.terminal {
@@ -438,15 +442,13 @@ fn devices(root: BorrowedFd<'_>, setup: &Setup) -> Result<()> {
         return Ok(());
     }
     match last {
-        Some((path, directory)) if path == c"/dev" => standard_links(&directory),
-        _ => {
-            standard_links(&resolve::ensure(root, c"/dev", Want::Directory).at(Stage::DeviceLink)?)
-        }
+        Some((path, directory)) if path == c"/dev" => standard_links(directory),
+        _ => standard_links(resolve::ensure(root, c"/dev", Want::Directory).at(Stage::DeviceLink)?),
     }
 }
 
 /// The links of the specification's "Default Devices".
-fn standard_links(dev: &OwnedFd) -> Result<()> {
+fn standard_links(dev: OwnedFd) -> Result<()> {
     let links = [
         (c"fd", c"/proc/self/fd"),
         (c"stdin", c"/proc/self/fd/0"),
@@ -455,18 +457,20 @@ fn standard_links(dev: &OwnedFd) -> Result<()> {
         (c"core", c"/proc/kcore"),
     ];
     for (index, (name, to)) in links.into_iter().enumerate() {
-        match sys::symlinkat(to, dev, name) {
+        match sys::symlinkat(to, &dev, name) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno).at_index(Stage::DeviceLink, index),
         }
     }
     // A ptmx of the image would make terminals of another instance.
-    match sys::symlinkat(c"pts/ptmx", dev, c"ptmx") {
-        Err(Errno::EEXIST) => sys::unlinkat(dev, c"ptmx", UnlinkatFlags::NoRemoveDir)
-            .and_then(|()| sys::symlinkat(c"pts/ptmx", dev, c"ptmx")),
+    match sys::symlinkat(c"pts/ptmx", &dev, c"ptmx") {
+        Err(Errno::EEXIST) => sys::unlinkat(&dev, c"ptmx", UnlinkatFlags::NoRemoveDir)
+            .and_then(|()| sys::symlinkat(c"pts/ptmx", &dev, c"ptmx")),
         other => other,
     }
-    .at_index(Stage::DeviceLink, links.len())
+    .at_index(Stage::DeviceLink, links.len())?;
+    sys::fd::leave(dev);
+    Ok(())
 }
 
 /// A terminal of the container's own instance; whatever else lies at the path is refused

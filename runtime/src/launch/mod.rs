@@ -278,14 +278,15 @@ fn duplicate(error: std::io::Error) -> Error {
 }
 
 impl Launched {
-    /// Lets the process go on to wait for `start`; it no longer depends on us.
+    /// Lets the process go on to wait for `start`; it no longer depends on us. Two descriptors refer to
+    /// it.
     ///
     /// # Errors
     /// If it is gone.
-    pub fn confirm(mut self) -> Result<(i32, OwnedFd, Option<OwnedFd>), Error> {
+    pub fn confirm(mut self) -> Result<(i32, [OwnedFd; 2], Option<OwnedFd>), Error> {
         go(&self.socket)?;
-        self.guard.pidfd = None;
-        Ok((self.pid, self.pidfd, self.terminal))
+        let second = self.guard.pidfd.take().ok_or(Error::Died)?;
+        Ok((self.pid, [self.pidfd, second], self.terminal))
     }
 
     /// Lets the process go on to execute its program, and waits until it has.

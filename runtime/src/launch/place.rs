@@ -15,7 +15,7 @@ use crate::{
     },
     sys::{
         self, AtFlags, Errno, Mode, SFlag,
-        fd::FdPath,
+        fd::{FdPath, leave},
         mount::{self, Attributes},
     },
 };
@@ -48,6 +48,7 @@ fn hierarchies(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
     let path = FdPath::new(target.as_fd());
     let (source, data) = (Some(c"tmpfs"), Some(c"mode=755"));
     mount::mount(source, path.as_c_str(), Some(c"tmpfs"), *flags, data)?;
+    leave(target);
     let top = resolve::existing(root, &step.target)?;
     for flags in propagation {
         mount::mount(None, FdPath::new(top.as_fd()).as_c_str(), None, *flags, None)?;
@@ -62,12 +63,12 @@ fn hierarchies(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
         let tree = match tree {
             Some(tree) => tree,
             None => {
-                opened = bind.set(bind.open()?)?;
+                opened = bind.open()?;
+                bind.apply(opened.as_fd(), false)?;
                 &opened
             }
         };
-        mount::move_mount(tree.fd.as_fd(), Some(top.as_fd()), name)?;
-        bind.set_attached(tree)?;
+        mount::move_mount(tree.as_fd(), Some(top.as_fd()), name)?;
     }
     for (name, to) in links {
         match sys::symlinkat(to.as_c_str(), &top, name.as_c_str()) {
@@ -75,7 +76,20 @@ fn hierarchies(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
             Err(errno) => return Err(errno),
         }
     }
-    if *read_only { set_readonly(top.as_fd()) } else { Ok(()) }
+    // All have the same options, which are those of what they lie on too.
+    let mut late = trees.is_empty();
+    if let Some((_, bind, _)) = trees.first() {
+        late = bind.apply(top.as_fd(), true)?;
+        for (name, bind, _) in trees.iter().filter(|_| late) {
+            let fd = resolve::exact(top.as_fd(), name, libc::O_PATH)?;
+            bind.set_attached(&Tree { fd, late })?;
+        }
+    }
+    if late && *read_only {
+        set_readonly(top.as_fd())?;
+    }
+    leave(top);
+    Ok(())
 }
 
 fn attach(root: BorrowedFd<'_>, step: &Step, bind: &Bind, tree: &Tree) -> sys::Result<()> {
@@ -83,6 +97,7 @@ fn attach(root: BorrowedFd<'_>, step: &Step, bind: &Bind, tree: &Tree) -> sys::R
     let want = if kind == libc::S_IFDIR { Want::Directory } else { Want::File };
     let target = resolve::mount_point(root, &step.target, want)?;
     mount::move_mount(tree.fd.as_fd(), Some(target.as_fd()), c"")?;
+    leave(target);
     bind.set_attached(tree)
 }
 
@@ -96,6 +111,7 @@ fn file_system(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
         propagation,
         recursive,
         plain,
+        missing,
         tmpfs,
         label,
     } = &step.action
@@ -107,7 +123,12 @@ fn file_system(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
     let with_mode;
     // A directory that was not there has no mode to take over.
     let there = tmpfs.mode && resolve::existing(root, &step.target).is_ok();
-    let target = resolve::mount_point(root, &step.target, want)?;
+    let made =
+        if *missing { resolve::make_last(root, &step.target, Want::Directory) } else { None };
+    let target = match made {
+        Some(made) => made,
+        None => resolve::mount_point(root, &step.target, want)?,
+    };
     if there {
         with_mode = tmpfs::Data::with_mode(tmpfs::mode(target.as_fd())?, data)?;
         data = Some(with_mode.as_c_str());
@@ -117,6 +138,7 @@ fn file_system(root: BorrowedFd<'_>, step: &Step) -> sys::Result<()> {
     let late = if tmpfs.content { flags & libc::MS_RDONLY } else { 0 };
     mount::mount(Some(source), path.as_c_str(), Some(kind), flags & !late, data)?;
     if propagation.is_empty() && recursive.is_none() && !tmpfs.content && label.is_none() {
+        leave(target);
         return Ok(());
     }
     // The descriptor is of what lies below the new mount.
@@ -160,7 +182,10 @@ pub(super) fn make_path_readonly(root: BorrowedFd<'_>, path: &CStr) -> sys::Resu
     };
     let tree = mount::open_tree(Some(target.as_fd()), c"", true, true)?;
     mount::move_mount(tree.as_fd(), Some(target.as_fd()), c"")?;
-    set_readonly(tree.as_fd())
+    leave(target);
+    set_readonly(tree.as_fd())?;
+    leave(tree);
+    Ok(())
 }
 
 /// Hides a file behind `/dev/null` of the host, which no image can have replaced (CVE-2025-31133),
@@ -177,7 +202,9 @@ pub(super) fn mask(root: BorrowedFd<'_>, path: &CStr, options: &CStr) -> sys::Re
             mount::mount(Some(c"tmpfs"), path.as_c_str(), Some(c"tmpfs"), flags, Some(options))
         }
         other => other,
-    }
+    }?;
+    leave(target);
+    Ok(())
 }
 
 /// Makes a node, or mounts the host's.

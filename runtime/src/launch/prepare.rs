@@ -1,7 +1,7 @@
 //! Everything that may fail or allocate, done by the parent before the clone.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -113,7 +113,7 @@ impl Prepared {
                 match step.action {
                     Action::Attach { tree, .. } => all.extend(tree.map(|tree| tree.fd)),
                     Action::Hierarchies { trees, .. } => {
-                        all.extend(trees.into_iter().filter_map(|(_, _, tree)| Some(tree?.fd)));
+                        all.extend(trees.into_iter().filter_map(|(_, _, tree)| tree));
                     }
                     Action::FileSystem { .. } | Action::ReadOnly => {}
                 }
@@ -179,6 +179,8 @@ pub struct Setup {
     pub time_offsets: Option<CString>,
     /// Options of the empty directories that cover masked ones.
     pub mask_options: CString,
+    /// Numbers of descriptors that may stay open until all are closed.
+    pub left_below: RawFd,
 }
 
 /// A detached clone of the root file system.
@@ -529,6 +531,7 @@ pub fn setup(plan: &Plan, place: &Place<'_>) -> Result<Setup, Error> {
         no_pivot: if place.no_pivot { Some(kernel_views(&path)?) } else { None },
         time_offsets: plan.time_offsets.clone(),
         mask_options,
+        left_below: fd::room_to_leave(),
     })
 }
 

@@ -277,11 +277,13 @@ impl Held {
         failpoint::hit("create-stdio");
 
         let state = around.paths.state();
+        let opened = container::Bundle::open(&record.create.bundle);
+        let bundle =
+            opened.map_err(|error| refused(&format!("create container {name}"), &error))?;
         let create = container::Create {
             systemd_cgroup: false,
             root: &state,
             id: &record.create.id,
-            bundle: &record.create.bundle,
             stdio,
             preserve_fds: 0,
             no_pivot: false,
@@ -292,7 +294,7 @@ impl Held {
         };
         let (_, created) = around
             .oom
-            .restored(|| Container::create(create))
+            .restored(|| Container::create(bundle, create))
             .map_err(|error| refused(&format!("create container {name}"), &error))?;
         failpoint::hit("create-runtime");
         if let Some(terminal) = &created.terminal {
@@ -607,7 +609,7 @@ impl Held {
         let name = self.name();
         let what = format!("delete container {name}");
         match Container::load(&around.paths.state(), &self.record.create.id) {
-            Ok(container) => container.delete(true).map_err(|error| refused(&what, &error))?,
+            Ok(mut container) => container.delete(true).map_err(|error| refused(&what, &error))?,
             // An earlier worker came this far.
             Err(error) if error.kind() == FailureKind::NotFound => {}
             Err(error) => return Err(refused(&what, &error)),
@@ -687,7 +689,7 @@ impl Drop for Undo<'_> {
 fn roll_back(create: &Create, directory: &Path, around: &Surroundings<'_>) {
     let what = format!("undo the creation of container {}", create.container);
     match Container::load(&around.paths.state(), &create.id) {
-        Ok(container) => {
+        Ok(mut container) => {
             if let Err(error) = container.delete(true) {
                 journal::failure(&what, &error);
             }

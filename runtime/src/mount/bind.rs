@@ -6,7 +6,7 @@
 //! for just that is refused.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use super::options::MountOptions;
 use crate::sys::{
@@ -32,7 +32,7 @@ pub struct Bind {
 pub struct Tree {
     pub fd: OwnedFd,
     /// The kernel has no mount_setattr: the options are set once it is attached.
-    late: bool,
+    pub late: bool,
 }
 
 impl Bind {
@@ -67,40 +67,50 @@ impl Bind {
     /// # Errors
     /// Those of mount_setattr(2).
     pub fn set(&self, fd: OwnedFd) -> Result<Tree> {
+        let late = self.apply(fd.as_fd(), false)?;
+        Ok(Tree { fd, late })
+    }
+
+    /// Sets the options of a tree, or with `all` those of every mount in it; whether the kernel has no
+    /// mount_setattr.
+    ///
+    /// # Errors
+    /// Those of mount_setattr(2).
+    pub fn apply(&self, tree: BorrowedFd<'_>, all: bool) -> Result<bool> {
         let late;
         // Of a tree that is one mount all is set at once.
         let at_once = match self.propagation.as_slice() {
-            [flags] if !self.recursive => {
+            [flags] if all || !self.recursive => {
                 Some(Attributes { propagation: flags & !libc::MS_REC, ..self.change })
             }
             _ => None,
         };
         if let Some(change) = at_once {
-            late = match mount::mount_setattr(fd.as_fd(), false, &change) {
+            late = match mount::mount_setattr(tree, all, &change) {
                 Err(Errno::ENOSYS) => true,
                 other => other.map(|()| false)?,
             };
         } else {
-            late = self.set_one_by_one(&fd)?;
+            late = self.set_one_by_one(tree, all)?;
         }
         if self.below != Attributes::default() {
-            mount::mount_setattr(fd.as_fd(), true, &self.below)?;
+            mount::mount_setattr(tree, true, &self.below)?;
         }
-        Ok(Tree { fd, late })
+        Ok(late)
     }
 
     /// Whether the kernel cannot do it.
-    fn set_one_by_one(&self, fd: &OwnedFd) -> Result<bool> {
+    fn set_one_by_one(&self, tree: BorrowedFd<'_>, all: bool) -> Result<bool> {
         let mut late = false;
         for flags in &self.propagation {
             let change = Attributes { propagation: flags & !libc::MS_REC, ..Attributes::default() };
-            match mount::mount_setattr(fd.as_fd(), flags & libc::MS_REC != 0, &change) {
+            match mount::mount_setattr(tree, all || flags & libc::MS_REC != 0, &change) {
                 Err(Errno::ENOSYS) => late = true,
                 other => other?,
             }
         }
         if self.change != Attributes::default() && !late {
-            mount::mount_setattr(fd.as_fd(), false, &self.change)?;
+            mount::mount_setattr(tree, all, &self.change)?;
         }
         Ok(late)
     }

@@ -7,7 +7,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use crate::sys::{Errno, Mode, Result, SFlag, fstat, mkdirat, mknodat, mount};
+use crate::sys::{Errno, Mode, Result, SFlag, fd::leave, fstat, mkdirat, mknodat, mount};
 
 const IN_ROOT: u64 = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
 const EXACT: u64 = IN_ROOT | libc::RESOLVE_NO_SYMLINKS;
@@ -59,7 +59,7 @@ pub fn ensure(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Result<OwnedFd> 
 
 /// The usual case in few calls: no link on the way, and only the last component is missing. `None`
 /// if it is not that, for the long way to find out.
-fn make_last(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Option<OwnedFd> {
+pub fn make_last(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Option<OwnedFd> {
     let slash = path.to_bytes().iter().rposition(|byte| *byte == b'/')?;
     let name = CStr::from_bytes_with_nul(path.to_bytes_with_nul().get(slash + 1..)?).ok()?;
     if matches!(name.to_bytes(), b"" | b"." | b"..") {
@@ -73,7 +73,9 @@ fn make_last(root: BorrowedFd<'_>, path: &CStr, want: Want) -> Option<OwnedFd> {
     } else {
         mkdirat(&parent, name, Mode::from_bits_truncate(0o755)).ok()?;
     }
-    mount::openat2(parent.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, EXACT).ok()
+    let made = mount::openat2(parent.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, EXACT).ok();
+    leave(parent);
+    made
 }
 
 /// As [`ensure`], for what is to be mounted on. The configuration's destinations were examined as

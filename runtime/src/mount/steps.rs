@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::bind::{Bind, Tree, inherited_propagation};
 use crate::{
     cgroup,
+    ns::Kind,
     plan::{IdMap, IdMapOwner, Mount, MountKind, Plan},
     sys::{
         Errno,
@@ -66,6 +67,8 @@ pub enum Action {
         propagation: Vec<u64>,
         recursive: Option<Attributes>,
         plain: bool,
+        /// It lies in a tmpfs of ours, where most likely nothing has its name yet.
+        missing: bool,
         /// What a tmpfs takes from the directory it is mounted on.
         tmpfs: Tmpfs,
         /// SELinux label of a file system that takes none as an option.
@@ -77,8 +80,8 @@ pub enum Action {
     Hierarchies {
         flags: u64,
         propagation: Vec<u64>,
-        /// Name and group, as of `Attach`.
-        trees: Vec<(CString, Bind, Option<Tree>)>,
+        /// Name and group; the options, the same of all, are set at the latest when all are attached.
+        trees: Vec<(CString, Bind, Option<OwnedFd>)>,
         /// Names of single controllers, and what they link to.
         links: Vec<(CString, CString)>,
         read_only: bool,
@@ -132,6 +135,7 @@ pub fn steps(around: Surroundings<'_>) -> Result<Vec<Step>, Error> {
                     target: one.destination.clone(),
                     action: Action::FileSystem {
                         plain: matches!(kind.to_bytes(), b"proc" | b"sysfs"),
+                        missing: lies_in_tmpfs(&one.destination, &steps),
                         kind: kind.clone(),
                         source: source.clone(),
                         flags,
@@ -148,6 +152,17 @@ pub fn steps(around: Surroundings<'_>) -> Result<Vec<Step>, Error> {
     // Told apart by the caller: everything from the first ReadOnly of /dev on comes after devices.
     steps.extend(late);
     Ok(steps)
+}
+
+/// Whether a path is directly below a tmpfs of an earlier step.
+fn lies_in_tmpfs(path: &CStr, steps: &[Step]) -> bool {
+    let path = path.to_bytes();
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    let above = slash.and_then(|slash| path.get(..slash)).unwrap_or_default();
+    steps.iter().any(|step| {
+        let Action::FileSystem { kind, .. } = &step.action else { return false };
+        kind.as_c_str() == c"tmpfs" && step.target.to_bytes() == above
+    })
 }
 
 fn tmpfs(kind: &CStr, one: &Mount) -> Tmpfs {
@@ -281,7 +296,6 @@ fn control_groups(
             source_path: source.to_owned(),
             source: errno,
         })?;
-        let tree = set_up(one, &bind, tree, source)?;
         Ok((bind, Some(tree)))
     };
     let shown = groups.shown();
@@ -289,6 +303,7 @@ fn control_groups(
         && only.controllers.is_empty()
     {
         let (bind, tree) = open(&only.path)?;
+        let tree = tree.map(|tree| set_up(one, &bind, tree, &only.path)).transpose()?;
         steps.push(step(Action::Attach { bind, tree }));
         return Ok(());
     }
@@ -303,6 +318,13 @@ fn control_groups(
             }
         }
         let (bind, tree) = open(&group.path)?;
+        let tree = match tree {
+            // Others see it as soon as it is attached.
+            Some(tree) if plan.namespaces.is_joined(Kind::Mount) => {
+                Some(set_up(one, &bind, tree, &group.path)?.fd)
+            }
+            other => other,
+        };
         trees.push((name, bind, tree));
     }
     steps.push(step(Action::Hierarchies {

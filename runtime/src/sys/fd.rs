@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::{Errno, Result};
 
@@ -44,6 +45,31 @@ pub fn close_all(descriptors: Vec<OwnedFd>) {
             // SAFETY: as above; before close_range (5.9) nothing was closed.
             drop(unsafe { OwnedFd::from_raw_fd(*number) });
         }
+    }
+}
+
+static LEFT_BELOW: AtomicI32 = AtomicI32::new(0);
+
+/// Numbers below which a cloned child may leave what it is done with open: few enough for any limit, and
+/// for the table of descriptors that every process has.
+pub fn room_to_leave() -> RawFd {
+    // SAFETY: an all-zero `rlimit` is valid.
+    let mut limit: libc::rlimit = unsafe { core::mem::zeroed() };
+    // SAFETY: the kernel writes one `rlimit` to the pointer.
+    let rc = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if rc == 0 { RawFd::try_from((limit.rlim_cur / 2).min(64)).unwrap_or(0) } else { 0 }
+}
+
+/// From now on this process, a cloned child, leaves descriptors open; [`close_from`] closes them.
+pub fn leave_below(number: RawFd) {
+    LEFT_BELOW.store(number, Ordering::Relaxed);
+}
+
+/// Is done with a descriptor: closes it, or leaves that to the child's [`close_from`], which takes one
+/// call for all.
+pub fn leave(fd: OwnedFd) {
+    if fd.as_raw_fd() < LEFT_BELOW.load(Ordering::Relaxed) {
+        let _ = fd.into_raw_fd();
     }
 }
 

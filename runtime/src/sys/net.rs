@@ -25,5 +25,6 @@ pub fn loopback_up() -> Result<()> {
     // SAFETY: SIOCSIFFLAGS reads one `ifreq`, whose name is terminated by the zeroes behind it.
     let rc =
         unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    super::fd::leave(socket);
     Errno::result(rc).map(drop)
 }
