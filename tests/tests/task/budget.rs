@@ -111,7 +111,9 @@ fn a_run_takes_few_system_calls_and_one_process() {
         line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok()).unwrap_or(0)
     };
     let debug = runtime.components().any(|part| part.as_os_str() == "debug");
-    assert!(debug || count("total") <= 352, "{text}");
+    // 346 on a host of few mounts; each 4 KiB of the host's list of them, which grows beside other tests,
+    // is a call more.
+    assert!(debug || count("total") <= 360, "{text}");
     let processes: u64 = ["clone", "clone3", "fork", "vfork"].into_iter().map(count).sum();
     assert_eq!(processes, 1, "{text}");
 }
