@@ -9,21 +9,26 @@ use crate::container::{Bundle, Container, Create, Created, Service, Stdio};
 use crate::rootless::Rootless;
 use crate::{container, seal, sys};
 
+pub(super) const BUNDLE: Opt =
+    Opt::value("bundle", "DIR", "Root of the bundle directory; the current directory by default")
+        .short('b');
+pub(super) const CONSOLE_SOCKET: Opt = Opt::value(
+    "console-socket",
+    "SOCKET",
+    "Unix socket that receives the master of the console's pseudoterminal",
+);
+pub(super) const PID_FILE: Opt = Opt::value("pid-file", "FILE", "File to write the process id to");
+
 /// What `create` and `run` share.
 pub(super) const OPTIONS: &[Opt] = &[
-    Opt::value("bundle", "DIR", "Root of the bundle directory; the current directory by default")
-        .short('b'),
-    Opt::value(
-        "console-socket",
-        "SOCKET",
-        "Unix socket that receives the master of the console's pseudoterminal",
-    ),
+    BUNDLE,
+    CONSOLE_SOCKET,
     Opt::value(
         "pidfd-socket",
         "SOCKET",
         "Unix socket that receives a descriptor of the container's process",
     ),
-    Opt::value("pid-file", "FILE", "File to write the process id to"),
+    PID_FILE,
     Opt::switch("no-pivot", "Do not use pivot_root; for a root file system on a ramdisk"),
     Opt::switch("no-new-keyring", "Keep the caller's session keyring"),
     Opt::value(

@@ -33,11 +33,7 @@ pub(crate) enum Invalid {
 }
 
 pub(super) const OPTIONS: &[Opt] = &[
-    Opt::value(
-        "console-socket",
-        "SOCKET",
-        "Unix socket that receives the master of the console's pseudoterminal",
-    ),
+    create::CONSOLE_SOCKET,
     Opt::value("cwd", "DIR", "Current working directory in the container"),
     Opt::value("env", "NAME=VALUE", "Set an environment variable; may be repeated").short('e'),
     Opt::switch("tty", "Allocate a pseudo-TTY").short('t'),
@@ -46,7 +42,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt::value("process", "FILE", "File with the process as JSON").short('p'),
     Opt::switch("detach", "Do not wait for the process").short('d'),
     Opt::value("pidfd-socket", "SOCKET", "Unix socket that receives a descriptor of the process"),
-    Opt::value("pid-file", "FILE", "File to write the process id to"),
+    create::PID_FILE,
     Opt::value("process-label", "LABEL", "SELinux label of the process"),
     Opt::value("apparmor", "PROFILE", "AppArmor profile of the process"),
     Opt::switch(

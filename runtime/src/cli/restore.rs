@@ -6,21 +6,16 @@ use std::path::{Path, PathBuf};
 use super::arguments::{Given, Misuse, Opt};
 use super::checkpoint;
 use super::console::{self, Proxy};
-use super::create::{clean_up, give_back, tell};
+use super::create::{BUNDLE, CONSOLE_SOCKET, PID_FILE, clean_up, give_back, tell};
 use super::{Error, run as foreground};
 use crate::container::{Bundle, Container, Create, Restore, Service, Stdio};
 use crate::rootless::Rootless;
 
 pub(super) const OPTIONS: &[Opt] = &[
-    Opt::value("bundle", "DIR", "Root of the bundle directory; the current directory by default")
-        .short('b'),
-    Opt::value(
-        "console-socket",
-        "SOCKET",
-        "Unix socket that receives the master of the console's pseudoterminal",
-    ),
+    BUNDLE,
+    CONSOLE_SOCKET,
     Opt::switch("detach", "Do not wait for the container's process").short('d'),
-    Opt::value("pid-file", "FILE", "File to write the process id to"),
+    PID_FILE,
     Opt::switch("no-subreaper", foreground::NO_SUBREAPER),
     Opt::switch("no-pivot", "Accepted for runc's callers: CRIU changes the root in its own way"),
     Opt::value("lsm-profile", "TYPE:NAME", "Profile of a Linux security module to restore with"),
