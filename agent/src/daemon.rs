@@ -119,14 +119,14 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
             .await
             .map_err(|failed| Error::Internal(failed.to_string()))??
     };
-    let Opened { store, images, auth, network, tmds, loaded } = opened;
+    let Opened { store, images, registries, network, tmds, loaded } = opened;
     // The last thing that can fail. Who connects now waits until there is something to show.
     let listener = server::listen(&layout.api_socket())?;
     let (inbox, receiver) = mpsc::channel(INBOX);
     let hands = Hands::new(Parts {
         layout: layout.clone(),
         images,
-        auth,
+        registries,
         network,
         tmds: tmds.clone(),
         log_service: LogService::new(config, credentials.clone())?,
@@ -329,7 +329,7 @@ fn lock(layout: &Layout) -> Result<File, Error> {
 struct Opened {
     store: Store,
     images: image::Store,
-    auth: image::Auth,
+    registries: image::Registries,
     network: Network,
     tmds: Tmds,
     loaded: recover::Loaded,
@@ -349,6 +349,7 @@ fn open(
         docker_config().as_deref(),
     )
     .map_err(Error::Auth)?;
+    let registries = image::Registries { auth };
     let before: Option<Subnets> = store
         .load(Table::Host)?
         .into_iter()
@@ -382,7 +383,7 @@ fn open(
         credentials: credentials.clone(),
         identity,
     });
-    Ok(Opened { store, images, auth, network, tmds, loaded })
+    Ok(Opened { store, images, registries, network, tmds, loaded })
 }
 
 /// Stands where no address is leased yet.

@@ -455,7 +455,7 @@ async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Respons
         let pulled = api
             .hands
             .images()
-            .pull(&reference, platform.as_deref(), api.hands.auth(), sink(progress))
+            .pull(&reference, platform.as_deref(), api.hands.registries(), sink(progress))
             .await;
         let last = match pulled {
             Ok(image) => PullEvent::Done { reference, digest: image.digest },

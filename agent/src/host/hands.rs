@@ -43,7 +43,7 @@ const LOCAL_COPY: Options = Options { max_size: Some(20_000_000), max_file: 5 };
 pub struct Hands {
     pub(super) layout: Layout,
     pub(super) images: image::Store,
-    pub(super) auth: image::Auth,
+    pub(super) registries: image::Registries,
     pub(super) network: Network,
     pub(super) tmds: Tmds,
     log_service: LogService,
@@ -63,7 +63,7 @@ pub struct Hands {
 pub struct Parts {
     pub layout: Layout,
     pub images: image::Store,
-    pub auth: image::Auth,
+    pub registries: image::Registries,
     pub network: Network,
     pub tmds: Tmds,
     pub log_service: LogService,
@@ -118,11 +118,11 @@ impl Hands {
 
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { layout, images, auth, network, tmds, log_service, efs, inbox } = parts;
+        let Parts { layout, images, registries, network, tmds, log_service, efs, inbox } = parts;
         Arc::new(Self {
             layout,
             images,
-            auth,
+            registries,
             network,
             tmds,
             log_service,
@@ -153,8 +153,8 @@ impl Hands {
     }
 
     /// Credentials of registries.
-    pub fn auth(&self) -> &image::Auth {
-        &self.auth
+    pub fn registries(&self) -> &image::Registries {
+        &self.registries
     }
 
     /// The host's networks.

@@ -12,10 +12,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::archive::{Archive, Found, MemberReader};
 use super::content::{Commit, LayerRecord, NewImage, Staging, Store};
+use super::fetch::unpack_into;
 use super::layer;
 use super::manifest::{Descriptor, ImageConfig, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
 use super::platform::Platform;
-use super::pull::{chain, check_config, refuse, unpack_into};
+use super::pull::{chain, check_config, refuse};
 use super::unpack;
 use super::{Error, Image, Progress};
 use crate::api::types::PullEvent;

@@ -9,6 +9,7 @@
 //! registry.rs   OCI distribution API; the only module that knows the client crate
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
+//! download.rs   one blob, resumed         fetch.rs the missing layers of an image
 //! layer.rs      one blob: digest → decompress → digest → unpack, bounded memory
 //! entries.rs    tar format                unpack.rs  entry → directory
 //! tree.rs       the only way to a path below a layer's directory
@@ -26,8 +27,10 @@
 mod archive;
 mod auth;
 mod content;
+mod download;
 mod entries;
 mod error;
+mod fetch;
 mod layer;
 mod load;
 mod manifest;
@@ -52,6 +55,12 @@ pub use passwd::User;
 pub use reference::Reference;
 
 use crate::api::types::PullEvent;
+
+/// How registries are reached, and what of them is trusted.
+#[derive(Debug, Clone, Default)]
+pub struct Registries {
+    pub auth: Auth,
+}
 
 /// Receives the progress of a pull or load, on any thread, in order per layer.
 pub type Progress = Arc<dyn Fn(PullEvent) + Send + Sync>;

@@ -1,40 +1,24 @@
 //! From a registry into the store: manifest, configuration, layers, commit.
-//!
-//! At most [`PARALLEL`] layers are in transit. Each is hashed by the async task as it arrives and
-//! goes through a bounded queue to a blocking worker that unpacks it; when the queue is full the
-//! task stops reading and TCP slows the registry down. The first failure cancels the others, and
-//! all workers have ended before the error is returned.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::auth::Auth;
-use super::content::{Commit, LayerRecord, NewImage, Staging, Store, seal_layer};
-use super::layer::{self, Channel};
+use super::Registries;
+use super::content::{Commit, NewImage, Store};
+use super::download::{Collected, check_digest, retry};
+use super::layer;
 use super::manifest::{self, Descriptor, Document, ImageConfig, Manifest, Refusal};
 use super::platform::{self, Platform};
 use super::reference::Reference;
-use super::registry::{self, ATTEMPTS, Session};
-use super::unpack::{self, Limits, make_directory};
+use super::registry::{self, Session};
+use super::unpack;
 use super::{Error, Image, Progress};
 use crate::api::types::PullEvent;
 pub(super) use crate::error::chain;
-
-const PARALLEL: usize = 3;
-/// Chunks between a download and its worker; a chunk is what a read of the socket gave, at most
-/// some 100 KiB.
-const QUEUE: usize = 32;
-const REPORT_EVERY: u64 = 1 << 20;
-/// Damaged content is read on to tell a wrong digest from a layer that was made wrong, up to here.
-const READ_ON: u64 = 64 << 20;
 
 impl Store {
     /// Fetches an image. `platform` is `os/architecture[/variant]`, the host's if absent. A tag is
@@ -44,11 +28,11 @@ impl Store {
         &self,
         reference: &str,
         platform: Option<&str>,
-        auth: &Auth,
+        registries: &Registries,
         progress: Progress,
     ) -> Result<Image, Error> {
         progress(PullEvent::Resolving { reference: reference.to_owned() });
-        let result = self.pull_parsed(reference, platform, auth, &progress).await;
+        let result = self.pull_parsed(reference, platform, registries, &progress).await;
         progress(match &result {
             Ok(image) => {
                 PullEvent::Done { reference: reference.to_owned(), digest: image.digest.clone() }
@@ -64,7 +48,7 @@ impl Store {
         &self,
         text: &str,
         platform: Option<&str>,
-        auth: &Auth,
+        registries: &Registries,
         progress: &Progress,
     ) -> Result<Image, Error> {
         let reference = Reference::parse(text)
@@ -74,7 +58,7 @@ impl Store {
                 .ok_or_else(|| Error::PlatformSyntax { platform: text.to_owned() })?,
             None => Platform::host(),
         };
-        let session = retry(|| Session::open(&reference, auth.of(&reference)))
+        let session = retry(|| Session::open(&reference, registries.auth.of(&reference)))
             .await
             .map_err(|source| registry_error(text, &reference, source))?;
         let pull = Pull {
@@ -105,33 +89,6 @@ pub(super) fn refuse(reference: &str, document: &str, refusal: Refusal) -> Error
     }
 }
 
-/// Repeats what may work a moment later. A registry that refuses connections is not asked again:
-/// the caller knows better how long to wait for it.
-async fn retry<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, registry::Error>
-where
-    // Not an async closure: its futures cannot be promised to be `Send` for every lifetime.
-    F: Future<Output = Result<T, registry::Error>>,
-{
-    let mut tries = 0;
-    loop {
-        match attempt().await {
-            Err(error)
-                if error.is_transient()
-                    && !matches!(error, registry::Error::Down(_))
-                    && tries + 1 < ATTEMPTS =>
-            {
-                tokio::time::sleep(backoff(tries)).await;
-                tries += 1;
-            }
-            result => return result,
-        }
-    }
-}
-
-fn backoff(tries: u32) -> Duration {
-    Duration::from_millis(200 << tries.min(5))
-}
-
 /// Checks what a manifest and a configuration say of each other and of the platform.
 pub(super) fn check_config(
     reference: &str,
@@ -160,19 +117,13 @@ pub(super) fn check_config(
     })
 }
 
-struct Pull {
-    store: Store,
-    session: Session,
+pub(super) struct Pull {
+    pub(super) store: Store,
+    pub(super) session: Session,
     reference: Reference,
-    text: String,
-    progress: Progress,
-}
-
-/// A layer to fetch, and where it goes.
-struct Fetch {
-    descriptor: Descriptor,
-    diff_id: String,
-    dir: PathBuf,
+    /// As the caller wrote it.
+    pub(super) text: String,
+    pub(super) progress: Progress,
 }
 
 impl Pull {
@@ -230,7 +181,7 @@ impl Pull {
         tokio::task::spawn_blocking(move || work(&store)).await.map_err(Error::Worker)?
     }
 
-    fn registry(&self, source: registry::Error) -> Error {
+    pub(super) fn registry(&self, source: registry::Error) -> Error {
         registry_error(&self.text, &self.reference, source)
     }
 
@@ -283,6 +234,7 @@ impl Pull {
         let cancel = CancellationToken::new();
         let mut hash = Sha256::new();
         let result = self
+            .session
             .download(descriptor, &mut hash, &cancel, &mut text)
             .await
             .and_then(|()| check_digest(&descriptor.digest, hash));
@@ -296,265 +248,4 @@ impl Pull {
             }),
         }
     }
-
-    async fn layers(
-        &self,
-        manifest: &Manifest,
-        config: &ImageConfig,
-        staging: &Arc<Staging>,
-    ) -> Result<Vec<(LayerRecord, Option<PathBuf>)>, Error> {
-        let mut known = BTreeMap::new();
-        let mut missing: BTreeMap<&str, Fetch> = BTreeMap::new();
-        for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
-            match self.store.layer(diff_id)? {
-                Some(record) => {
-                    self.report(descriptor, descriptor.size);
-                    known.insert(diff_id.clone(), (record, None));
-                }
-                None => {
-                    let count = missing.len();
-                    missing.entry(diff_id).or_insert_with(|| Fetch {
-                        descriptor: descriptor.clone(),
-                        diff_id: diff_id.clone(),
-                        dir: staging.path().join(count.to_string()),
-                    });
-                }
-            }
-        }
-        let cancel = CancellationToken::new();
-        let results: Vec<_> = futures_util::stream::iter(missing.into_values())
-            .map(|fetch| {
-                let (cancel, staging) = (cancel.clone(), Arc::clone(staging));
-                async move {
-                    let result = self.fetch(&fetch, staging, &cancel).await;
-                    if result.is_err() {
-                        cancel.cancel();
-                    }
-                    (fetch, result)
-                }
-            })
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
-        let mut failure = None;
-        for (fetch, result) in results {
-            match result {
-                Ok(record) => {
-                    known.insert(fetch.diff_id, (record, Some(fetch.dir)));
-                }
-                Err(error) => {
-                    let cancelled = matches!(&error, Error::Layer { source, .. }
-                        if matches!(**source, unpack::Error::Cancelled));
-                    if failure.is_none() || !cancelled {
-                        failure = Some(error);
-                    }
-                }
-            }
-        }
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        let stack = config.stack();
-        Ok(stack.iter().filter_map(|diff_id| known.remove(diff_id.as_str())).collect())
-    }
-
-    fn report(&self, descriptor: &Descriptor, done: u64) {
-        (self.progress)(PullEvent::Layer {
-            reference: self.text.clone(),
-            layer: descriptor.digest.clone(),
-            done,
-            total: descriptor.size,
-        });
-    }
-
-    async fn fetch(
-        &self,
-        fetch: &Fetch,
-        staging: Arc<Staging>,
-        cancel: &CancellationToken,
-    ) -> Result<LayerRecord, Error> {
-        let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE);
-        let (dir, diff_id) = (fetch.dir.clone(), fetch.diff_id.clone());
-        let worker = tokio::task::spawn_blocking(move || {
-            let result = unpack_into(Channel::new(receiver), &diff_id, &dir);
-            drop(staging);
-            result
-        });
-        let descriptor = &fetch.descriptor;
-        let mut hash = Sha256::new();
-        let mut piped = Piped {
-            pull: self,
-            descriptor,
-            worker: Some(sender),
-            done: 0,
-            reported: 0,
-            after_end: 0,
-        };
-        let downloaded = self.download(descriptor, &mut hash, cancel, &mut piped).await;
-        let after_end = piped.after_end;
-        drop(piped);
-        let unpacked = worker.await.map_err(Error::Worker)?;
-        let result = match (downloaded, unpacked) {
-            (Err(error), _) => Err(error),
-            (Ok(()), Ok(record)) => check_digest(&descriptor.digest, hash).map(|()| record),
-            (Ok(()), Err(error)) if error.is_damage() && after_end <= READ_ON => {
-                check_digest(&descriptor.digest, hash).and(Err(error))
-            }
-            (Ok(()), Err(error)) => Err(error),
-        };
-        match result {
-            Ok(record) => {
-                self.report(descriptor, descriptor.size);
-                Ok(record)
-            }
-            Err(unpack::Error::Transfer(source)) => Err(self.registry(source)),
-            Err(source) => Err(Error::Layer {
-                reference: self.text.clone(),
-                layer: descriptor.digest.clone(),
-                source: Box::new(source),
-            }),
-        }
-    }
-
-    /// Streams a blob through `sink`, hashes it and checks its size; goes on where a broken
-    /// transfer stopped. `sink` returns whether it wants more.
-    async fn download(
-        &self,
-        descriptor: &Descriptor,
-        hash: &mut Sha256,
-        cancel: &CancellationToken,
-        sink: &mut impl Sink,
-    ) -> Result<(), unpack::Error> {
-        let (mut done, mut tries) = (0_u64, 0_u32);
-        let size = |actual: String| unpack::Error::Size { expected: descriptor.size, actual };
-        loop {
-            let before = done;
-            let failure = 'transfer: {
-                let opened = tokio::select! {
-                    () = cancel.cancelled() => return Err(unpack::Error::Cancelled),
-                    opened = self.session.blob(&descriptor.digest, done) => opened,
-                };
-                let (mut stream, resumed) = match opened {
-                    Ok(opened) => opened,
-                    Err(error) => break 'transfer error,
-                };
-                let mut skip = if resumed { 0 } else { done };
-                loop {
-                    let chunk = tokio::select! {
-                        () = cancel.cancelled() => return Err(unpack::Error::Cancelled),
-                        chunk = stream.next() => chunk,
-                    };
-                    let mut chunk = match chunk {
-                        None if done == descriptor.size => return Ok(()),
-                        None => return Err(size(done.to_string())),
-                        Some(Ok(chunk)) => chunk,
-                        Some(Err(error)) if registry::is_digest_error(&error) => {
-                            // The client noticed what our own comparison is about to tell.
-                            return Ok(());
-                        }
-                        Some(Err(error)) => {
-                            break 'transfer registry::Error::Broken(error);
-                        }
-                    };
-                    if skip > 0 {
-                        let over = skip.min(chunk.len() as u64);
-                        chunk = chunk.split_off(usize::try_from(over).unwrap_or(chunk.len()));
-                        skip -= over;
-                    }
-                    done += chunk.len() as u64;
-                    if done > descriptor.size {
-                        return Err(size(format!("more than {}", descriptor.size)));
-                    }
-                    hash.update(&chunk);
-                    if !chunk.is_empty() && !sink.take(chunk).await {
-                        return Ok(());
-                    }
-                }
-            };
-            tries = if done > before { 0 } else { tries + 1 };
-            if !failure.is_transient() || tries >= ATTEMPTS {
-                return Err(unpack::Error::Transfer(failure));
-            }
-            tokio::select! {
-                () = cancel.cancelled() => return Err(unpack::Error::Cancelled),
-                () = tokio::time::sleep(backoff(tries)) => {}
-            }
-        }
-    }
-}
-
-/// Where a download goes. A trait and not an async closure, whose futures cannot be promised to be
-/// `Send` for every lifetime.
-trait Sink: Send {
-    /// Whether it wants more.
-    fn take(&mut self, chunk: Bytes) -> impl Future<Output = bool> + Send;
-}
-
-/// A small document.
-struct Collected(Vec<u8>);
-
-impl Sink for Collected {
-    async fn take(&mut self, chunk: Bytes) -> bool {
-        self.0.extend_from_slice(&chunk);
-        true
-    }
-}
-
-/// A layer, to the worker that unpacks it.
-struct Piped<'a> {
-    pull: &'a Pull,
-    descriptor: &'a Descriptor,
-    /// `None` once the worker wants no more.
-    worker: Option<mpsc::Sender<Bytes>>,
-    done: u64,
-    reported: u64,
-    after_end: u64,
-}
-
-impl Sink for Piped<'_> {
-    async fn take(&mut self, chunk: Bytes) -> bool {
-        self.done += chunk.len() as u64;
-        if self.done - self.reported >= REPORT_EVERY {
-            self.reported = self.done;
-            // The last byte counts when it is unpacked.
-            self.pull
-                .report(self.descriptor, self.done.min(self.descriptor.size.saturating_sub(1)));
-        }
-        let Some(worker) = &self.worker else {
-            self.after_end += chunk.len() as u64;
-            return self.after_end <= READ_ON;
-        };
-        if worker.send(chunk).await.is_err() {
-            self.worker = None;
-        }
-        true
-    }
-}
-
-fn check_digest(expected: &str, hash: Sha256) -> Result<(), unpack::Error> {
-    let actual = layer::digest(hash);
-    if actual == expected {
-        return Ok(());
-    }
-    Err(unpack::Error::Digest { expected: expected.to_owned(), actual })
-}
-
-/// Unpacks a layer into the new directory `dir` and makes it a layer of the store, but for its
-/// place.
-pub(super) fn unpack_into(
-    blob: impl std::io::Read,
-    diff_id: &str,
-    dir: &std::path::Path,
-) -> Result<LayerRecord, unpack::Error> {
-    let failed = |operation| move |source| unpack::Error::Io { operation, source };
-    let fs = dir.join("fs");
-    make_directory(dir, 0o755).map_err(failed("make the layer's directory"))?;
-    make_directory(&fs, 0o755).map_err(failed("make the layer's directory"))?;
-    let size = layer::unpack(blob, diff_id, &fs, Limits::DEFAULT)?;
-    let record = LayerRecord { diff_id: diff_id.to_owned(), size };
-    seal_layer(dir, &record).map_err(|error| unpack::Error::Io {
-        operation: "record the layer",
-        source: std::io::Error::other(error),
-    })?;
-    Ok(record)
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use agent::api::types::PullEvent;
-use agent::image::{Auth, Error, Image, Progress, Store};
+use agent::image::{Error, Image, Progress, Registries, Store};
 use serde_json::json;
 use tempfile::TempDir;
 use tests::image::{Image as Made, Layer, Tar};
@@ -37,16 +37,16 @@ impl Fixture {
     }
 
     fn pull(&self, reference: &str) -> Result<Image, Error> {
-        self.pull_with(reference, None, &Auth::anonymous())
+        self.pull_with(reference, None, &Registries::default())
     }
 
     fn pull_with(
         &self,
         reference: &str,
         platform: Option<&str>,
-        auth: &Auth,
+        registries: &Registries,
     ) -> Result<Image, Error> {
-        self.runtime.block_on(self.store.pull(reference, platform, auth, self.progress()))
+        self.runtime.block_on(self.store.pull(reference, platform, registries, self.progress()))
     }
 
     fn load(&self, archive: &[u8]) -> Result<Vec<Image>, Error> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use agent::api::types::PullEvent;
-use agent::image::{Auth, Store};
+use agent::image::{Auth, Registries, Store};
 use serde_json::json;
 use tests::image::{Image as Made, Layer, Tar, digest, oci_archive};
 use tests::registry::{PASSWORD, Registry, Request, Response, Server, USER};
@@ -89,7 +89,7 @@ fn the_platform_is_chosen_from_an_index() {
     let image = fixture.pull(&reference).unwrap();
     assert_eq!(image.id, here.id());
     assert!(image.repo_digests[0].ends_with(&digest(index.as_bytes())), "{:?}", image.repo_digests);
-    let pull = |platform| fixture.pull_with(&reference, Some(platform), &Auth::anonymous());
+    let pull = |platform| fixture.pull_with(&reference, Some(platform), &Registries::default());
     assert_eq!(pull("linux/s390x").unwrap().id, there.id());
     let error = chain(&pull("linux/riscv64").unwrap_err());
     assert!(error.contains("no image for platform linux/riscv64; there is linux/"), "{error}");
@@ -104,7 +104,8 @@ fn a_registry_with_a_login_wants_it() {
     let reference = registry.image("private/sample:1");
     let auth = |password: &str| {
         let data = json!({registry.address(): {"username": USER, "password": password}});
-        Auth::load(Some("docker"), Some(&data.to_string()), None).unwrap()
+        let auth = Auth::load(Some("docker"), Some(&data.to_string()), None).unwrap();
+        Registries { auth }
     };
     let error = chain(&fixture.pull(&reference).unwrap_err());
     assert!(error.contains("refuses anonymous access") && error.contains(&reference), "{error}");
@@ -302,7 +303,7 @@ fn concurrent_pulls_share_layers_and_stores() {
                 let (store, reference) = (store.clone(), registry.image(name));
                 let progress = fixture.progress();
                 tasks.push(tokio::spawn(async move {
-                    store.pull(&reference, None, &Auth::anonymous(), progress).await
+                    store.pull(&reference, None, &Registries::default(), progress).await
                 }));
             }
         }
@@ -324,8 +325,8 @@ fn a_cancelled_pull_leaves_nothing() {
     let fixture = Fixture::new();
     let (_server, reference) = stalling();
     fixture.runtime.block_on(async {
-        let auth = Auth::anonymous();
-        let pull = fixture.store.pull(&reference, None, &auth, fixture.progress());
+        let registries = Registries::default();
+        let pull = fixture.store.pull(&reference, None, &registries, fixture.progress());
         assert!(tokio::time::timeout(Duration::from_millis(500), pull).await.is_err());
     });
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -400,8 +401,8 @@ fn child_that_pulls() {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let store = Store::open(&PathBuf::from(path)).unwrap();
-    let auth = Auth::anonymous();
-    let _ = runtime.block_on(store.pull(&reference, None, &auth, Arc::new(|_| {})));
+    let registries = Registries::default();
+    let _ = runtime.block_on(store.pull(&reference, None, &registries, Arc::new(|_| {})));
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub(super) async fn resolve(
         }
         shown.progress(&id, container, event);
     });
-    let pull = hands.images().pull(&reference, None, hands.auth(), progress);
+    let pull = hands.images().pull(&reference, None, hands.registries(), progress);
     let Some(here) = here else {
         return pull.await.map_err(|error| fail(chain(&error)));
     };
