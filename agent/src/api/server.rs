@@ -31,6 +31,7 @@ use crate::error::chain;
 use crate::host::hands::Hands;
 use crate::host::view::Snapshot;
 use crate::host::{Input, admit};
+use crate::image::PullRequest;
 use crate::logs;
 
 /// How long removing a task may take before the caller is told that it goes on.
@@ -451,12 +452,9 @@ async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
 async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
     progress(move |report| async move {
         let PullImage { reference, platform } = request;
-        let progress = report.clone();
-        let pulled = api
-            .hands
-            .images()
-            .pull(&reference, platform.as_deref(), api.hands.registries(), sink(progress))
-            .await;
+        let request = PullRequest { platform, ..PullRequest::of(&reference) };
+        let progress = sink(report.clone());
+        let pulled = api.hands.images().pull(request, api.hands.registries(), progress).await;
         let last = match pulled {
             Ok(image) => PullEvent::Done { reference, digest: image.digest },
             Err(error) => PullEvent::Failed { reference, message: chain(&error) },
