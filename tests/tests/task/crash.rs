@@ -230,3 +230,32 @@ fn the_worker_dies_while_a_task_starts() {
 fn the_guardian_dies_while_a_task_starts() {
     a_monitor_process_dies_while_a_task_starts("guardian");
 }
+
+/// As when the host goes down: everybody gets SIGTERM, and nothing of ours is to hold it up.
+#[test]
+fn a_monitor_that_is_to_terminate_goes_with_its_last_container() {
+    let host = TestHost::new();
+    let before = host.state();
+    host.start_agent();
+    let text = "trap 'exit 6' TERM; echo ready; while :; do sleep 0.1; done";
+    let task = host.detach(&script("awsvpc", text));
+    host.eventually("it is ready", || host.ok(&["logs", &task]).contains("ready"));
+    let monitor = ["worker", "guardian"].map(|which| pid(&host, &task, which));
+    let container = host.inspect(&task)["containers"][0]["pid"].as_i64().expect("a pid");
+    host.kill(host.agent_pid().expect("an agent"), "KILL");
+    for process in monitor {
+        host.kill(process, "TERM");
+    }
+    assert!(monitor.iter().all(|process| host.is_alive(*process)) && host.is_alive(container));
+    host.kill(container, "TERM");
+    for process in monitor {
+        host.eventually("the monitor ended", || !host.is_alive(process));
+    }
+    host.start_agent();
+    let view = wait_stopped(&host, &task);
+    assert_eq!(view["exitCode"], 6, "{view}");
+    assert!(host.ok(&["logs", &task]).contains("ready"));
+    host.ok(&["rm", &task]);
+    host.stop_agent();
+    assert_eq!(host.state(), before);
+}
