@@ -22,10 +22,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::types::{
-    AgentInfo, Deregistered, Failure, RunTask, StopTask, TaskView,
-};
 use super::images;
+use super::types::{AgentInfo, Deregistered, Failure, RunTask, StopTask, TaskView};
 use crate::ecs::{LeaveError, Membership};
 use crate::engine::{NewTask, TaskEvent};
 use crate::error::chain;

@@ -11,6 +11,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::Error;
 use super::content::{LayerRecord, RECIPE, Store};
 use super::layer::digest_of;
 use super::manifest::{
@@ -19,7 +20,6 @@ use super::manifest::{
 use super::pull::refuse;
 use super::recipe;
 use super::reference::Reference;
-use super::Error;
 
 const BUFFER: usize = 256 << 10;
 
