@@ -33,6 +33,7 @@ impl Store {
     ) -> Result<Image, Error> {
         progress(PullEvent::Resolving { reference: reference.to_owned() });
         let result = self.pull_parsed(reference, platform, registries, &progress).await;
+        let result = result.map_err(|error| self.explain(error));
         progress(match &result {
             Ok(image) => {
                 PullEvent::Done { reference: reference.to_owned(), digest: image.digest.clone() }
