@@ -16,6 +16,7 @@ use super::types::{
     HistoryView, ImageDetail, PruneImages, PrunedImages, PullEvent, PullImage, SaveImages, TagImage,
 };
 use crate::error::chain;
+use crate::image::PullRequest;
 use crate::image::{Error, Store};
 
 /// Progress lines that wait for a slow reader; more are dropped, the last one never.
@@ -102,12 +103,9 @@ async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
 async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
     progress(move |report| async move {
         let PullImage { reference, platform } = request;
-        let progress = report.clone();
-        let pulled = api
-            .hands
-            .images()
-            .pull(&reference, platform.as_deref(), api.hands.registries(), sink(progress))
-            .await;
+        let request = PullRequest { platform, ..PullRequest::of(&reference) };
+        let progress = sink(report.clone());
+        let pulled = api.hands.images().pull(request, api.hands.registries(), progress).await;
         let last = match pulled {
             Ok(image) => PullEvent::Done { reference, digest: image.digest },
             Err(error) => PullEvent::Failed { reference, message: chain(&error) },

@@ -53,7 +53,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use auth::Auth;
+pub use auth::{Auth, Login};
 pub use content::Store;
 pub use error::Error;
 pub use passwd::User;
@@ -65,6 +65,24 @@ use crate::api::types::PullEvent;
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     pub auth: Auth,
+}
+
+/// What is to be pulled, and how.
+#[derive(Debug, Clone, Default)]
+pub struct PullRequest {
+    /// As people write it; errors repeat it.
+    pub reference: String,
+    /// `os/architecture[/variant]`; `None`: the host's.
+    pub platform: Option<String>,
+    /// What the task itself brings for the registry; it goes before what [`Registries`] has.
+    pub login: Option<Login>,
+}
+
+impl PullRequest {
+    /// For this host's platform, with the host's credentials.
+    pub fn of(reference: impl Into<String>) -> Self {
+        Self { reference: reference.into(), ..Self::default() }
+    }
 }
 
 /// Receives the progress of a pull or load, on any thread, in order per layer.

@@ -8,7 +8,7 @@ use crate::api::types::{PullEvent, PullPolicy};
 use crate::engine::Task;
 use crate::error::chain;
 use crate::host::hands::Hands;
-use crate::image::Image;
+use crate::image::{Image, PullRequest};
 
 /// How long a registry may be silent when an image is here already.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub(super) async fn resolve(
         }
         shown.progress(&id, container, event);
     });
-    let pull = hands.images().pull(&reference, None, hands.registries(), progress);
+    let pull = hands.images().pull(PullRequest::of(&reference), hands.registries(), progress);
     let Some(here) = here else {
         return pull.await.map_err(|error| fail(chain(&error)));
     };
