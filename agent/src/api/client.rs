@@ -12,8 +12,8 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 
 use super::types::{
-    AgentInfo, Deregistered, Failure, ImageView, LogLine, PullEvent, PullImage, RemovedImage,
-    RunTask, StopTask, TaskView,
+    AgentInfo, Deregistered, Failure, ImageView, KeepImage, LogLine, PullEvent, PullImage,
+    RemovedImage, RunTask, StopTask, TaskView,
 };
 
 /// Speaks to the agent of one root.
@@ -195,6 +195,14 @@ impl Client {
     pub async fn load(&self, archive: &str) -> Result<Lines<PullEvent>, ClientError> {
         let request = self.request(Method::POST, &["images", "load"]);
         self.lines(request.query(&[("path", archive)])).await
+    }
+
+    /// Keeps the image of a name from being cleaned up, or no longer; whether that changed anything.
+    ///
+    /// # Errors
+    /// If there is no such image, or the agent cannot be asked.
+    pub async fn keep_image(&self, image: &KeepImage) -> Result<bool, ClientError> {
+        self.json(self.request(Method::POST, &["images", "keep"]).json(image)).await
     }
 
     /// Removes an image by name, digest or id.

@@ -23,7 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::types::{
-    AgentInfo, Deregistered, Failure, PullEvent, PullImage, RunTask, StopTask, TaskView,
+    AgentInfo, Deregistered, Failure, KeepImage, PullEvent, PullImage, RunTask, StopTask, TaskView,
 };
 use crate::ecs::{LeaveError, Membership};
 use crate::engine::{NewTask, TaskEvent};
@@ -96,6 +96,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> std::io::Result<()> {
         .route("/v1/tasks/{task}/logs", get(task_logs))
         .route("/v1/images", get(images))
         .route("/v1/images/pull", post(pull))
+        .route("/v1/images/keep", post(keep))
         .route("/v1/images/load", post(load))
         .route("/v1/images/{*reference}", delete(remove_image))
         .fallback(async || Refusal::not_found("no such path"))
@@ -451,16 +452,48 @@ async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
 
 async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
     progress(move |report| async move {
-        let PullImage { reference, platform } = request;
+        let PullImage { reference, platform, keep } = request;
         let request = PullRequest { platform, ..PullRequest::of(&reference) };
-        let progress = sink(report.clone());
-        let pulled = api.hands.images().pull(request, api.hands.registries(), progress).await;
+        let pulled = api.hands.pulls().pull(request, sink(report.clone())).await;
         let last = match pulled {
-            Ok(image) => PullEvent::Done { reference, digest: image.digest },
-            Err(error) => PullEvent::Failed { reference, message: chain(&error) },
+            Ok(pulled) => {
+                let images = api.hands.images().clone();
+                let name = reference.clone();
+                let kept = off_reactor(move || {
+                    if keep { images.keep(&name, true) } else { Ok(false) }
+                        .map_err(|error| chain(&error))
+                });
+                match kept.await {
+                    Ok(_changed) => PullEvent::Done { reference, digest: pulled.image.digest },
+                    Err(Refusal(_, message)) => PullEvent::Failed { reference, message },
+                }
+            }
+            Err(failure) => PullEvent::Failed { reference, message: chain(&failure.error) },
         };
         let _ = report.send(last).await;
     })
+}
+
+async fn keep(
+    State(api): State<Api>,
+    Json(KeepImage { reference, keep }): Json<KeepImage>,
+) -> Result<Json<bool>, Refusal> {
+    let images = api.hands.images().clone();
+    let missing = format!("no image {reference}");
+    let changed = off_reactor(move || {
+        // While it is leased nothing takes it before the mark stands.
+        let found = images.lease(&reference).map_err(|error| chain(&error))?;
+        let changed = if keep && found.is_none() {
+            false
+        } else {
+            images.keep(&reference, keep).map_err(|error| chain(&error))?
+        };
+        Ok((changed, found.is_some()))
+    });
+    match changed.await? {
+        (false, false) => Err(Refusal::not_found(missing)),
+        (changed, _) => Ok(Json(changed)),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -532,7 +565,12 @@ async fn remove_image(
     }
     let removed = tokio::task::spawn_blocking(move || {
         let in_use = |id: &str| snapshots.borrow().images.contains(id);
-        store.remove(&reference, force, &in_use).map_err(|error| chain(&error))
+        let removed = store.remove(&reference, force, &in_use).map_err(|error| chain(&error))?;
+        // Who removes an image by hand does not want it kept.
+        for name in &removed.untagged {
+            store.keep(name, false).map_err(|error| chain(&error))?;
+        }
+        Ok::<_, String>(removed)
     })
     .await
     .map_err(|failed| Refusal::internal(failed.to_string()))?

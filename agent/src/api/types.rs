@@ -11,6 +11,7 @@
 //! GET    /v1/tasks/{task}/logs?follow&container&since&tail   JSON lines of LogLine
 //! GET    /v1/images                     [ImageView]
 //! POST   /v1/images/pull                PullImage → JSON lines of PullEvent
+//! POST   /v1/images/keep                KeepImage → whether that changed anything
 //! POST   /v1/images/load?path=…         JSON lines of PullEvent
 //! DELETE /v1/images/{reference…}?force  RemovedImage
 //! ```
@@ -55,6 +56,8 @@ pub enum PullPolicy {
     Never,
     /// Always, but an image that is here will do where its registry fails or does not answer.
     Refresh,
+    /// Where this agent has not pulled it yet.
+    Once,
 }
 
 /// What a host left.
@@ -153,6 +156,16 @@ pub struct PullImage {
     pub reference: String,
     /// `linux/amd64`; the host's if absent.
     pub platform: Option<String>,
+    /// Keep it from being cleaned up.
+    #[serde(default)]
+    pub keep: bool,
+}
+
+/// Keeps the image of a name from being cleaned up, or no longer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeepImage {
+    pub reference: String,
+    pub keep: bool,
 }
 
 /// Progress of a pull or load; the last one is `Done` or `Failed`.
@@ -161,6 +174,11 @@ pub struct PullImage {
 pub enum PullEvent {
     Resolving {
         reference: String,
+    },
+    /// The registry has said what the image is; `digest` is of its manifest or index.
+    Resolved {
+        reference: String,
+        digest: String,
     },
     /// `layer` is a digest; bytes are compressed ones. `done == total` when it is unpacked.
     Layer {

@@ -4,6 +4,7 @@
 //! lock                        flock: exclusive for each change below, except inside tmp/<own>
 //! blobs/sha256/<hex>          manifests and configurations
 //! images/<id hex>.json        an image: manifest, layers, size
+//! usage/, kept/               see `usage.rs`
 //! refs/<sha256 of name>.json  a name (name:tag or name@digest) and the image it stands for
 //! l/<26 characters>/fs        an unpacked layer; the name is the head of its diff id in base 32,
 //!                   /layer    short because overlayfs takes all names in 4096 bytes; the whole
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::layer::digest_of;
+use super::lease::Leases;
 use super::manifest::ImageConfig;
 use super::reference::{Reference, is_digest, is_lower_hex};
 use super::unpack::make_directory;
@@ -50,6 +52,7 @@ struct Inner {
     dir: PathBuf,
     /// One pull of a layer at a time; entries are dropped when nobody waits.
     layers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    leases: Leases,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,12 +63,12 @@ pub(super) struct LayerRecord {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct ImageRecord {
-    id: String,
+pub(super) struct ImageRecord {
+    pub(super) id: String,
     digest: String,
     created: Option<String>,
     /// Lowest first, each once.
-    layers: Vec<LayerRecord>,
+    pub(super) layers: Vec<LayerRecord>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -115,7 +118,7 @@ pub(super) enum Commit {
     LayerGone,
 }
 
-type Lock = File;
+pub(super) type Lock = File;
 
 impl Store {
     /// Creates the store or opens it, and removes what killed processes left.
@@ -125,12 +128,17 @@ impl Store {
             .mode(0o700)
             .create(dir)
             .map_err(Error::io("create", dir))?;
-        for name in ["blobs/sha256", "images", "refs", "l", "tmp"] {
+        for name in ["blobs/sha256", "images", "refs", "usage", "kept", "l", "tmp"] {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(Error::io("create", path))?;
         }
-        let store =
-            Self { inner: Arc::new(Inner { dir: dir.to_owned(), layers: Mutex::default() }) };
+        let store = Self {
+            inner: Arc::new(Inner {
+                dir: dir.to_owned(),
+                layers: Mutex::default(),
+                leases: Leases::default(),
+            }),
+        };
         let lock = store.lock()?;
         let garbage = store.sweep(&lock)?;
         drop(lock);
@@ -172,7 +180,7 @@ impl Store {
     }
 
     /// `docker rmi`: a name is untagged; with its last name, or by id, the image goes. `in_use`
-    /// tells whether a container needs the image with this id.
+    /// tells whether a container needs the image with this id; a leased one is in use, too.
     pub fn remove(
         &self,
         reference: &str,
@@ -180,6 +188,8 @@ impl Store {
         in_use: &dyn Fn(&str) -> bool,
     ) -> Result<RemovedImage, Error> {
         let lock = self.lock()?;
+        // In this order: who gives a lease up makes the image visible as in use first.
+        let in_use = |id: &str| self.leases().hold(id) || in_use(id);
         let unknown = || Error::Unknown { reference: reference.to_owned() };
         let (id, name) = self.resolve(&lock, reference)?.ok_or_else(unknown)?;
         let mine: Vec<(PathBuf, Reference)> = self
@@ -322,6 +332,9 @@ impl Store {
                 return Ok(Commit::LayerGone);
             }
         }
+        for image in images {
+            self.leases().committed(&digest_of(&image.config));
+        }
         let result = self
             .commit_layers(layers())
             .and_then(|()| images.iter().try_for_each(|image| self.commit_image(image)));
@@ -367,7 +380,7 @@ impl Store {
 
     // --- lookup ----------------------------------------------------------------------------------
 
-    fn resolve(
+    pub(super) fn resolve(
         &self,
         lock: &Lock,
         text: &str,
@@ -408,7 +421,7 @@ impl Store {
         self.image(&self.lock()?, id)
     }
 
-    fn image(&self, lock: &Lock, id: &str) -> Result<Image, Error> {
+    pub(super) fn image(&self, lock: &Lock, id: &str) -> Result<Image, Error> {
         let record: ImageRecord = read_record(&self.image_path(id))?;
         let path = self.blob_path(id);
         let text = self.blob(id).ok_or_else(|| {
@@ -444,11 +457,11 @@ impl Store {
         })
     }
 
-    fn images(&self, _lock: &Lock) -> Result<Vec<ImageRecord>, Error> {
+    pub(super) fn images(&self, _lock: &Lock) -> Result<Vec<ImageRecord>, Error> {
         files(&self.at("images"))?.iter().map(|path| read_record(path)).collect()
     }
 
-    fn names(&self, _lock: &Lock) -> Result<Vec<(PathBuf, Reference, String)>, Error> {
+    pub(super) fn names(&self, _lock: &Lock) -> Result<Vec<(PathBuf, Reference, String)>, Error> {
         let mut names = Vec::new();
         for path in files(&self.at("refs"))? {
             let record: NameRecord = read_record(&path)?;
@@ -487,7 +500,7 @@ impl Store {
     /// Takes what no image names out of the store: blobs at once; layers are moved aside, to be
     /// deleted without the lock. Temporary records go, too.
     fn collect(&self, lock: &Lock) -> Result<Vec<PathBuf>, Error> {
-        for dir in ["images", "refs", "blobs/sha256"] {
+        for dir in ["images", "refs", "usage", "kept", "blobs/sha256"] {
             for path in all_files(&self.at(dir))?.iter().filter(|path| is_temporary(path)) {
                 fs::remove_file(path).map_err(Error::io("remove", path))?;
             }
@@ -507,6 +520,7 @@ impl Store {
                 fs::remove_file(&path).map_err(Error::io("remove", path))?;
             }
         }
+        self.sweep_usage(lock)?;
         let mut garbage = Vec::new();
         for path in files(&self.at("l"))? {
             if !layers.contains_key(&path) {
@@ -518,13 +532,17 @@ impl Store {
         Ok(garbage)
     }
 
+    pub(super) fn leases(&self) -> &Leases {
+        &self.inner.leases
+    }
+
     // --- places ----------------------------------------------------------------------------------
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(super) fn at(&self, name: &str) -> PathBuf {
         self.inner.dir.join(name)
     }
 
-    fn lock(&self) -> Result<Lock, Error> {
+    pub(super) fn lock(&self) -> Result<Lock, Error> {
         let path = self.at("lock");
         let file = File::options()
             .create(true)
@@ -546,12 +564,12 @@ impl Store {
         self.at("blobs/sha256").join(digest.trim_start_matches("sha256:"))
     }
 
-    fn image_path(&self, id: &str) -> PathBuf {
+    pub(super) fn image_path(&self, id: &str) -> PathBuf {
         debug_assert!(is_digest(id));
         self.at("images").join(format!("{}.json", id.trim_start_matches("sha256:")))
     }
 
-    fn name_path(&self, reference: &str) -> PathBuf {
+    pub(super) fn name_path(&self, reference: &str) -> PathBuf {
         let hash = hex::encode(Sha256::digest(reference.as_bytes()));
         self.at("refs").join(format!("{hash}.json"))
     }
@@ -591,18 +609,18 @@ fn all_files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(paths)
 }
 
-fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut paths = all_files(dir)?;
     paths.retain(|path| !is_temporary(path));
     Ok(paths)
 }
 
-fn read_record<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let text = fs::read(path).map_err(Error::io("read", path))?;
     serde_json::from_slice(&text).map_err(|source| Error::Record { path: path.to_owned(), source })
 }
 
-fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), Error> {
+pub(super) fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), Error> {
     let text = serde_json::to_vec(record)
         .map_err(|source| Error::Record { path: path.to_owned(), source })?;
     write_file(path, &text)
@@ -620,7 +638,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-fn sync_dir(dir: &Path) -> Result<(), Error> {
+pub(super) fn sync_dir(dir: &Path) -> Result<(), Error> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(Error::io("sync", dir))
 }
 

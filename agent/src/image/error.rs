@@ -64,6 +64,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it may go better a moment later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Registry { source, .. } if source.is_transient())
+    }
+
     pub(super) fn io(
         operation: &'static str,
         path: impl Into<PathBuf>,

@@ -15,6 +15,8 @@
 //! tree.rs       the only way to a path below a layer's directory
 //! whiteout.rs   names with `.wh.`
 //! content.rs    the store on disk: commit, find, remove, sweep
+//! lease.rs      what a starting task needs usage.rs   when images came, were used, are kept
+//! plan.rs       which images go, decided  reclaim.rs carried out
 //! snapshot.rs   reading an image's files as a container would see them
 //! passwd.rs     the image's users
 //! error.rs      why any of it failed
@@ -32,16 +34,20 @@ mod entries;
 mod error;
 mod fetch;
 mod layer;
+mod lease;
 mod load;
 mod manifest;
 mod passwd;
+mod plan;
 mod platform;
 mod pull;
+mod reclaim;
 mod reference;
 mod registry;
 mod snapshot;
 mod tree;
 mod unpack;
+mod usage;
 mod whiteout;
 
 use std::collections::BTreeMap;
@@ -51,7 +57,10 @@ use std::sync::Arc;
 pub use auth::{Auth, Login};
 pub use content::Store;
 pub use error::Error;
+pub use lease::Lease;
 pub use passwd::User;
+pub use plan::{Mark, Marks, Rules, Usage};
+pub use reclaim::{Round, Spare};
 pub use reference::Reference;
 
 use crate::api::types::PullEvent;
