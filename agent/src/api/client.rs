@@ -12,8 +12,9 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 
 use super::types::{
-    AgentInfo, Deregistered, Failure, ImageView, KeepImage, LogLine, PullEvent, PullImage,
-    RemovedImage, RunTask, StopTask, TaskView,
+    AgentInfo, Deregistered, Failure, HistoryView, ImageDetail, ImageView, KeepImage, LogLine,
+    PruneImages, PrunedImages, PullEvent, PullImage, RemovedImage, RunTask, SaveImages, StopTask,
+    TagImage, TaskView,
 };
 
 /// Speaks to the agent of one root.
@@ -178,6 +179,48 @@ impl Client {
     /// If the agent cannot be asked.
     pub async fn images(&self) -> Result<Vec<ImageView>, ClientError> {
         self.json(self.request(Method::GET, &["images"])).await
+    }
+
+    /// All that is known of an image.
+    ///
+    /// # Errors
+    /// If there is none, or the agent cannot be asked.
+    pub async fn image(&self, reference: &str) -> Result<ImageDetail, ClientError> {
+        let request = self.request(Method::GET, &["image"]);
+        self.json(request.query(&[("reference", reference)])).await
+    }
+
+    /// How an image was made, the last step first.
+    ///
+    /// # Errors
+    /// If there is none, or the agent cannot be asked.
+    pub async fn image_history(&self, reference: &str) -> Result<Vec<HistoryView>, ClientError> {
+        let request = self.request(Method::GET, &["image", "history"]);
+        self.json(request.query(&[("reference", reference)])).await
+    }
+
+    /// Writes an archive of images to a file that the agent can open.
+    ///
+    /// # Errors
+    /// If one of them cannot be saved, or the agent cannot be asked.
+    pub async fn save(&self, images: &SaveImages) -> Result<(), ClientError> {
+        self.json(self.request(Method::POST, &["images", "save"]).json(images)).await
+    }
+
+    /// Gives an image another name.
+    ///
+    /// # Errors
+    /// If there is none, the name is none, or the agent cannot be asked.
+    pub async fn tag_image(&self, tag: &TagImage) -> Result<(), ClientError> {
+        self.json(self.request(Method::POST, &["images", "tag"]).json(tag)).await
+    }
+
+    /// Removes images that nothing needs.
+    ///
+    /// # Errors
+    /// If the agent cannot be asked, or cannot remove one.
+    pub async fn prune_images(&self, prune: &PruneImages) -> Result<PrunedImages, ClientError> {
+        self.json(self.request(Method::POST, &["images", "prune"]).json(prune)).await
     }
 
     /// Pulls an image.

@@ -5,7 +5,6 @@
 //! it, which is what `ECS_IMAGE_PULL_BEHAVIOR=once` asks.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -121,7 +120,7 @@ impl Pulls {
             collector.look().await;
         }
         match self.attempt(request.clone(), &progress).await {
-            Err(failure) if is_disk_full(&failure.error) => {
+            Err(failure) if matches!(failure.error, Error::Image(image::Error::Full { .. })) => {
                 let Some(collector) = &self.collector else { return Err(failure) };
                 if !collector.make_room().await {
                     return Err(failure);
@@ -290,24 +289,6 @@ fn reported_digest(image: &Image, reference: &str) -> String {
     of_repository.map_or_else(|| image.digest.clone(), |(_, digest)| digest.to_owned())
 }
 
-/// Whether the disk is full, or its owner's share of it.
-fn is_disk_full(error: &Error) -> bool {
-    let full = |error: &std::io::Error| {
-        matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-    };
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<std::io::Error>());
-            if full(error) || inner.is_some_and(full) {
-                return true;
-            }
-        }
-        next = error.source();
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,17 +332,5 @@ mod tests {
         assert_eq!(due(&course, 7000), Ok(at(7090)));
         let whole = "Could not transition to pulled; timed out after waiting 2h0m0s";
         assert_eq!(due(&course, 7200), Err(whole.to_owned()));
-    }
-
-    #[test]
-    fn a_full_disk_is_found_wherever_it_is_said() {
-        let full = || std::io::Error::from(ErrorKind::StorageFull);
-        let store = |source| {
-            Error::Image(image::Error::Io { operation: "write", path: "x".into(), source })
-        };
-        assert!(is_disk_full(&store(full())));
-        assert!(is_disk_full(&store(std::io::Error::other(full()))));
-        assert!(!is_disk_full(&store(ErrorKind::NotFound.into())));
-        assert!(!is_disk_full(&Error::Inactive));
     }
 }

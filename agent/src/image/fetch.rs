@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::content::{LayerRecord, Staging, seal_layer};
+use super::content::{LayerRecord, RECIPE, Staging, seal_layer};
 use super::download::{Sink, check_digest};
 use super::layer::{self, Channel};
 use super::manifest::{Descriptor, ImageConfig, Manifest};
@@ -208,8 +208,14 @@ pub(super) fn unpack_into(
     let fs = dir.join("fs");
     make_directory(dir, 0o755).map_err(failed("make the layer's directory"))?;
     make_directory(&fs, 0o755).map_err(failed("make the layer's directory"))?;
-    let size = layer::unpack(blob, diff_id, &fs, Limits::DEFAULT)?;
-    let record = LayerRecord { diff_id: diff_id.to_owned(), size };
+    let recipe =
+        std::fs::File::create_new(dir.join(RECIPE)).map_err(failed("make the layer's recipe"))?;
+    let unpacked = layer::unpack(blob, diff_id, &fs, recipe, Limits::DEFAULT)?;
+    let record = LayerRecord {
+        diff_id: diff_id.to_owned(),
+        size: unpacked.bytes,
+        archive: Some(unpacked.archive),
+    };
     seal_layer(dir, &record).map_err(|error| unpack::Error::Io {
         operation: "record the layer",
         source: std::io::Error::other(error),

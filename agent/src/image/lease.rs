@@ -83,10 +83,11 @@ impl Store {
     /// As [`Store::find`].
     pub fn lease(&self, reference: &str) -> Result<Option<(Image, Arc<Lease>)>, Error> {
         let lock = self.lock()?;
-        let Some((id, _)) = self.resolve(&lock, reference)? else { return Ok(None) };
-        let image = self.image(&lock, &id)?;
-        let held = Held { ids: BTreeSet::from([id]), open: false };
-        Ok(Some((image, self.leases().grant(held))))
+        let found = self.find_locked(&lock, reference)?;
+        Ok(found.map(|image| {
+            let held = Held { ids: BTreeSet::from([image.id.clone()]), open: false };
+            (image, self.leases().grant(held))
+        }))
     }
 
     /// A lease on every image that is committed from now on, until it is narrowed.

@@ -9,12 +9,14 @@
 //! registry.rs   OCI distribution API; the only module that knows the client crate
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
+//! save.rs       store → archive           inspect.rs  an image as people see it
 //! download.rs   one blob, resumed         fetch.rs the missing layers of an image
 //! layer.rs      one blob: digest → decompress → digest → unpack, bounded memory
 //! entries.rs    tar format                unpack.rs  entry → directory
+//! recipe.rs     the archive of an unpacked layer, made again
 //! tree.rs       the only way to a path below a layer's directory
 //! whiteout.rs   names with `.wh.`
-//! content.rs    the store on disk: commit, find, remove, sweep
+//! content/      the store on disk: commit, find, remove, sweep
 //! lease.rs      what a starting task needs usage.rs   when images came, were used, are kept
 //! plan.rs       which images go, decided  reclaim.rs carried out
 //! snapshot.rs   reading an image's files as a container would see them
@@ -33,6 +35,7 @@ mod download;
 mod entries;
 mod error;
 mod fetch;
+mod inspect;
 mod layer;
 mod lease;
 mod load;
@@ -41,9 +44,11 @@ mod passwd;
 mod plan;
 mod platform;
 mod pull;
+mod recipe;
 mod reclaim;
 mod reference;
 mod registry;
+mod save;
 mod snapshot;
 mod tree;
 mod unpack;

@@ -32,6 +32,7 @@ impl Store {
         let reference = request.reference.clone();
         progress(PullEvent::Resolving { reference: reference.clone() });
         let result = self.pull_parsed(request, registries, &progress).await;
+        let result = result.map_err(|error| self.explain(error));
         progress(match &result {
             Ok(image) => PullEvent::Done { reference, digest: image.digest.clone() },
             Err(error) => PullEvent::Failed { reference, message: chain(error) },

@@ -146,12 +146,18 @@ impl Store {
         excluded: &BTreeSet<String>,
     ) -> Result<BTreeMap<String, Known>, Error> {
         let lock = self.lock()?;
+        let images = self.images(&lock)?;
+        // What a damaged image needs nobody knows, so nothing that goes would give anything back.
+        if images.len() < self.image_ids(&lock)?.len() {
+            tracing::warn!("nothing is collected: a record of an image is damaged, see `image ls`");
+            return Ok(BTreeMap::new());
+        }
         let mut names: BTreeMap<String, Vec<Reference>> = BTreeMap::new();
         for (_, reference, id) in self.names(&lock)? {
             names.entry(id).or_default().push(reference);
         }
         let mut known = BTreeMap::new();
-        for record in self.images(&lock)? {
+        for record in images {
             let names = names.remove(&record.id).unwrap_or_default();
             let used = self.use_of(&lock, &record.id)?;
             let stays =
