@@ -17,6 +17,8 @@
 //! tree.rs       the only way to a path below a layer's directory
 //! whiteout.rs   names with `.wh.`
 //! content/      the store on disk: commit, find, remove, sweep
+//! lease.rs      what a starting task needs usage.rs   when images came, were used, are kept
+//! plan.rs       which images go, decided  reclaim.rs carried out
 //! snapshot.rs   reading an image's files as a container would see them
 //! passwd.rs     the image's users
 //! error.rs      why any of it failed
@@ -35,18 +37,22 @@ mod error;
 mod fetch;
 mod inspect;
 mod layer;
+mod lease;
 mod load;
 mod manifest;
 mod passwd;
+mod plan;
 mod platform;
 mod pull;
 mod recipe;
+mod reclaim;
 mod reference;
 mod registry;
 mod save;
 mod snapshot;
 mod tree;
 mod unpack;
+mod usage;
 mod whiteout;
 
 use std::collections::BTreeMap;
@@ -56,7 +62,10 @@ use std::sync::Arc;
 pub use auth::{Auth, Login};
 pub use content::Store;
 pub use error::Error;
+pub use lease::Lease;
 pub use passwd::User;
+pub use plan::{Mark, Marks, Rules, Usage};
+pub use reclaim::{Round, Spare};
 pub use reference::Reference;
 
 use crate::api::types::PullEvent;

@@ -125,6 +125,8 @@ impl Pull {
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
         check_config(&self.text, &manifest, &config, explicit.then_some(wanted))?;
+        let (reference, digest) = (self.text.clone(), resolved.clone());
+        (self.progress)(PullEvent::Resolved { reference, digest });
 
         // In one order everywhere, or two pulls could wait for each other.
         let diff_ids: BTreeSet<&String> = config.rootfs.diff_ids.iter().collect();
