@@ -12,12 +12,16 @@
 //! push.rs       blobs and manifests to a registry
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
+//! save.rs       store → archive           inspect.rs  an image as people see it
 //! download.rs   one blob, resumed         fetch.rs the missing layers of an image
 //! layer.rs      one blob: digest → decompress → digest → unpack, bounded memory
 //! entries.rs    tar format                unpack.rs  entry → directory
+//! recipe.rs     the archive of an unpacked layer, made again
 //! tree.rs       the only way to a path below a layer's directory
 //! whiteout.rs   names with `.wh.`
-//! content.rs    the store on disk: commit, find, remove, sweep
+//! content/      the store on disk: commit, find, remove, sweep
+//! lease.rs      what a starting task needs usage.rs   when images came, were used, are kept
+//! plan.rs       which images go, decided  reclaim.rs carried out
 //! snapshot.rs   reading an image's files as a container would see them
 //! passwd.rs     the image's users
 //! error.rs      why any of it failed
@@ -35,21 +39,28 @@ mod entries;
 mod error;
 mod fetch;
 mod hosts;
+mod inspect;
 mod layer;
+mod lease;
 mod load;
 mod manifest;
 mod passwd;
+mod plan;
 mod platform;
 mod pull;
 #[expect(dead_code, reason = "what `image push` is made of")]
 mod push;
+mod recipe;
+mod reclaim;
 mod reference;
 mod registry;
+mod save;
 mod snapshot;
 mod token;
 mod transport;
 mod tree;
 mod unpack;
+mod usage;
 mod whiteout;
 
 use std::collections::BTreeMap;
@@ -60,7 +71,10 @@ pub use auth::{Auth, Login};
 pub use content::Store;
 pub use error::Error;
 pub use hosts::Hosts;
+pub use lease::Lease;
 pub use passwd::User;
+pub use plan::{Mark, Marks, Rules, Usage};
+pub use reclaim::{Round, Spare};
 pub use reference::Reference;
 
 use crate::api::types::PullEvent;

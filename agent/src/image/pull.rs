@@ -32,6 +32,7 @@ impl Store {
         let reference = request.reference.clone();
         progress(PullEvent::Resolving { reference: reference.clone() });
         let result = self.pull_parsed(request, registries, &progress).await;
+        let result = result.map_err(|error| self.explain(error));
         progress(match &result {
             Ok(image) => PullEvent::Done { reference, digest: image.digest.clone() },
             Err(error) => PullEvent::Failed { reference, message: chain(error) },
@@ -126,7 +127,10 @@ impl Pull {
         let resolved = match &found {
             Found::Digest(digest) | Found::Manifest(_, digest) => digest.clone(),
         };
+        let known =
+            || PullEvent::Resolved { reference: self.text.clone(), digest: resolved.clone() };
         if let Some(image) = self.unchanged(&resolved, wanted).await? {
+            (self.progress)(known());
             return Ok(image);
         }
         let bytes = match found {
@@ -138,6 +142,7 @@ impl Pull {
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
         check_config(&self.text, &manifest, &config, explicit.then_some(wanted))?;
+        (self.progress)(known());
 
         // In one order everywhere, or two pulls could wait for each other.
         let diff_ids: BTreeSet<&String> = config.rootfs.diff_ids.iter().collect();
