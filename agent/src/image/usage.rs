@@ -191,10 +191,7 @@ fn read_usage(path: &Path) -> Result<Option<Record>, Error> {
 
 fn touch(path: &Path) -> Result<(), Error> {
     let nsec = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
-    let times = Timestamps {
-        last_access: nsec(UTIME_OMIT),
-        last_modification: nsec(UTIME_NOW),
-    };
+    let times = Timestamps { last_access: nsec(UTIME_OMIT), last_modification: nsec(UTIME_NOW) };
     let file = File::open(path).map_err(Error::io("open", path))?;
     rustix::fs::futimens(&file, &times)
         .map_err(|errno| Error::io("note the use in", path)(errno.into()))
