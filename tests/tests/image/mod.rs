@@ -1,5 +1,6 @@
 //! The image store against real registries and hand-made images.
 
+mod collect;
 mod hostile;
 mod load;
 mod pull;
