@@ -1,5 +1,6 @@
 //! The image store against real registries and hand-made images.
 
+mod crash;
 mod hostile;
 mod load;
 mod pull;
