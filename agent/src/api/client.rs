@@ -12,9 +12,9 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 
 use super::types::{
-    AgentInfo, Deregistered, Failure, HistoryView, ImageDetail, ImageView, LogLine, PruneImages,
-    PrunedImages, PullEvent, PullImage, RemovedImage, RunTask, SaveImages, StopTask, TagImage,
-    TaskView,
+    AgentInfo, Deregistered, Failure, HistoryView, ImageDetail, ImageView, KeepImage, LogLine,
+    PruneImages, PrunedImages, PullEvent, PullImage, RemovedImage, RunTask, SaveImages, StopTask,
+    TagImage, TaskView,
 };
 
 /// Speaks to the agent of one root.
@@ -243,6 +243,14 @@ impl Client {
     pub async fn load(&self, archive: &str) -> Result<Lines<PullEvent>, ClientError> {
         let request = self.request(Method::POST, &["images", "load"]);
         self.lines(request.query(&[("path", archive)])).await
+    }
+
+    /// Keeps the image of a name from being cleaned up, or no longer; whether that changed anything.
+    ///
+    /// # Errors
+    /// If there is no such image, or the agent cannot be asked.
+    pub async fn keep_image(&self, image: &KeepImage) -> Result<bool, ClientError> {
+        self.json(self.request(Method::POST, &["images", "keep"]).json(image)).await
     }
 
     /// Removes an image by name, digest or id.

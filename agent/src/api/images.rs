@@ -13,10 +13,11 @@ use tokio::sync::mpsc;
 
 use super::server::{Api, Refusal, lines, off_reactor};
 use super::types::{
-    HistoryView, ImageDetail, PruneImages, PrunedImages, PullEvent, PullImage, SaveImages, TagImage,
+    HistoryView, ImageDetail, KeepImage, PruneImages, PrunedImages, PullEvent, PullImage,
+    SaveImages, TagImage,
 };
 use crate::error::chain;
-use crate::image::{Error, Store};
+use crate::image::{Error, PullRequest, Store};
 
 /// Progress lines that wait for a slow reader; more are dropped, the last one never.
 const PROGRESS: usize = 256;
@@ -27,6 +28,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/image/history", get(history))
         .route("/v1/images", get(images))
         .route("/v1/images/pull", post(pull))
+        .route("/v1/images/keep", post(keep))
         .route("/v1/images/load", post(load))
         .route("/v1/images/save", post(save))
         .route("/v1/images/tag", post(tag))
@@ -102,19 +104,35 @@ async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
 
 async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
     progress(move |report| async move {
-        let PullImage { reference, platform } = request;
-        let progress = report.clone();
-        let pulled = api
-            .hands
-            .images()
-            .pull(&reference, platform.as_deref(), api.hands.registries(), sink(progress))
-            .await;
-        let last = match pulled {
-            Ok(image) => PullEvent::Done { reference, digest: image.digest },
-            Err(error) => PullEvent::Failed { reference, message: chain(&error) },
+        let PullImage { reference, platform, keep } = request;
+        let request = PullRequest { platform, ..PullRequest::of(&reference) };
+        let last = match api.hands.pulls().pull(request, sink(report.clone())).await {
+            Ok(pulled) => {
+                let name = reference.clone();
+                let kept =
+                    ask(&api, move |store| if keep { store.keep(&name, true) } else { Ok(false) });
+                match kept.await {
+                    Ok(_changed) => PullEvent::Done { reference, digest: pulled.image.digest },
+                    Err(refusal) => PullEvent::Failed { reference, message: refusal.message() },
+                }
+            }
+            Err(failure) => PullEvent::Failed { reference, message: chain(&failure.error) },
         };
         let _ = report.send(last).await;
     })
+}
+
+async fn keep(
+    State(api): State<Api>,
+    Json(KeepImage { reference, keep }): Json<KeepImage>,
+) -> Result<Json<bool>, Refusal> {
+    ask(&api, move |store| {
+        // While it is leased nothing takes it before the mark stands.
+        let found = store.lease(&reference)?;
+        let changed = (!keep || found.is_some()) && store.keep(&reference, keep)?;
+        if changed || found.is_some() { Ok(changed) } else { Err(Error::Unknown { reference }) }
+    })
+    .await
 }
 
 #[derive(Debug, Deserialize)]
@@ -186,7 +204,12 @@ async fn remove_image(
     }
     let removed = tokio::task::spawn_blocking(move || {
         let in_use = |id: &str| snapshots.borrow().images.contains(id);
-        store.remove(&reference, force, &in_use).map_err(|error| chain(&error))
+        let removed = store.remove(&reference, force, &in_use).map_err(|error| chain(&error))?;
+        // Who removes an image by hand does not want it kept.
+        for name in &removed.untagged {
+            store.keep(name, false).map_err(|error| chain(&error))?;
+        }
+        Ok::<_, String>(removed)
     })
     .await
     .map_err(|failed| Refusal::internal(failed.to_string()))?

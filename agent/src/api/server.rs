@@ -186,6 +186,10 @@ impl tokio::io::AsyncWrite for Counted {
 pub(super) struct Refusal(StatusCode, String);
 
 impl Refusal {
+    pub(super) fn message(self) -> String {
+        self.1
+    }
+
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self(StatusCode::NOT_FOUND, message.into())
     }

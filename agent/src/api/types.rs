@@ -13,6 +13,7 @@
 //! GET    /v1/image?reference=…          ImageDetail
 //! GET    /v1/image/history?reference=…  [HistoryView]
 //! POST   /v1/images/pull                PullImage → JSON lines of PullEvent
+//! POST   /v1/images/keep                KeepImage → whether that changed anything
 //! POST   /v1/images/load?path=…         JSON lines of PullEvent
 //! POST   /v1/images/save                SaveImages; the agent writes to the path
 //! POST   /v1/images/tag                 TagImage
@@ -60,6 +61,8 @@ pub enum PullPolicy {
     Never,
     /// Always, but an image that is here will do where its registry fails or does not answer.
     Refresh,
+    /// Where this agent has not pulled it yet.
+    Once,
 }
 
 /// What a host left.
@@ -158,6 +161,16 @@ pub struct PullImage {
     pub reference: String,
     /// `linux/amd64`; the host's if absent.
     pub platform: Option<String>,
+    /// Keep it from being cleaned up.
+    #[serde(default)]
+    pub keep: bool,
+}
+
+/// Keeps the image of a name from being cleaned up, or no longer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeepImage {
+    pub reference: String,
+    pub keep: bool,
 }
 
 /// Progress of a pull or load; the last one is `Done` or `Failed`.
@@ -166,6 +179,11 @@ pub struct PullImage {
 pub enum PullEvent {
     Resolving {
         reference: String,
+    },
+    /// The registry has said what the image is; `digest` is of its manifest or index.
+    Resolved {
+        reference: String,
+        digest: String,
     },
     /// `layer` is a digest; bytes are compressed ones. `done == total` when it is unpacked.
     Layer {

@@ -16,7 +16,7 @@ use super::connect::Connection;
 use super::progress::Progress;
 use super::{Error, Failure, output};
 use crate::api::client::Lines;
-use crate::api::types::{PullEvent, PullImage, TagImage};
+use crate::api::types::{KeepImage, PullEvent, PullImage, TagImage};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Verb {
@@ -31,8 +31,23 @@ pub(super) enum Verb {
         /// Print only the image's name
         #[arg(short, long)]
         quiet: bool,
+        /// Keep it from being cleaned up, until `image unkeep` or `image rm`
+        #[arg(long)]
+        keep: bool,
         #[arg(value_name = "NAME[:TAG|@DIGEST]")]
         reference: String,
+    },
+    /// Keep images from being cleaned up
+    Keep {
+        /// Names or digests
+        #[arg(required = true, value_name = "NAME[:TAG|@DIGEST]")]
+        references: Vec<String>,
+    },
+    /// Let images that were kept be cleaned up again
+    Unkeep {
+        /// Names or digests
+        #[arg(required = true, value_name = "NAME[:TAG|@DIGEST]")]
+        references: Vec<String>,
     },
     /// Load images from an archive of OCI or Docker
     Load {
@@ -84,8 +99,8 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
             connection.client.tag_image(&TagImage { source, target }).await?;
             Ok(0)
         }
-        Verb::Pull { platform, quiet, reference } => {
-            let request = PullImage { reference: reference.clone(), platform };
+        Verb::Pull { platform, quiet, keep, reference } => {
+            let request = PullImage { reference: reference.clone(), platform, keep };
             let events = connection.client.pull(&request).await?;
             let mut text = String::new();
             for (name, digest) in follow(events, quiet, &reference, &reference).await? {
@@ -97,6 +112,8 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
             output::print(&text)?;
             Ok(0)
         }
+        Verb::Keep { references } => mark(references, true, connection).await,
+        Verb::Unkeep { references } => mark(references, false, connection).await,
         Verb::Load { input, quiet } => load(input.as_deref(), quiet, connection).await,
         Verb::Rm { force, no_prune: _, references } => {
             let mut code = 0;
@@ -116,6 +133,22 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
             Ok(code)
         }
     }
+}
+
+/// Says each name that is kept, or no longer kept, from now on.
+async fn mark(references: Vec<String>, keep: bool, connection: &Connection) -> Result<u8, Failure> {
+    let mut code = 0;
+    for reference in references {
+        let request = KeepImage { reference: reference.clone(), keep };
+        match connection.client.keep_image(&request).await {
+            Ok(_changed) => output::print(&format!("{reference}\n"))?,
+            Err(error) => {
+                code = 1;
+                output::tell(&format!("lighter: {}", super::chain(&error)));
+            }
+        }
+    }
+    Ok(code)
 }
 
 /// The agent opens the archive itself: it is on the same host, and layers may be large.
@@ -213,6 +246,7 @@ async fn follow(
     let mut failed = None;
     while let Some(mut event) = events.next().await? {
         let (PullEvent::Resolving { reference }
+        | PullEvent::Resolved { reference, .. }
         | PullEvent::Layer { reference, .. }
         | PullEvent::Done { reference, .. }
         | PullEvent::Failed { reference, .. }) = &mut event;
@@ -227,7 +261,7 @@ async fn follow(
             PullEvent::Failed { reference, message } => {
                 failed = Some(format!("{reference}: {message}"));
             }
-            PullEvent::Resolving { .. } | PullEvent::Layer { .. } => {}
+            PullEvent::Resolving { .. } | PullEvent::Resolved { .. } | PullEvent::Layer { .. } => {}
         }
     }
     progress.clear();

@@ -74,6 +74,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it may go better a moment later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Registry { source, .. } if source.is_transient())
+    }
+
     /// Is a record of the store missing or not what the store wrote?
     pub(super) fn is_damage(&self) -> bool {
         match self {

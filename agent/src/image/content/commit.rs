@@ -87,6 +87,9 @@ impl Store {
                 return Ok(Commit::LayerGone);
             }
         }
+        for image in images {
+            self.leases().committed(&digest_of(&image.config));
+        }
         let mut garbage = Vec::new();
         let result = self
             .commit_layers(layers(), &mut garbage)

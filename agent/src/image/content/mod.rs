@@ -4,6 +4,7 @@
 //! lock                        flock: exclusive for each change below, except inside tmp/<own>
 //! blobs/sha256/<hex>          manifests and configurations
 //! images/<id hex>.json        an image: manifest, layers, size
+//! usage/, kept/               see `usage.rs`
 //! refs/<sha256 of name>.json  a name (name:tag or name@digest) and the image it stands for
 //! l/<26 characters>/fs        an unpacked layer; the name is the head of its diff id in base 32,
 //!                   /layer    short because overlayfs takes all names in 4096 bytes; the whole
@@ -45,6 +46,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::layer::digest_of;
+use super::lease::Leases;
 use super::manifest::ImageConfig;
 use super::reference::is_digest;
 use super::{Error, Image};
@@ -52,7 +54,7 @@ use crate::api::types::ImageView;
 use crate::error::chain;
 pub(in crate::image) use commit::{Commit, NewImage, Staging, seal_layer};
 use files::short_name;
-pub(in crate::image) use files::{files, read_record};
+pub(in crate::image) use files::{files, read_record, sync_dir, write_record};
 use sweep::discard;
 
 /// The name of a layer's recipe in its directory.
@@ -69,6 +71,7 @@ struct Inner {
     dir: PathBuf,
     /// One pull of a layer at a time; entries are dropped when nobody waits.
     layers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    leases: Leases,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -116,12 +119,12 @@ impl Store {
             .mode(0o700)
             .create(dir)
             .map_err(Error::io("create", dir))?;
-        for name in ["blobs/sha256", "images", "refs", "l", "tmp"] {
+        for name in ["blobs/sha256", "images", "refs", "usage", "kept", "l", "tmp"] {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(Error::io("create", path))?;
         }
-        let store =
-            Self { inner: Arc::new(Inner { dir: dir.to_owned(), layers: Mutex::default() }) };
+        let (layers, leases) = (Mutex::default(), Leases::default());
+        let store = Self { inner: Arc::new(Inner { dir: dir.to_owned(), layers, leases }) };
         let lock = store.lock()?;
         let garbage = store.sweep(&lock)?;
         drop(lock);
@@ -132,8 +135,15 @@ impl Store {
     /// Looks an image up as Docker does: `name[:tag]`, `name@digest`, an id (`sha256:` or bare) or
     /// an unambiguous beginning of one. One that is damaged is as good as none: a pull mends it.
     pub fn find(&self, reference: &str) -> Result<Option<Image>, Error> {
-        let lock = self.lock()?;
-        match self.whole(&lock, reference) {
+        self.find_locked(&self.lock()?, reference)
+    }
+
+    pub(in crate::image) fn find_locked(
+        &self,
+        lock: &Lock,
+        reference: &str,
+    ) -> Result<Option<Image>, Error> {
+        match self.whole(lock, reference) {
             Ok((image, _)) => Ok(Some(image)),
             Err(Error::Unknown { .. }) => Ok(None),
             Err(error @ Error::Damaged { .. }) => {
@@ -327,6 +337,10 @@ impl Store {
             }
         }
         Ok(images)
+    }
+
+    pub(in crate::image) fn leases(&self) -> &Leases {
+        &self.inner.leases
     }
 
     /// Says what to do where the store's disk is full.

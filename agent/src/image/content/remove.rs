@@ -17,7 +17,7 @@ use crate::image::reference::Reference;
 
 impl Store {
     /// `docker rmi`: a name is untagged; with its last name, or by id, the image goes. `in_use`
-    /// tells whether a container needs the image with this id.
+    /// tells whether a container needs the image with this id; a leased one is in use, too.
     pub fn remove(
         &self,
         reference: &str,
@@ -25,6 +25,8 @@ impl Store {
         in_use: &dyn Fn(&str) -> bool,
     ) -> Result<RemovedImage, Error> {
         let lock = self.lock()?;
+        // In this order: who gives a lease up makes the image visible as in use first.
+        let in_use = |id: &str| self.leases().hold(id) || in_use(id);
         let unknown = || Error::Unknown { reference: reference.to_owned() };
         let (id, name) = self.resolve(&lock, reference)?.ok_or_else(unknown)?;
         let mine: Vec<(PathBuf, Reference)> = self
@@ -91,7 +93,7 @@ impl Store {
     }
 
     /// `docker image prune`: images without a tag, or all with `request.all`, that no container
-    /// needs and that the filters let pass.
+    /// needs, that are not to be kept and that the filters let pass.
     pub fn prune(
         &self,
         request: &PruneImages,
@@ -123,7 +125,10 @@ impl Store {
                 created: record.created.as_deref().and_then(|time| time.parse().ok()),
                 labels: &labels,
             };
-            if in_use(&record.id) || !candidate.goes(request, until) {
+            let stays = self.leases().hold(&record.id)
+                || in_use(&record.id)
+                || mine.iter().any(|(_, name)| self.is_kept(name));
+            if stays || !candidate.goes(request, until) {
                 continue;
             }
             let mut removed = RemovedImage { untagged: Vec::new(), deleted: Vec::new() };

@@ -32,12 +32,13 @@ impl Store {
     /// Takes what no image names out of the store: blobs at once; layers are moved aside, to be
     /// deleted without the lock. Temporary records go, too.
     pub(in crate::image) fn collect(&self, lock: &Lock) -> Result<Vec<PathBuf>, Error> {
-        for dir in ["images", "refs", "blobs/sha256"] {
+        for dir in ["images", "refs", "usage", "kept", "blobs/sha256"] {
             for path in all_files(&self.at(dir))?.iter().filter(|path| is_temporary(path)) {
                 fs::remove_file(path).map_err(Error::io("remove", path))?;
             }
         }
         self.sweep_names(lock)?;
+        self.sweep_usage(lock)?;
         let images = self.images(lock)?;
         // What an image with a damaged record needs, nobody knows: nothing goes while there is one.
         if images.len() < self.image_ids(lock)?.len() {
