@@ -246,7 +246,11 @@ impl Store {
     }
 
     pub(in crate::image) fn image_by_id(&self, id: &str) -> Result<Image, Error> {
-        self.whole_by_id(&self.lock()?, id).map(|(image, _)| image)
+        self.image(&self.lock()?, id)
+    }
+
+    pub(in crate::image) fn image(&self, lock: &Lock, id: &str) -> Result<Image, Error> {
+        self.whole_by_id(lock, id).map(|(image, _)| image)
     }
 
     /// An image that can be used.
