@@ -5,6 +5,7 @@ mod crash;
 mod hostile;
 mod load;
 mod pull;
+mod registry;
 mod save;
 
 use std::collections::BTreeSet;
