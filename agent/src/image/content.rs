@@ -32,6 +32,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::gate::Gate;
 use super::layer::digest_of;
 use super::manifest::ImageConfig;
 use super::reference::{Reference, is_digest, is_lower_hex};
@@ -50,6 +51,7 @@ struct Inner {
     dir: PathBuf,
     /// One pull of a layer at a time; entries are dropped when nobody waits.
     layers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    gate: Gate,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -129,8 +131,13 @@ impl Store {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(Error::io("create", path))?;
         }
-        let store =
-            Self { inner: Arc::new(Inner { dir: dir.to_owned(), layers: Mutex::default() }) };
+        let store = Self {
+            inner: Arc::new(Inner {
+                dir: dir.to_owned(),
+                layers: Mutex::default(),
+                gate: Gate::default(),
+            }),
+        };
         let lock = store.lock()?;
         let garbage = store.sweep(&lock)?;
         drop(lock);
@@ -269,6 +276,11 @@ impl Store {
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| Error::io("lock", &path)(errno.into()))?;
         Ok(Arc::new(Staging { path, _lock: lock }))
+    }
+
+    /// How many layers are unpacked at a time.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.inner.gate
     }
 
     /// Held while a layer is fetched, so that two pulls in this process share the work. To be

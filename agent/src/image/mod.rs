@@ -10,8 +10,10 @@
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
 //! download.rs   one blob, resumed         fetch.rs the missing layers of an image
-//! layer.rs      one blob: digest → decompress → digest → unpack, bounded memory
-//! entries.rs    tar format                unpack.rs  entry → directory
+//! gate.rs       how many layers at once   layer.rs   one blob, all its way to a directory
+//! decompress.rs gzip, zstd                pipeline.rs  its stages, each on a thread
+//! entries.rs    tar format                pax.rs, sparse.rs  its extensions
+//! unpack.rs     entry → directory         metadata.rs  owner, mode, times, attributes
 //! tree.rs       the only way to a path below a layer's directory
 //! whiteout.rs   names with `.wh.`
 //! content.rs    the store on disk: commit, find, remove, sweep
@@ -27,19 +29,25 @@
 mod archive;
 mod auth;
 mod content;
+mod decompress;
 mod download;
 mod entries;
 mod error;
 mod fetch;
+mod gate;
 mod layer;
 mod load;
 mod manifest;
+mod metadata;
 mod passwd;
+mod pax;
+mod pipeline;
 mod platform;
 mod pull;
 mod reference;
 mod registry;
 mod snapshot;
+mod sparse;
 mod tree;
 mod unpack;
 mod whiteout;
