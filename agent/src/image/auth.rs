@@ -29,10 +29,18 @@ pub enum Error {
     Encoding(String),
 }
 
+/// Who we are to one registry.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Login {
-    pub(super) user: String,
-    pub(super) password: String,
+pub struct Login {
+    pub user: String,
+    /// Secret.
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").finish_non_exhaustive()
+    }
 }
 
 /// Which user and password go to which registry.

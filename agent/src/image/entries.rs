@@ -172,6 +172,21 @@ impl<R: Input> Entries<R> {
         }
     }
 
+    /// The reader, for who has the data of the current entry from elsewhere.
+    pub(super) fn input(&mut self) -> &mut R {
+        &mut self.input
+    }
+
+    /// The data of the current entry, `bytes` long, was had from elsewhere.
+    pub(super) fn pass_data(&mut self, bytes: u64) -> Result<(), Error> {
+        if bytes != self.data {
+            return Err(self.malformed("data of another length"));
+        }
+        self.at += bytes;
+        self.data = 0;
+        Ok(())
+    }
+
     /// The reader, to drain what follows the archive.
     pub(super) fn into_inner(self) -> R {
         self.input

@@ -3,6 +3,7 @@
 //! Memory per layer: the transfer's queue, the blocks of the pipeline, and what the decompressor
 //! needs (gzip: 64 KiB; zstd: its window, out of the budget of `gate.rs`).
 
+use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::decompress::decompress;
 use super::entries::Entries;
 use super::gate::Windows;
-use super::pipeline;
+use super::pipeline::{self, Stream};
+use super::recipe::Recorder;
 use super::unpack::{self, Error, Limits};
 
 /// `sha256:<hex>` of what was fed.
@@ -74,35 +76,40 @@ impl<R: Read> Read for Bounded<'_, R> {
     }
 }
 
+/// What a layer turned out to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unpacked {
+    /// Bytes of the files.
+    pub(super) bytes: u64,
+    /// Bytes of the uncompressed archive.
+    pub(super) archive: u64,
+}
+
 /// Unpacks `blob` (tar, plain or compressed by gzip or zstd) into the empty directory `dir`, reads
-/// it to its end and compares the digest of the uncompressed archive with `diff_id`. Returns the
-/// bytes of the files.
+/// it to its end and compares the digest of the uncompressed archive with `diff_id`. The new file
+/// `recipe` takes what the archive has beside the files' content.
 pub(super) fn unpack(
     mut blob: impl BufRead + Send,
     diff_id: &str,
     dir: &Path,
+    recipe: File,
     limits: Limits,
     windows: &Arc<Windows>,
-) -> Result<u64, Error> {
+) -> Result<Unpacked, Error> {
     let compressed = AtomicU64::new(0);
-    let (result, hash) = {
+    let (result, hash, archive) = {
         let counted = Counted { inner: &mut blob, read: &compressed };
         let inner = decompress(counted, windows)
             .map_err(|source| Error::Io { operation: "decompress", source })?;
         let mut source =
             Bounded { inner, limits, compressed: &compressed, made: 0, exceeded: None };
-        let run = pipeline::run(&mut source, |stream| {
-            let mut entries = Entries::new(stream);
-            let applied = unpack::apply(&mut entries, dir, limits)?;
-            // What follows the archive belongs to the digest.
-            io::copy(&mut entries.into_inner(), &mut io::sink())
-                .map_err(|source| Error::Io { operation: "decompress", source })?;
-            Ok::<_, Error>(applied)
-        });
+        let run = pipeline::run(&mut source, |stream| fill(stream, dir, recipe, limits));
         if let Some(error) = source.exceeded {
             return Err(error);
         }
-        run.map_err(|source| Error::Io { operation: "start threads", source })?
+        let failed = |source| Error::Io { operation: "start threads", source };
+        let (result, hash) = run.map_err(failed)?;
+        (result, hash, source.made)
     };
     let bytes = result?;
     io::copy(&mut blob, &mut io::sink())
@@ -111,6 +118,17 @@ pub(super) fn unpack(
     if actual != diff_id {
         return Err(Error::DiffId { expected: diff_id.to_owned(), actual });
     }
+    Ok(Unpacked { bytes, archive })
+}
+
+/// Applies an archive and reads what follows it, which belongs to the digest.
+fn fill(stream: Stream, dir: &Path, recipe: File, limits: Limits) -> Result<u64, Error> {
+    let mut entries = Entries::new(Recorder::new(stream, recipe));
+    let bytes = unpack::apply(&mut entries, dir, limits)?;
+    let mut rest = entries.into_inner();
+    io::copy(&mut rest, &mut io::sink())
+        .map_err(|source| Error::Io { operation: "decompress", source })?;
+    rest.finish().map_err(|source| Error::Io { operation: "write the layer's recipe", source })?;
     Ok(bytes)
 }
 

@@ -9,14 +9,18 @@
 //! registry.rs   OCI distribution API; the only module that knows the client crate
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
+//! save.rs       store → archive           inspect.rs  an image as people see it
 //! download.rs   one blob, resumed         fetch.rs the missing layers of an image
 //! gate.rs       how many layers at once   layer.rs   one blob, all its way to a directory
 //! decompress.rs gzip, zstd                pipeline.rs  its stages, each on a thread
 //! entries.rs    tar format                pax.rs, sparse.rs  its extensions
 //! unpack.rs     entry → directory         metadata.rs  owner, mode, times, attributes
+//! recipe.rs     the archive of an unpacked layer, made again
 //! tree.rs       the only way to a path below a layer's directory
 //! whiteout.rs   names with `.wh.`
-//! content.rs    the store on disk: commit, find, remove, sweep
+//! content/      the store on disk: commit, find, remove, sweep
+//! lease.rs      what a starting task needs usage.rs   when images came, were used, are kept
+//! plan.rs       which images go, decided  reclaim.rs carried out
 //! snapshot.rs   reading an image's files as a container would see them
 //! passwd.rs     the image's users
 //! error.rs      why any of it failed
@@ -35,31 +39,41 @@ mod entries;
 mod error;
 mod fetch;
 mod gate;
+mod inspect;
 mod layer;
+mod lease;
 mod load;
 mod manifest;
 mod metadata;
 mod passwd;
 mod pax;
 mod pipeline;
+mod plan;
 mod platform;
 mod pull;
+mod recipe;
+mod reclaim;
 mod reference;
 mod registry;
+mod save;
 mod snapshot;
 mod sparse;
 mod tree;
 mod unpack;
+mod usage;
 mod whiteout;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use auth::Auth;
+pub use auth::{Auth, Login};
 pub use content::Store;
 pub use error::Error;
+pub use lease::Lease;
 pub use passwd::User;
+pub use plan::{Mark, Marks, Rules, Usage};
+pub use reclaim::{Round, Spare};
 pub use reference::Reference;
 
 use crate::api::types::PullEvent;
@@ -68,6 +82,24 @@ use crate::api::types::PullEvent;
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     pub auth: Auth,
+}
+
+/// What is to be pulled, and how.
+#[derive(Debug, Clone, Default)]
+pub struct PullRequest {
+    /// As people write it; errors repeat it.
+    pub reference: String,
+    /// `os/architecture[/variant]`; `None`: the host's.
+    pub platform: Option<String>,
+    /// What the task itself brings for the registry; it goes before what [`Registries`] has.
+    pub login: Option<Login>,
+}
+
+impl PullRequest {
+    /// For this host's platform, with the host's credentials.
+    pub fn of(reference: impl Into<String>) -> Self {
+        Self { reference: reference.into(), ..Self::default() }
+    }
 }
 
 /// Receives the progress of a pull or load, on any thread, in order per layer.

@@ -16,58 +16,50 @@ use super::platform::{self, Platform};
 use super::reference::Reference;
 use super::registry::{self, Session};
 use super::unpack;
-use super::{Error, Image, Progress};
+use super::{Error, Image, Progress, PullRequest};
 use crate::api::types::PullEvent;
 pub(super) use crate::error::chain;
 
 impl Store {
-    /// Fetches an image. `platform` is `os/architecture[/variant]`, the host's if absent. A tag is
-    /// asked for anew each time; layers that the store has are not fetched. The last event is
-    /// `Done` or `Failed`.
+    /// Fetches an image. A tag is asked for anew each time; layers that the store has are not
+    /// fetched. The last event is `Done` or `Failed`.
     pub async fn pull(
         &self,
-        reference: &str,
-        platform: Option<&str>,
+        request: PullRequest,
         registries: &Registries,
         progress: Progress,
     ) -> Result<Image, Error> {
-        progress(PullEvent::Resolving { reference: reference.to_owned() });
-        let result = self.pull_parsed(reference, platform, registries, &progress).await;
+        let reference = request.reference.clone();
+        progress(PullEvent::Resolving { reference: reference.clone() });
+        let result = self.pull_parsed(request, registries, &progress).await;
+        let result = result.map_err(|error| self.explain(error));
         progress(match &result {
-            Ok(image) => {
-                PullEvent::Done { reference: reference.to_owned(), digest: image.digest.clone() }
-            }
-            Err(error) => {
-                PullEvent::Failed { reference: reference.to_owned(), message: chain(error) }
-            }
+            Ok(image) => PullEvent::Done { reference, digest: image.digest.clone() },
+            Err(error) => PullEvent::Failed { reference, message: chain(error) },
         });
         result
     }
 
     async fn pull_parsed(
         &self,
-        text: &str,
-        platform: Option<&str>,
+        request: PullRequest,
         registries: &Registries,
         progress: &Progress,
     ) -> Result<Image, Error> {
-        let reference = Reference::parse(text)
-            .map_err(|source| Error::Reference { reference: text.to_owned(), source })?;
-        let wanted = match platform {
+        let PullRequest { reference: text, platform, login } = request;
+        let reference = Reference::parse(&text)
+            .map_err(|source| Error::Reference { reference: text.clone(), source })?;
+        let wanted = match &platform {
             Some(text) => Platform::parse(text)
-                .ok_or_else(|| Error::PlatformSyntax { platform: text.to_owned() })?,
+                .ok_or_else(|| Error::PlatformSyntax { platform: text.clone() })?,
             None => Platform::host(),
         };
-        let session = retry(|| Session::open(&reference, registries.auth.of(&reference)))
+        let login = login.as_ref().or_else(|| registries.auth.of(&reference));
+        let session = retry(|| Session::open(&reference, login))
             .await
-            .map_err(|source| registry_error(text, &reference, source))?;
-        let pull = Pull {
-            store: self.clone(),
-            session,
-            reference,
-            text: text.to_owned(),
-            progress: Arc::clone(progress),
-        };
+            .map_err(|source| registry_error(&text, &reference, source))?;
+        let pull =
+            Pull { store: self.clone(), session, reference, text, progress: Arc::clone(progress) };
         pull.run(&wanted, platform.is_some()).await
     }
 }
@@ -133,6 +125,8 @@ impl Pull {
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
         check_config(&self.text, &manifest, &config, explicit.then_some(wanted))?;
+        let (reference, digest) = (self.text.clone(), resolved.clone());
+        (self.progress)(PullEvent::Resolved { reference, digest });
 
         // In one order everywhere, or two pulls could wait for each other.
         let diff_ids: BTreeSet<&String> = config.rootfs.diff_ids.iter().collect();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use agent::api::types::PullEvent;
-use agent::image::{Error, Image, Progress, Registries, Store};
+use agent::image::{Error, Image, Progress, PullRequest, Registries, Store};
 use serde_json::json;
 use tempfile::TempDir;
 use tests::image::{Image as Made, Layer, Tar};
@@ -46,7 +46,9 @@ impl Fixture {
         platform: Option<&str>,
         registries: &Registries,
     ) -> Result<Image, Error> {
-        self.runtime.block_on(self.store.pull(reference, platform, registries, self.progress()))
+        let platform = platform.map(str::to_owned);
+        let request = PullRequest { platform, ..PullRequest::of(reference) };
+        self.runtime.block_on(self.store.pull(request, registries, self.progress()))
     }
 
     fn load(&self, archive: &[u8]) -> Result<Vec<Image>, Error> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use agent::api::types::PullEvent;
-use agent::image::{Auth, Registries, Store};
+use agent::image::{Auth, PullRequest, Registries, Store};
 use serde_json::json;
 use tests::image::{Image as Made, Layer, Tar, digest, oci_archive};
 use tests::registry::{PASSWORD, Registry, Request, Response, Server, USER};
@@ -300,10 +300,10 @@ fn concurrent_pulls_share_layers_and_stores() {
         let mut tasks = Vec::new();
         for store in [&fixture.store, &other] {
             for name in ["a:1", "b:1", "a:1"] {
-                let (store, reference) = (store.clone(), registry.image(name));
+                let (store, request) = (store.clone(), PullRequest::of(registry.image(name)));
                 let progress = fixture.progress();
                 tasks.push(tokio::spawn(async move {
-                    store.pull(&reference, None, &Registries::default(), progress).await
+                    store.pull(request, &Registries::default(), progress).await
                 }));
             }
         }
@@ -326,7 +326,7 @@ fn a_cancelled_pull_leaves_nothing() {
     let (_server, reference) = stalling();
     fixture.runtime.block_on(async {
         let registries = Registries::default();
-        let pull = fixture.store.pull(&reference, None, &registries, fixture.progress());
+        let pull = fixture.store.pull(PullRequest::of(&reference), &registries, fixture.progress());
         assert!(tokio::time::timeout(Duration::from_millis(500), pull).await.is_err());
     });
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -402,7 +402,8 @@ fn child_that_pulls() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let store = Store::open(&PathBuf::from(path)).unwrap();
     let registries = Registries::default();
-    let _ = runtime.block_on(store.pull(&reference, None, &registries, Arc::new(|_| {})));
+    let _ =
+        runtime.block_on(store.pull(PullRequest::of(&reference), &registries, Arc::new(|_| {})));
 }
 
 #[test]
