@@ -137,6 +137,8 @@ impl Loader<'_> {
                         size: found.config.len() as u64,
                         platform: None,
                         annotations: None,
+                        artifact_type: None,
+                        urls: Vec::new(),
                     },
                     layers: descriptors,
                 };
@@ -223,6 +225,8 @@ impl Loader<'_> {
             size,
             platform: None,
             annotations: None,
+            artifact_type: None,
+            urls: Vec::new(),
         };
         Ok((record, dir, descriptor))
     }

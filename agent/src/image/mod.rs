@@ -5,7 +5,7 @@
 //! reference.rs  what people write: name[:tag][@digest], Docker's grammar and defaults
 //! auth.rs       credentials of registries
 //! platform.rs   which entry of an index fits
-//! manifest.rs   the documents of the OCI image specification and their Docker twins
+//! manifest.rs, bounded.rs  the documents of the OCI image specification and their Docker twins
 //! registry.rs   OCI distribution API; the only module that knows the client crate
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
@@ -23,7 +23,7 @@
 //! plan.rs       which images go, decided  reclaim.rs carried out
 //! snapshot.rs   reading an image's files as a container would see them
 //! passwd.rs     the image's users
-//! error.rs      why any of it failed
+//! error.rs      why any of it failed   fuzzing.rs  ways in for fuzz targets
 //! ```
 //!
 //! Everything that comes from a registry or an archive is hostile: sizes, counts and memory are
@@ -32,12 +32,15 @@
 
 mod archive;
 mod auth;
+mod bounded;
 mod content;
 mod decompress;
 mod download;
 mod entries;
 mod error;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gate;
 mod inspect;
 mod layer;

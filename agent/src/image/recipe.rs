@@ -80,10 +80,6 @@ impl<R: Input> Recorder<R> {
         }
     }
 
-    pub(super) fn into_inner(self) -> R {
-        self.inner
-    }
-
     /// A failure is told at the end: it is none of the archive.
     fn end_run(&mut self) {
         if (self.raw.is_empty() && self.data == 0) || self.recipe.is_err() {

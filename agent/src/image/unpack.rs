@@ -281,6 +281,10 @@ impl Unpacker {
                         let reason = "a hard link to a directory";
                         return Err(Error::Refused { name: lossy(path), reason });
                     }
+                    Ok(stat) if is_whiteout(&stat) => {
+                        let reason = "a hard link to what a whiteout removes";
+                        return Err(Error::Refused { name: lossy(path), reason });
+                    }
                     Ok(_) => {}
                     Err(Errno::NOENT) => return Err(failed(tree::Error::Missing(lossy(&target)))),
                     Err(errno) => return Err(apply_error(path, "look at its target")(errno)),
@@ -381,6 +385,11 @@ fn write<R: Input>(entries: &mut Entries<R>, entry: &Entry, file: &File) -> Resu
         file.set_len(entry.size).map_err(failed)?;
     }
     Ok(())
+}
+
+/// overlayfs's way to say that a name is gone.
+fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
 /// Makes a directory of mode `mode` whatever the umask is.
