@@ -122,8 +122,7 @@ pub(super) struct Pull {
 
 impl Pull {
     async fn run(self, wanted: &Platform, explicit: bool) -> Result<Image, Error> {
-        let target = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
-        let found = self.session.resolve(target).await.map_err(|source| self.registry(source))?;
+        let found = self.find(wanted).await?;
         let resolved = match &found {
             Found::Digest(digest) | Found::Manifest(_, digest) => digest.clone(),
         };
@@ -193,6 +192,20 @@ impl Pull {
 
     pub(super) fn registry(&self, source: registry::Error) -> Error {
         registry_error(&self.text, &self.reference, source)
+    }
+
+    /// Asks the registry. Of a digest that is not here only the content is of interest; all else is
+    /// asked for by HEAD.
+    async fn find(&self, wanted: &Platform) -> Result<Found, Error> {
+        let found = match self.reference.digest() {
+            Some(digest) if self.unchanged(digest, wanted).await?.is_none() => {
+                let manifest = self.session.manifest(digest).await;
+                manifest.map(|(bytes, digest)| Found::Manifest(bytes, digest))
+            }
+            Some(digest) => self.session.resolve(digest).await,
+            None => self.session.resolve(self.reference.tag().unwrap_or("latest")).await,
+        };
+        found.map_err(|source| self.registry(source))
     }
 
     /// The image, if the reference stands already for what it stands for at the registry, and runs

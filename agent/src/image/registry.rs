@@ -308,8 +308,10 @@ impl Endpoint {
         response: &Response,
         used: Option<&HeaderValue>,
     ) -> Result<bool, Error> {
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return Ok(false);
+        match response.status() {
+            StatusCode::UNAUTHORIZED => {}
+            StatusCode::FORBIDDEN if used.is_some() => {}
+            _ => return Ok(false),
         }
         self.authenticator.renew(&self.transport, response.headers(), used).await
     }
