@@ -91,9 +91,8 @@ impl Store {
             self.leases().committed(&digest_of(&image.config));
         }
         let mut garbage = Vec::new();
-        let result = self
-            .commit_layers(layers(), &mut garbage)
-            .and_then(|()| self.commit_images(images));
+        let result =
+            self.commit_layers(layers(), &mut garbage).and_then(|()| self.commit_images(images));
         // What a moved tag or a failure left; a failure is the error to tell.
         let collected = self.collect(&lock);
         drop(lock);
