@@ -6,7 +6,10 @@
 //! auth.rs       credentials of registries
 //! platform.rs   which entry of an index fits
 //! manifest.rs   the documents of the OCI image specification and their Docker twins
-//! registry.rs   OCI distribution API; the only module that knows the client crate
+//! registry.rs   OCI distribution API: a repository at all its hosts
+//! hosts.rs      which hosts, in which order, and what is trusted
+//! transport.rs  HTTP to a host                  token.rs  who we are to it
+//! push.rs       blobs and manifests to a registry
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
 //! save.rs       store → archive           inspect.rs  an image as people see it
@@ -35,6 +38,7 @@ mod download;
 mod entries;
 mod error;
 mod fetch;
+mod hosts;
 mod inspect;
 mod layer;
 mod lease;
@@ -44,12 +48,16 @@ mod passwd;
 mod plan;
 mod platform;
 mod pull;
+#[expect(dead_code, reason = "what `image push` is made of")]
+mod push;
 mod recipe;
 mod reclaim;
 mod reference;
 mod registry;
 mod save;
 mod snapshot;
+mod token;
+mod transport;
 mod tree;
 mod unpack;
 mod usage;
@@ -62,6 +70,7 @@ use std::sync::Arc;
 pub use auth::{Auth, Login};
 pub use content::Store;
 pub use error::Error;
+pub use hosts::Hosts;
 pub use lease::Lease;
 pub use passwd::User;
 pub use plan::{Mark, Marks, Rules, Usage};
@@ -74,6 +83,7 @@ use crate::api::types::PullEvent;
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     pub auth: Auth,
+    pub hosts: Hosts,
 }
 
 /// What is to be pulled, and how.

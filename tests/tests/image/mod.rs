@@ -5,6 +5,7 @@ mod hostile;
 mod load;
 mod pull;
 mod save;
+mod registry;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
