@@ -23,7 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::types::{
-    AgentInfo, Deregistered, Failure, PullEvent, PullImage, RunTask, StopTask, TaskView,
+    AgentInfo, Deregistered, Failure, GivenLogin, PullEvent, PullImage, RunTask, StopTask, TaskView,
 };
 use crate::ecs::{LeaveError, Membership};
 use crate::engine::{NewTask, TaskEvent};
@@ -310,13 +310,18 @@ async fn run(
     State(api): State<Api>,
     Json(request): Json<RunTask>,
 ) -> Result<(StatusCode, Json<TaskView>), Refusal> {
-    let RunTask { definition, pull, remove } = request;
+    let RunTask { definition, pull, remove, logins } = request;
     let id = TaskId::from_random(uuid::Uuid::new_v4().as_u128());
+    for (index, container) in definition.containers.iter().enumerate() {
+        if let Some(login) = logins.get(&container.name) {
+            api.hands.logins().give(&id, index, login.clone());
+        }
+    }
     let busy_ports = admit::busy_ports(&definition).await;
     let endpoints =
         definition.containers.iter().map(|_| uuid::Uuid::new_v4().to_string()).collect();
     let new = Box::new(NewTask {
-        id,
+        id: id.clone(),
         definition,
         pull,
         remove,
@@ -327,8 +332,11 @@ async fn run(
     });
     let (reply, answer) = oneshot::channel();
     api.inbox.send(Input::Run { new, reply }).await.map_err(|_closed| Refusal::ending())?;
-    let view = answer.await.map_err(|_closed| Refusal::ending())?.map_err(Refusal::internal)?;
-    Ok((StatusCode::CREATED, Json(view)))
+    let admitted = answer.await.map_err(|_closed| Refusal::ending())?;
+    if admitted.is_err() {
+        api.hands.logins().forget(&id);
+    }
+    Ok((StatusCode::CREATED, Json(admitted.map_err(Refusal::internal)?)))
 }
 
 async fn show(
@@ -451,10 +459,15 @@ async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
 
 async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
     progress(move |report| async move {
-        let PullImage { reference, platform } = request;
-        let request = PullRequest { platform, ..PullRequest::of(&reference) };
+        let PullImage { reference, platform, login } = request;
         let progress = sink(report.clone());
-        let pulled = api.hands.images().pull(request, api.hands.registries(), progress).await;
+        let pulled = match login.map(GivenLogin::into_login).transpose() {
+            Ok(login) => {
+                let request = PullRequest { platform, login, ..PullRequest::of(&reference) };
+                api.hands.images().pull(request, api.hands.registries(), progress).await
+            }
+            Err(error) => Err(error.into()),
+        };
         let last = match pulled {
             Ok(image) => PullEvent::Done { reference, digest: image.digest },
             Err(error) => PullEvent::Failed { reference, message: chain(&error) },

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::connect::Connection;
 use super::progress::Progress;
 use super::ps::Format;
-use super::{Error, Failure, human, output};
+use super::{Error, Failure, human, login, output};
 use crate::api::client::Lines;
 use crate::api::types::{ImageView, PullEvent, PullImage};
 
@@ -74,7 +74,8 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
             Ok(0)
         }
         Verb::Pull { platform, quiet, reference } => {
-            let request = PullImage { reference: reference.clone(), platform };
+            let login = login::of_image(&reference).await;
+            let request = PullImage { reference: reference.clone(), platform, login };
             let events = connection.client.pull(&request).await?;
             let mut text = String::new();
             for (name, digest) in follow(events, quiet, &reference, &reference).await? {

@@ -12,6 +12,7 @@ mod exec;
 mod human;
 mod image;
 mod inspect;
+mod login;
 mod logs;
 mod output;
 mod printer;

@@ -11,5 +11,5 @@ mod load;
 pub mod table;
 
 pub use duration::{DurationError, parse_duration};
-pub use ecs::{Ecs, Metadata, StaticCredentials};
+pub use ecs::{AwsCredentials, Ecs, Metadata, StaticCredentials};
 pub use load::{Config, ConfigError, LogLevel, Problem, RegistryAuth, example};

@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::bundle::HostFacts;
+use super::logins::Logins;
 use super::{Input, run, view};
 use crate::cgroup;
 use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
@@ -44,6 +45,7 @@ pub struct Hands {
     pub(super) layout: Layout,
     pub(super) images: image::Store,
     pub(super) registries: image::Registries,
+    logins: Logins,
     pub(super) network: Network,
     pub(super) tmds: Tmds,
     log_service: LogService,
@@ -64,6 +66,7 @@ pub struct Parts {
     pub layout: Layout,
     pub images: image::Store,
     pub registries: image::Registries,
+    pub logins: Logins,
     pub network: Network,
     pub tmds: Tmds,
     pub log_service: LogService,
@@ -118,11 +121,13 @@ impl Hands {
 
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { layout, images, registries, network, tmds, log_service, efs, inbox } = parts;
+        let Parts { layout, images, registries, logins, network, tmds, log_service, efs, inbox } =
+            parts;
         Arc::new(Self {
             layout,
             images,
             registries,
+            logins,
             network,
             tmds,
             log_service,
@@ -155,6 +160,11 @@ impl Hands {
     /// Credentials of registries.
     pub fn registries(&self) -> &image::Registries {
         &self.registries
+    }
+
+    /// What tasks bring to log in to registries.
+    pub fn logins(&self) -> &Logins {
+        &self.logins
     }
 
     /// The host's networks.

@@ -21,6 +21,7 @@
 pub mod admit;
 pub mod bundle;
 pub mod hands;
+pub mod logins;
 pub mod owner;
 pub mod recover;
 mod run;

@@ -53,17 +53,15 @@ impl Store {
                 .ok_or_else(|| Error::PlatformSyntax { platform: text.clone() })?,
             None => Platform::host(),
         };
-        let login = login.as_ref().or_else(|| registries.auth.of(&reference));
-        let session = retry(|| Session::open(&reference, login))
+        let login = match login {
+            Some(login) => Some(login),
+            None => registries.auth.login(reference.domain(), reference.path()).await?,
+        };
+        let session = retry(|| Session::open(&reference, login.as_ref()))
             .await
             .map_err(|source| registry_error(&text, &reference, source))?;
-        let pull = Pull {
-            store: self.clone(),
-            session,
-            reference,
-            text,
-            progress: Arc::clone(progress),
-        };
+        let pull =
+            Pull { store: self.clone(), session, reference, text, progress: Arc::clone(progress) };
         pull.run(&wanted, platform.is_some()).await
     }
 }

@@ -134,7 +134,12 @@ impl Session {
         };
         let client = Client::try_from(config).map_err(Error::Client)?;
         let auth = match login {
-            Some(login) => RegistryAuth::Basic(login.user.clone(), login.password.clone()),
+            Some(Login::Password { user, password }) => {
+                RegistryAuth::Basic(user.clone(), password.clone())
+            }
+            Some(Login::IdentityToken(token)) => {
+                RegistryAuth::Basic("<token>".to_owned(), token.clone())
+            }
             None => RegistryAuth::Anonymous,
         };
         let has_login = login.is_some();

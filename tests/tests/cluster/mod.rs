@@ -6,6 +6,7 @@ mod cli_operations;
 mod crash;
 mod deregister;
 mod hosts;
+mod login;
 mod operations;
 mod roles;
 mod telemetry;

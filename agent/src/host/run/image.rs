@@ -49,7 +49,9 @@ pub(super) async fn resolve(
         }
         shown.progress(&id, container, event);
     });
-    let pull = hands.images().pull(PullRequest::of(&reference), hands.registries(), progress);
+    let login = hands.logins().of(task, container).await?;
+    let request = PullRequest { login, ..PullRequest::of(&reference) };
+    let pull = hands.images().pull(request, hands.registries(), progress);
     let Some(here) = here else {
         return pull.await.map_err(|error| fail(chain(&error)));
     };

@@ -30,7 +30,9 @@ pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -
     failpoint::hit(before);
     let event = match effect.action {
         Action::ResolveImage { container } => {
-            let event = match image::resolve(&hands, &task, container).await {
+            let resolved = image::resolve(&hands, &task, container).await;
+            hands.logins().forget_container(&task.id, container);
+            let event = match resolved {
                 Ok(image) => {
                     ContainerEvent::ImageReady { generation, id: image.id, digest: image.digest }
                 }
