@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::bundle::HostFacts;
 use super::logins::Logins;
+use super::pulls::Pulls;
 use super::{Input, run, view};
 use crate::cgroup;
 use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
@@ -44,7 +45,7 @@ const LOCAL_COPY: Options = Options { max_size: Some(20_000_000), max_file: 5 };
 pub struct Hands {
     pub(super) layout: Layout,
     pub(super) images: image::Store,
-    pub(super) registries: image::Registries,
+    pulls: Arc<Pulls>,
     logins: Logins,
     pub(super) network: Network,
     pub(super) tmds: Tmds,
@@ -55,8 +56,8 @@ pub struct Hands {
     inbox: mpsc::Sender<Input>,
     program: tokio::sync::OnceCell<Arc<Program>>,
     held: Mutex<HashMap<TaskId, Arc<Held>>>,
-    /// Pulls that can be cancelled.
-    pulls: Mutex<HashMap<(TaskId, usize), AbortHandle>>,
+    /// Resolutions of images that can be cancelled.
+    resolving: Mutex<HashMap<(TaskId, usize), AbortHandle>>,
     tracker: TaskTracker,
 }
 
@@ -65,7 +66,7 @@ pub struct Hands {
 pub struct Parts {
     pub layout: Layout,
     pub images: image::Store,
-    pub registries: image::Registries,
+    pub pulls: Arc<Pulls>,
     pub logins: Logins,
     pub network: Network,
     pub tmds: Tmds,
@@ -121,12 +122,11 @@ impl Hands {
 
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { layout, images, registries, logins, network, tmds, log_service, efs, inbox } =
-            parts;
+        let Parts { layout, images, pulls, logins, network, tmds, log_service, efs, inbox } = parts;
         Arc::new(Self {
             layout,
             images,
-            registries,
+            pulls,
             logins,
             network,
             tmds,
@@ -137,7 +137,7 @@ impl Hands {
             inbox,
             program: tokio::sync::OnceCell::new(),
             held: Mutex::new(HashMap::new()),
-            pulls: Mutex::new(HashMap::new()),
+            resolving: Mutex::new(HashMap::new()),
             tracker: TaskTracker::new(),
         })
     }
@@ -157,9 +157,9 @@ impl Hands {
         &self.images
     }
 
-    /// Credentials of registries.
-    pub fn registries(&self) -> &image::Registries {
-        &self.registries
+    /// Pulls of images.
+    pub fn pulls(&self) -> &Pulls {
+        &self.pulls
     }
 
     /// What tasks bring to log in to registries.
@@ -180,7 +180,7 @@ impl Hands {
     /// Carries out an effect of `task`, which is as it was when the effect was decided.
     pub(super) fn start(hands: &Arc<Self>, effect: Effect, task: Arc<Task>) {
         if let Action::CancelPull { container } = effect.action {
-            if let Some(pull) = lock(&hands.pulls).remove(&(effect.task, container)) {
+            if let Some(pull) = lock(&hands.resolving).remove(&(effect.task, container)) {
                 pull.abort();
             }
             return;
@@ -189,21 +189,27 @@ impl Hands {
             (Arc::clone(hands), effect.action.clone(), effect.task.clone());
         let work = hands.tracker.spawn(run::effect(hands_of_task, effect.clone(), task));
         if let Action::ResolveImage { container } = action {
-            lock(&hands.pulls).insert((id, container), work.abort_handle());
+            lock(&hands.resolving).insert((id, container), work.abort_handle());
         }
         let hands = Arc::clone(hands);
         hands.tracker.clone().spawn(async move {
             let result = match work.await {
                 Ok(event) => event,
                 // A panic was printed where it happened.
-                Err(failed) if failed.is_panic() => run::panicked(&effect),
+                Err(failed) if failed.is_panic() => {
+                    run::panicked(&effect).map(|event| (event, None))
+                }
                 Err(_cancelled) => None,
             };
             if let Action::ResolveImage { container } = effect.action {
-                lock(&hands.pulls).remove(&(effect.task.clone(), container));
+                lock(&hands.resolving).remove(&(effect.task.clone(), container));
             }
-            if let Some(event) = result {
-                hands.tell(event).await;
+            match result {
+                Some((event, Some(lease))) => {
+                    let _ = hands.inbox.send(Input::Resolved { event, lease }).await;
+                }
+                Some((event, None)) => hands.tell(event).await,
+                None => {}
             }
         });
     }
@@ -226,7 +232,7 @@ impl Hands {
     /// Ends pulls at once and waits for other effects to come to their end, for shippers to finish
     /// the batch at hand and links to close. Monitors and containers live on.
     pub async fn close(&self, patience: std::time::Duration) {
-        for (_, pull) in lock(&self.pulls).drain() {
+        for (_, pull) in lock(&self.resolving).drain() {
             pull.abort();
         }
         self.tracker.close();

@@ -17,7 +17,6 @@ use crate::api::types::GivenLogin;
 use crate::backend::credentials::Keys;
 use crate::credentials::{Credentials, RoleType};
 use crate::engine::Task;
-use crate::error::chain;
 use crate::image::auth::{Aws, Caller, EcrError, Error, SecretError, Token};
 use crate::image::{Login, Reference};
 
@@ -62,13 +61,8 @@ impl Logins {
     /// The login that a container's task brings. `None`: none of its own.
     ///
     /// # Errors
-    /// If there should be one and it cannot be had: the Amazon agent's name for that, and why.
-    pub async fn of(&self, task: &Task, container: usize) -> Result<Option<Login>, String> {
-        let found = self.find(task, container).await;
-        found.map_err(|error| format!("{}: {}", error.name(), chain(&error)))
-    }
-
-    async fn find(&self, task: &Task, container: usize) -> Result<Option<Login>, Error> {
+    /// If there should be one and it cannot be had.
+    pub async fn of(&self, task: &Task, container: usize) -> Result<Option<Login>, Error> {
         let Some(definition) = task.container_definition(container) else { return Ok(None) };
         let told = task.ecs.as_ref().and_then(|ecs| ecs.registry_authentication.get(container));
         let told = told.and_then(Option::as_ref);
@@ -219,7 +213,10 @@ mod tests {
     async fn what_cannot_be_had_is_named_as_the_amazon_agent_does() {
         let server = Server::start(vec![Answer::refusal("ResourceNotFoundException")]).await;
         let logins = Logins::new(Aws::testing(&server.endpoint()), Credentials::default());
-        let of = async |task: Task| logins.of(&task, 0).await.unwrap_err();
+        let of = async |task: Task| {
+            let error = logins.of(&task, 0).await.unwrap_err();
+            format!("{}: {}", error.name(), crate::error::chain(&error))
+        };
         assert_eq!(
             of(task(of_secret("login"), None)).await,
             "ResourceInitializationError: asm fetching secret from the service for login: \

@@ -31,7 +31,8 @@ impl Store {
         let result = tokio::task::spawn_blocking(move || store.load_blocking(&path, &reports))
             .await
             .map_err(Error::Worker)
-            .and_then(std::convert::identity);
+            .and_then(std::convert::identity)
+            .map_err(|error| self.explain(error));
         match &result {
             Ok(images) => {
                 for image in images {

@@ -32,6 +32,7 @@ impl Store {
         let reference = request.reference.clone();
         progress(PullEvent::Resolving { reference: reference.clone() });
         let result = self.pull_parsed(request, registries, &progress).await;
+        let result = result.map_err(|error| self.explain(error));
         progress(match &result {
             Ok(image) => PullEvent::Done { reference, digest: image.digest.clone() },
             Err(error) => PullEvent::Failed { reference, message: chain(error) },
@@ -127,6 +128,8 @@ impl Pull {
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
         check_config(&self.text, &manifest, &config, explicit.then_some(wanted))?;
+        let (reference, digest) = (self.text.clone(), resolved.clone());
+        (self.progress)(PullEvent::Resolved { reference, digest });
 
         // In one order everywhere, or two pulls could wait for each other.
         let diff_ids: BTreeSet<&String> = config.rootfs.diff_ids.iter().collect();
