@@ -7,8 +7,6 @@ mod load;
 mod pull;
 mod registry;
 mod save;
-mod save;
-mod registry;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
