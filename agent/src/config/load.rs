@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::duration::parse_duration;
-use super::ecs::{self, Ecs, Metadata, StaticCredentials};
+use super::ecs::{self, AwsCredentials, Ecs, Metadata, StaticCredentials};
 use super::images::Images;
 use super::table::{Kind, VARIABLES, Variable};
 use crate::api::types::PullPolicy;
@@ -240,6 +240,13 @@ impl Given {
             region: self.word("AWS_DEFAULT_REGION").or(region),
             external: self.flag("ECS_EXTERNAL"),
             credentials: self.credentials(),
+            aws_credentials: match self.value("LIGHTER_AWS_CREDENTIALS", one_of).as_deref() {
+                Some("host") => AwsCredentials::Host,
+                _ => AwsCredentials::Task,
+            },
+            ecr_endpoint: self.value("AWS_ENDPOINT_URL_ECR", |text, _| ecs::endpoint(text)),
+            secrets_manager_endpoint: self
+                .value("AWS_ENDPOINT_URL_SECRETS_MANAGER", |text, _| ecs::endpoint(text)),
             ca_bundle: self.path("LIGHTER_CA_BUNDLE"),
             efs_endpoint: self.value("LIGHTER_EFS_ENDPOINT", |text, _| Endpoint::parse(text)),
             instance_attributes: self.map("ECS_INSTANCE_ATTRIBUTES"),
@@ -459,6 +466,9 @@ mod tests {
                     region: None,
                     external: false,
                     credentials: None,
+                    aws_credentials: AwsCredentials::Task,
+                    ecr_endpoint: None,
+                    secrets_manager_endpoint: None,
                     ca_bundle: None,
                     efs_endpoint: None,
                     instance_attributes: BTreeMap::new(),

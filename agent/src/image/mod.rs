@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! reference.rs  what people write: name[:tag][@digest], Docker's grammar and defaults
-//! auth.rs       credentials of registries
+//! auth/         logins of registries
 //! platform.rs   which entry of an index fits
 //! manifest.rs, bounded.rs  the documents of the OCI image specification and their Docker twins
 //! registry.rs   OCI distribution API: a repository at all its hosts
@@ -34,7 +34,7 @@
 //! or write what is not in the layer's own directory. A pull that fails leaves nothing.
 
 mod archive;
-mod auth;
+pub mod auth;
 mod bounded;
 mod content;
 mod decompress;
@@ -78,7 +78,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use auth::{Auth, Login};
+pub use auth::Auth;
+pub use auth::Login;
 pub use content::Store;
 pub use error::Error;
 pub use hosts::Hosts;

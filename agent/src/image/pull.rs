@@ -30,6 +30,8 @@ impl Store {
         progress: Progress,
     ) -> Result<Image, Error> {
         let reference = request.reference.clone();
+        // What is committed is still there when it is told.
+        let _lease = self.lease_new();
         progress(PullEvent::Resolving { reference: reference.clone() });
         let result = self.pull_parsed(request, registries, &progress).await;
         let result = result.map_err(|error| self.explain(error));
