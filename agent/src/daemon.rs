@@ -394,7 +394,8 @@ fn open(
     )
     .map_err(Error::Auth)?
     .with_aws(aws);
-    let registries = image::Registries { auth };
+    let hosts = config.registry_config_dir.clone().unwrap_or_else(|| layout.registry_config());
+    let registries = image::Registries { auth, hosts: image::Hosts::at(hosts) };
     let before: Option<Subnets> = store
         .load(Table::Host)?
         .into_iter()

@@ -6,6 +6,7 @@ mod cli_operations;
 mod crash;
 mod deregister;
 mod hosts;
+mod images;
 mod login;
 mod operations;
 mod roles;
