@@ -110,6 +110,19 @@ impl Error {
         self
     }
 
+    /// The login that could not be had, if that is why.
+    pub fn login(&self) -> Option<&auth::Error> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let boxed = error.downcast_ref::<Box<auth::Error>>().map(Box::as_ref);
+            if let Some(found) = boxed.or_else(|| error.downcast_ref()) {
+                return Some(found);
+            }
+            cause = error.source();
+        }
+        None
+    }
+
     pub(super) fn io(
         operation: &'static str,
         path: impl Into<PathBuf>,

@@ -78,8 +78,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use auth::Auth;
-pub use auth::Login;
+pub use auth::{Auth, Login};
 pub use content::Store;
 pub use error::Error;
 pub use hosts::Hosts;
