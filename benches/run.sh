@@ -2,12 +2,12 @@
 # Runs the benches: all, or those named. Each prints our figures and, where there is one, a peer's
 # from the same run.
 #
-# usage: benches/run.sh [runtime] [start] [memory] [cluster] [scheduler]
+# usage: benches/run.sh [runtime] [start] [memory] [cluster] [image] [scheduler]
 #        with LIGHTER_DIST set (make bench does it); scheduler builds its own
 set -euo pipefail
 here=$(dirname "$0")
 dist=${LIGHTER_DIST:?LIGHTER_DIST is not set: run make bench}
-[ $# -gt 0 ] || set -- runtime start memory cluster scheduler
+[ $# -gt 0 ] || set -- runtime start memory cluster image scheduler
 # crun refuses a hybrid host whose cgroup2 mount offers a controller: hide them, in a mount
 # namespace of the benches' own.
 controllers=/sys/fs/cgroup/unified/cgroup.controllers

@@ -387,7 +387,8 @@ fn open(
         docker_config().as_deref(),
     )
     .map_err(Error::Auth)?;
-    let registries = image::Registries { auth };
+    let hosts = config.registry_config_dir.clone().unwrap_or_else(|| layout.registry_config());
+    let registries = image::Registries { auth, hosts: image::Hosts::at(hosts) };
     let before: Option<Subnets> = store
         .load(Table::Host)?
         .into_iter()

@@ -6,6 +6,7 @@ pub mod host;
 pub mod image;
 pub mod monitor;
 pub mod registry;
+pub mod tokens;
 pub mod user;
 
 use std::path::{Path, PathBuf};

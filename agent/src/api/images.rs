@@ -83,7 +83,8 @@ async fn save(
 ) -> Result<Json<()>, Refusal> {
     let cancel = tokio_util::sync::CancellationToken::new();
     let _guard = cancel.clone().drop_guard();
-    ask(&api, move |store| store.save(&references, PathBuf::from(path).as_path(), &cancel)).await
+    let path = PathBuf::from(path);
+    ask(&api, move |store| store.save(&references, &path, &|| cancel.is_cancelled())).await
 }
 
 async fn prune(

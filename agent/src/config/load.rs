@@ -26,6 +26,8 @@ pub struct Config {
     /// How long a stopped task is kept.
     pub task_cleanup_wait: Duration,
     pub registry_auth: RegistryAuth,
+    /// `LIGHTER_REGISTRY_CONFIG_DIR`; `None`: the layout's (`etc/lighter/certs.d` below the root).
+    pub registry_config_dir: Option<PathBuf>,
     /// Ports for `hostPort` 0; `None`: the kernel's ephemeral range.
     pub dynamic_host_ports: Option<RangeInclusive<u16>>,
     /// `None`: chosen among what is free.
@@ -219,6 +221,7 @@ impl Given {
             stop_timeout: self.duration("ECS_CONTAINER_STOP_TIMEOUT"),
             task_cleanup_wait: self.duration("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"),
             registry_auth,
+            registry_config_dir: self.path("LIGHTER_REGISTRY_CONFIG_DIR"),
             dynamic_host_ports: self
                 .value("ECS_DYNAMIC_HOST_PORT_RANGE", |text, _| port_range(text)),
             awsvpc_subnet: self.value("LIGHTER_AWSVPC_SUBNET", |text, _| subnet(text)),
@@ -446,6 +449,7 @@ mod tests {
                 stop_timeout: Duration::from_secs(30),
                 task_cleanup_wait: Duration::from_secs(3 * 3600),
                 registry_auth: RegistryAuth::default(),
+                registry_config_dir: None,
                 dynamic_host_ports: None,
                 awsvpc_subnet: None,
                 bridge_subnet: None,

@@ -118,7 +118,7 @@ const fn seconds(least: u64) -> Kind {
 }
 
 /// Sorted by name.
-pub const VARIABLES: [Variable; 49] = [
+pub const VARIABLES: [Variable; 50] = [
     variable(
         "AWS_ACCESS_KEY_ID",
         Kind::Word,
@@ -384,6 +384,12 @@ pub const VARIABLES: [Variable; 49] = [
         Kind::Port,
         "51679",
         "Port of the host behind 169.254.170.2, for task metadata and credentials.",
+    ),
+    variable(
+        "LIGHTER_REGISTRY_CONFIG_DIR",
+        Kind::Path,
+        "",
+        "Directory with a directory for each registry, as containerd's certs.d: mirrors, certificates and headers in hosts.toml, or Docker's ca.crt, client.cert and client.key. Read at each pull. Default: /etc/lighter/certs.d.",
     ),
     Variable {
         environment_only: true,

@@ -11,8 +11,6 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use serde::Deserialize;
 
-use super::reference::Reference;
-
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("ECS_ENGINE_AUTH_TYPE is {0:?}: expected \"dockercfg\" or \"docker\"")]
@@ -31,15 +29,21 @@ pub enum Error {
 
 /// Who we are to one registry.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    pub user: String,
-    /// Secret.
-    pub password: String,
+pub enum Login {
+    Password {
+        user: String,
+        password: String,
+    },
+    /// What a token server takes in place of a password (OAuth 2's refresh token).
+    IdentityToken(String),
 }
 
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").finish_non_exhaustive()
+        f.write_str(match self {
+            Self::Password { .. } => "Password(<redacted>)",
+            Self::IdentityToken(_) => "IdentityToken(<redacted>)",
+        })
     }
 }
 
@@ -130,7 +134,7 @@ impl Auth {
     fn add_all(&mut self, logins: BTreeMap<String, Encoded>) -> Result<(), Error> {
         for (registry, entry) in logins {
             let login = if !entry.username.is_empty() {
-                Login { user: entry.username, password: entry.password }
+                Login::Password { user: entry.username, password: entry.password }
             } else if !entry.auth.is_empty() {
                 decode(&entry.auth).ok_or_else(|| Error::Encoding(registry.clone()))?
             } else {
@@ -142,8 +146,10 @@ impl Auth {
         Ok(())
     }
 
-    pub(super) fn of(&self, reference: &Reference) -> Option<&Login> {
-        self.logins.get(reference.domain())
+    /// The login for a repository of a registry. `host`: with its port if it has one, `docker.io`
+    /// for Docker Hub. `None`: anonymous.
+    pub async fn login(&self, host: &str, _repository: &str) -> Result<Option<Login>, Error> {
+        Ok(self.logins.get(host).cloned())
     }
 }
 
@@ -151,7 +157,8 @@ fn decode(auth: &str) -> Option<Login> {
     let bytes = base64::engine::general_purpose::STANDARD.decode(auth.trim()).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     let (user, password) = text.split_once(':')?;
-    Some(Login { user: user.to_owned(), password: password.trim_end_matches('\0').to_owned() })
+    let (user, password) = (user.to_owned(), password.trim_end_matches('\0').to_owned());
+    Some(Login::Password { user, password })
 }
 
 /// `https://index.docker.io/v1/` and `docker.io` are one registry; others are their host and port.
@@ -169,8 +176,10 @@ mod tests {
     use super::*;
 
     fn login(auth: &Auth, image: &str) -> Option<(String, String)> {
-        let login = auth.of(&Reference::parse(image).unwrap())?;
-        Some((login.user.clone(), login.password.clone()))
+        match auth.logins.get(super::super::Reference::parse(image).unwrap().domain())? {
+            Login::Password { user, password } => Some((user.clone(), password.clone())),
+            Login::IdentityToken(_) => None,
+        }
     }
 
     fn pair(user: &str, password: &str) -> Option<(String, String)> {

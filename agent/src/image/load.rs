@@ -73,6 +73,8 @@ impl Store {
     }
 }
 
+const BUFFER: usize = 128 << 10;
+
 struct Loader<'a> {
     store: &'a Store,
     archive: &'a Archive,
@@ -137,6 +139,8 @@ impl Loader<'_> {
                         size: found.config.len() as u64,
                         platform: None,
                         annotations: None,
+                        artifact_type: None,
+                        urls: Vec::new(),
                     },
                     layers: descriptors,
                 };
@@ -192,7 +196,8 @@ impl Loader<'_> {
             None => {
                 let name = format!("{}-{}", self.attempt, self.staged.len());
                 let dir = self.staging.path().join(name);
-                let unpacked = unpack_into(&mut hashing, diff_id, &dir);
+                let blob = std::io::BufReader::with_capacity(BUFFER, &mut hashing);
+                let unpacked = unpack_into(blob, diff_id, &dir, self.store.gate().windows());
                 if unpacked.is_err() {
                     // A wrong digest explains more than where the reader stumbled over it.
                     drain(&mut hashing).map_err(failed)?;
@@ -222,6 +227,8 @@ impl Loader<'_> {
             size,
             platform: None,
             annotations: None,
+            artifact_type: None,
+            urls: Vec::new(),
         };
         Ok((record, dir, descriptor))
     }

@@ -9,7 +9,6 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::content::{LayerRecord, RECIPE, Store};
@@ -33,17 +32,18 @@ struct Chosen {
 impl Store {
     /// Writes the images to the file `path`: each under the tag that is asked for, under all tags of
     /// the repository if only that is named, or without a name if it is asked for by id or digest.
+    /// Ends early with an error when it is `cancelled`.
     pub fn save(
         &self,
         references: &[String],
         path: &Path,
-        cancel: &CancellationToken,
+        cancelled: &dyn Fn() -> bool,
     ) -> Result<(), Error> {
         let failed =
             |source| Error::Io { operation: "write archive", path: path.to_owned(), source };
         let chosen = self.choose(references)?;
         let file = File::options().write(true).open(path).map_err(failed)?;
-        let out = Checked { inner: file, cancel };
+        let out = Checked { inner: file, cancelled };
         let mut archive = Archive {
             out: BufWriter::with_capacity(BUFFER, out),
             written: BTreeSet::new(),
@@ -114,12 +114,12 @@ fn unsynced(error: io::Error) -> io::Result<()> {
 /// Stops when nobody waits any more.
 struct Checked<'a> {
     inner: File,
-    cancel: &'a CancellationToken,
+    cancelled: &'a dyn Fn() -> bool,
 }
 
 impl Write for Checked<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
+        if (self.cancelled)() {
             return Err(io::Error::other("cancelled"));
         }
         self.inner.write(bytes)
@@ -315,5 +315,7 @@ fn descriptor(media_type: &str, digest: &str, size: u64) -> Descriptor {
         size,
         platform: None,
         annotations: None,
+        artifact_type: None,
+        urls: Vec::new(),
     }
 }

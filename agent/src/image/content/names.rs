@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::files::{files, read_record, write_record};
+use super::files::{files, prepare_record, publish, read_record};
 use super::{Lock, Store};
 use crate::image::Error;
 use crate::image::reference::{Reference, is_digest, is_lower_hex};
@@ -62,19 +62,15 @@ impl Store {
         }
         let lock = self.lock()?;
         let (image, _) = self.whole(&lock, source)?;
-        self.name(&lock, &target, &image.id)
+        publish(&self.prepare_name(&target, &image.id)?)
     }
 
-    /// Makes `name` stand for the image with this id.
-    pub(in crate::image) fn name(
-        &self,
-        _lock: &Lock,
-        name: &Reference,
-        id: &str,
-    ) -> Result<(), Error> {
+    /// All that makes `name` stand for the image with this id, but publishing the path.
+    pub(super) fn prepare_name(&self, name: &Reference, id: &str) -> Result<PathBuf, Error> {
         let reference = name.to_string();
         let path = self.name_path(&reference);
-        write_record(&path, &NameRecord { reference, id: id.to_owned() })
+        prepare_record(&path, &NameRecord { reference, id: id.to_owned() })?;
+        Ok(path)
     }
 
     /// Names that can be read, and the ids of their images.

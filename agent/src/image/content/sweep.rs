@@ -54,6 +54,7 @@ impl Store {
         for path in files(&self.at("blobs/sha256"))? {
             if !blobs.contains(&path) {
                 fs::remove_file(&path).map_err(Error::io("remove", path))?;
+                failpoint::hit("image.blob-removed");
             }
         }
         let mut garbage = Vec::new();
@@ -91,7 +92,7 @@ pub(super) fn discard(garbage: Vec<PathBuf>) -> Result<(), Error> {
         let is_dir = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
         let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {
-            Ok(()) => {}
+            Ok(()) => failpoint::hit("image.discarded"),
             // Another process that opens the store sweeps the same.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io("remove", path)(error)),
