@@ -220,7 +220,7 @@ impl Pull {
         };
         let wanted = wanted.clone();
         self.blocking(move |store| {
-            let Some(image) = store.find(&pinned)? else { return Ok(None) };
+            let Some(image) = store.find_new(&pinned)? else { return Ok(None) };
             if let Some(tagged) = tagged
                 && store.find(&tagged)?.is_none_or(|tagged| tagged.id != image.id)
             {

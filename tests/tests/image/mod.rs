@@ -3,6 +3,7 @@
 mod collect;
 mod crash;
 mod hostile;
+mod limits;
 mod load;
 mod pull;
 mod registry;
