@@ -240,7 +240,6 @@ pub(super) async fn chunk(response: &mut Response) -> Result<Option<Bytes>, Erro
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Pull,
-    #[expect(dead_code, reason = "for push.rs")]
     Push,
 }
 

@@ -4,8 +4,9 @@ mod crash;
 mod hostile;
 mod load;
 mod pull;
-mod save;
 mod registry;
+mod save;
+mod store;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
