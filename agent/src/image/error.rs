@@ -47,6 +47,10 @@ pub enum Error {
     ShortName { path: PathBuf, found: String, wanted: String },
     #[error("time {time:?}")]
     Time { time: String, source: jiff::Error },
+    #[error("push {reference} to {registry}")]
+    Push { reference: String, registry: String, source: Box<registry::Error> },
+    #[error("an image does not exist locally with the tag: {reference}")]
+    NoTag { reference: String },
     #[error("no such image: {reference}")]
     Unknown { reference: String },
     #[error("image id {prefix} is ambiguous: it begins {count} images")]

@@ -12,6 +12,7 @@
 //! push.rs       blobs and manifests to a registry
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
+//! publish.rs    store → registry
 //! save.rs       store → archive           inspect.rs  an image as people see it
 //! download.rs   one blob, resumed         fetch.rs the missing layers of an image
 //! gate.rs       how many layers at once   layer.rs   one blob, all its way to a directory
@@ -57,8 +58,8 @@ mod pax;
 mod pipeline;
 mod plan;
 mod platform;
+mod publish;
 mod pull;
-#[cfg_attr(not(test), expect(dead_code, reason = "what `image push` is made of"))]
 mod push;
 mod recipe;
 mod reclaim;
@@ -85,6 +86,7 @@ pub use hosts::Hosts;
 pub use lease::Lease;
 pub use passwd::User;
 pub use plan::{Mark, Marks, Rules, Usage};
+pub use publish::PushProgress;
 pub use reclaim::{Round, Spare};
 pub use reference::Reference;
 

@@ -8,6 +8,7 @@ mod load;
 mod pull;
 mod registry;
 mod save;
+mod store;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
