@@ -181,35 +181,31 @@ impl Pull {
 
     /// The manifest for the platform, and the digest that the reference stands for.
     async fn manifest(&self, wanted: &Platform) -> Result<(Bytes, String, Manifest), Error> {
-        let (bytes, resolved) =
+        let (mut bytes, resolved) =
             retry(|| self.session.manifest(None)).await.map_err(|error| self.registry(error))?;
-        let entries = match self.document(&bytes, "manifest")? {
-            Document::Manifest(manifest) => return Ok((bytes, resolved, manifest)),
-            Document::Index(entries) => entries,
-        };
-        let Some(entry) = wanted.choose(&entries) else {
-            let (reference, wanted) = (self.text.clone(), wanted.to_string());
-            return Err(Error::NoPlatform {
-                reference,
-                wanted,
-                offered: platform::offered(&entries),
-            });
-        };
-        let (bytes, actual) = retry(|| self.session.manifest(Some(&entry.digest)))
-            .await
-            .map_err(|error| self.registry(error))?;
-        if actual != entry.digest {
-            let reason =
-                format!("the manifest has digest {actual}, the index says {}", entry.digest);
-            return Err(Error::Inconsistent { reference: self.text.clone(), reason });
-        }
-        match self.document(&bytes, "manifest of the platform")? {
-            Document::Manifest(manifest) => Ok((bytes, resolved, manifest)),
-            Document::Index(_) => {
-                let reason = "the index names another index for this platform".to_owned();
-                Err(Error::Inconsistent { reference: self.text.clone(), reason })
+        let mut name = "manifest";
+        for _ in 0..=platform::MAX_NESTING {
+            let entries = match self.document(&bytes, name)? {
+                Document::Manifest(manifest) => return Ok((bytes, resolved, manifest)),
+                Document::Index(entries) => entries,
+            };
+            let Some(entry) = wanted.choose(&entries) else {
+                let (reference, wanted) = (self.text.clone(), wanted.to_string());
+                let offered = platform::offered(&entries);
+                return Err(Error::NoPlatform { reference, wanted, offered });
+            };
+            let (next, actual) = retry(|| self.session.manifest(Some(&entry.digest)))
+                .await
+                .map_err(|error| self.registry(error))?;
+            if actual != entry.digest {
+                let reason =
+                    format!("the manifest has digest {actual}, the index says {}", entry.digest);
+                return Err(Error::Inconsistent { reference: self.text.clone(), reason });
             }
+            (bytes, name) = (next, "manifest of the platform");
         }
+        let reason = platform::NESTED.to_owned();
+        Err(Error::Inconsistent { reference: self.text.clone(), reason })
     }
 
     fn document(&self, bytes: &[u8], name: &str) -> Result<Document, Error> {
