@@ -24,6 +24,7 @@ use super::manifest::{Descriptor, ImageConfig, Manifest};
 use super::pull::Pull;
 use super::unpack::{self, Limits, make_directory};
 use crate::api::types::PullEvent;
+use crate::error::chain;
 
 const PARALLEL: usize = 3;
 /// Bytes between a download and its worker. A chunk is what a read of the socket gave, at most
@@ -115,7 +116,37 @@ impl Pull {
         });
     }
 
+    /// Fetches a layer; if what came is wrong, from the next host.
     async fn fetch(
+        &self,
+        fetch: &Fetch,
+        staging: Arc<Staging>,
+        cancel: &CancellationToken,
+    ) -> Result<LayerRecord, Error> {
+        loop {
+            let error = match self.fetch_once(fetch, Arc::clone(&staging), cancel).await {
+                Err(Error::Layer { reference, layer, source })
+                    if source.is_of_content()
+                        && self.session.distrust(&fetch.descriptor.digest) =>
+                {
+                    Error::Layer { reference, layer, source }
+                }
+                result => return result,
+            };
+            tracing::warn!(error = chain(&error), "a host served a wrong layer; asking the next");
+            let dir = fetch.dir.clone();
+            tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io("remove", dir)(error))
+                }
+                _ => Ok(()),
+            })
+            .await
+            .map_err(Error::Worker)??;
+        }
+    }
+
+    async fn fetch_once(
         &self,
         fetch: &Fetch,
         staging: Arc<Staging>,

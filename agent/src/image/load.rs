@@ -47,6 +47,8 @@ impl Store {
 
     fn load_blocking(&self, path: &Path, progress: &Progress) -> Result<Vec<Image>, Error> {
         let failed = |reason| Error::Archive { archive: path.to_owned(), reason };
+        // What is committed is still there when it is told.
+        let _lease = self.lease_new();
         let staging = self.stage()?;
         let archive = Archive::open(path, staging.path()).map_err(failed)?;
         let found = archive.images(&Platform::host()).map_err(failed)?;

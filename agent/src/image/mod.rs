@@ -3,10 +3,13 @@
 //!
 //! ```text
 //! reference.rs  what people write: name[:tag][@digest], Docker's grammar and defaults
-//! auth.rs       credentials of registries
+//! auth/         logins of registries
 //! platform.rs   which entry of an index fits
 //! manifest.rs, bounded.rs  the documents of the OCI image specification and their Docker twins
-//! registry.rs   OCI distribution API; the only module that knows the client crate
+//! registry.rs   OCI distribution API: a repository at all its hosts
+//! hosts.rs      which hosts, in which order, and what is trusted
+//! transport.rs  HTTP to a host                  token.rs  who we are to it
+//! push.rs       blobs and manifests to a registry
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
 //! save.rs       store → archive           inspect.rs  an image as people see it
@@ -31,7 +34,7 @@
 //! or write what is not in the layer's own directory. A pull that fails leaves nothing.
 
 mod archive;
-mod auth;
+pub mod auth;
 mod bounded;
 mod content;
 mod decompress;
@@ -42,6 +45,7 @@ mod fetch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gate;
+mod hosts;
 mod inspect;
 mod layer;
 mod lease;
@@ -54,6 +58,8 @@ mod pipeline;
 mod plan;
 mod platform;
 mod pull;
+#[cfg_attr(not(test), expect(dead_code, reason = "what `image push` is made of"))]
+mod push;
 mod recipe;
 mod reclaim;
 mod reference;
@@ -61,6 +67,8 @@ mod registry;
 mod save;
 mod snapshot;
 mod sparse;
+mod token;
+mod transport;
 mod tree;
 mod unpack;
 mod usage;
@@ -70,9 +78,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use auth::{Auth, Login};
+pub use auth::Auth;
+pub use auth::Login;
 pub use content::Store;
 pub use error::Error;
+pub use hosts::Hosts;
 pub use lease::Lease;
 pub use passwd::User;
 pub use plan::{Mark, Marks, Rules, Usage};
@@ -85,6 +95,7 @@ use crate::api::types::PullEvent;
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     pub auth: Auth,
+    pub hosts: Hosts,
 }
 
 /// What is to be pulled, and how.

@@ -105,6 +105,11 @@ impl Error {
     pub(super) fn is_damage(&self) -> bool {
         matches!(self, Self::Archive(_) | Self::DiffId { .. } | Self::Io { .. })
     }
+
+    /// Is the content to blame, which another host may have as it should be?
+    pub(super) fn is_of_content(&self) -> bool {
+        !matches!(self, Self::Transfer(_) | Self::Io { .. } | Self::Cancelled)
+    }
 }
 
 pub(super) fn apply_error(name: &[u8], operation: &'static str) -> impl FnOnce(Errno) -> Error {

@@ -116,6 +116,10 @@ pub(in crate::image) type Lock = File;
 impl Store {
     /// Creates the store or opens it, and removes what killed processes left.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_dir(dir).map_err(|error| error.or_full(dir))
+    }
+
+    fn open_dir(dir: &Path) -> Result<Self, Error> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -258,7 +262,11 @@ impl Store {
     }
 
     pub(in crate::image) fn image_by_id(&self, id: &str) -> Result<Image, Error> {
-        self.whole_by_id(&self.lock()?, id).map(|(image, _)| image)
+        self.image(&self.lock()?, id)
+    }
+
+    pub(in crate::image) fn image(&self, lock: &Lock, id: &str) -> Result<Image, Error> {
+        self.whole_by_id(lock, id).map(|(image, _)| image)
     }
 
     /// An image that can be used.
