@@ -244,27 +244,26 @@ impl Pull {
     }
 
     /// The manifest for the platform, of what the reference stands for.
-    async fn manifest(&self, bytes: Bytes, wanted: &Platform) -> Result<(Bytes, Manifest), Error> {
-        let entries = match self.document(&bytes, "manifest")? {
-            Document::Manifest(manifest) => return Ok((bytes, manifest)),
-            Document::Index(entries) => entries,
-        };
-        let Some(entry) = wanted.choose(&entries) else {
-            let (reference, wanted) = (self.text.clone(), wanted.to_string());
-            return Err(Error::NoPlatform {
-                reference,
-                wanted,
-                offered: platform::offered(&entries),
-            });
-        };
-        let bytes = self.fetch_manifest(&entry.digest).await?;
-        match self.document(&bytes, "manifest of the platform")? {
-            Document::Manifest(manifest) => Ok((bytes, manifest)),
-            Document::Index(_) => {
-                let reason = "the index names another index for this platform".to_owned();
-                Err(Error::Inconsistent { reference: self.text.clone(), reason })
-            }
+    async fn manifest(
+        &self,
+        mut bytes: Bytes,
+        wanted: &Platform,
+    ) -> Result<(Bytes, Manifest), Error> {
+        let mut name = "manifest";
+        for _ in 0..=platform::MAX_NESTING {
+            let entries = match self.document(&bytes, name)? {
+                Document::Manifest(manifest) => return Ok((bytes, manifest)),
+                Document::Index(entries) => entries,
+            };
+            let Some(entry) = wanted.choose(&entries) else {
+                let (reference, wanted) = (self.text.clone(), wanted.to_string());
+                let offered = platform::offered(&entries);
+                return Err(Error::NoPlatform { reference, wanted, offered });
+            };
+            (bytes, name) = (self.fetch_manifest(&entry.digest).await?, "manifest of the platform");
         }
+        let reason = platform::NESTED.to_owned();
+        Err(Error::Inconsistent { reference: self.text.clone(), reason })
     }
 
     fn document(&self, bytes: &[u8], name: &str) -> Result<Document, Error> {
