@@ -72,6 +72,8 @@ pub enum Error {
     Images(#[source] image::Error),
     #[error("read the registries' credentials")]
     Auth(#[source] image::Error),
+    #[error("LIGHTER_SIGNATURE_POLICY")]
+    Policy(#[source] image::PolicyError),
     #[error("prepare the shipping of logs")]
     Logs(#[from] SetupError),
     #[error("open the network")]
@@ -349,7 +351,13 @@ fn open(
         docker_config().as_deref(),
     )
     .map_err(Error::Auth)?;
-    let registries = image::Registries { auth };
+    let policy = config
+        .signature_policy
+        .as_deref()
+        .map(|path| image::Policy::load(path).map(Arc::new))
+        .transpose()
+        .map_err(Error::Policy)?;
+    let registries = image::Registries { auth, policy };
     let before: Option<Subnets> = store
         .load(Table::Host)?
         .into_iter()

@@ -25,6 +25,8 @@ pub struct Config {
     /// How long a stopped task is kept.
     pub task_cleanup_wait: Duration,
     pub registry_auth: RegistryAuth,
+    /// `LIGHTER_SIGNATURE_POLICY`: which images must be signed; `None`: none.
+    pub signature_policy: Option<PathBuf>,
     /// Ports for `hostPort` 0; `None`: the kernel's ephemeral range.
     pub dynamic_host_ports: Option<RangeInclusive<u16>>,
     /// `None`: chosen among what is free.
@@ -217,6 +219,7 @@ impl Given {
             stop_timeout: self.duration("ECS_CONTAINER_STOP_TIMEOUT"),
             task_cleanup_wait: self.duration("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"),
             registry_auth,
+            signature_policy: self.path("LIGHTER_SIGNATURE_POLICY"),
             dynamic_host_ports: self
                 .value("ECS_DYNAMIC_HOST_PORT_RANGE", |text, _| port_range(text)),
             awsvpc_subnet: self.value("LIGHTER_AWSVPC_SUBNET", |text, _| subnet(text)),
@@ -440,6 +443,7 @@ mod tests {
                 stop_timeout: Duration::from_secs(30),
                 task_cleanup_wait: Duration::from_secs(3 * 3600),
                 registry_auth: RegistryAuth::default(),
+                signature_policy: None,
                 dynamic_host_ports: None,
                 awsvpc_subnet: None,
                 bridge_subnet: None,

@@ -105,7 +105,7 @@ const fn seconds(least: u64) -> Kind {
 }
 
 /// Sorted by name.
-pub const VARIABLES: [Variable; 35] = [
+pub const VARIABLES: [Variable; 36] = [
     variable(
         "AWS_ACCESS_KEY_ID",
         Kind::Word,
@@ -309,6 +309,13 @@ pub const VARIABLES: [Variable; 35] = [
              Default: /etc/ecs, /var/lib/lighter and /run/lighter.",
         )
     },
+    variable(
+        "LIGHTER_SIGNATURE_POLICY",
+        Kind::Path,
+        "",
+        "File that says which images must be signed and by whom, in the format of Podman's \
+         /etc/containers/policy.json, which may be given here. Default: no image must be.",
+    ),
 ];
 
 #[cfg(test)]

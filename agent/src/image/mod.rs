@@ -7,6 +7,7 @@
 //! platform.rs   which entry of an index fits
 //! manifest.rs   the documents of the OCI image specification and their Docker twins
 //! registry.rs   OCI distribution API; the only module that knows the client crate
+//! signature/    which images must be signed, and whether they are
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
 //! download.rs   one blob, resumed         fetch.rs the missing layers of an image
@@ -39,6 +40,7 @@ mod platform;
 mod pull;
 mod reference;
 mod registry;
+mod signature;
 mod snapshot;
 mod tree;
 mod unpack;
@@ -53,6 +55,7 @@ pub use content::Store;
 pub use error::Error;
 pub use passwd::User;
 pub use reference::Reference;
+pub use signature::{Error as PolicyError, Policy};
 
 use crate::api::types::PullEvent;
 
@@ -60,6 +63,8 @@ use crate::api::types::PullEvent;
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     pub auth: Auth,
+    /// Which images must be signed; `None`: none.
+    pub policy: Option<Arc<Policy>>,
 }
 
 /// What is to be pulled, and how.

@@ -15,6 +15,7 @@ use super::manifest::{self, Descriptor, Document, ImageConfig, Manifest, Refusal
 use super::platform::{self, Platform};
 use super::reference::Reference;
 use super::registry::{self, Session};
+use super::signature::Policy;
 use super::unpack;
 use super::{Error, Image, Progress, PullRequest};
 use crate::api::types::PullEvent;
@@ -60,6 +61,7 @@ impl Store {
         let pull = Pull {
             store: self.clone(),
             session,
+            policy: registries.policy.clone(),
             reference,
             text,
             progress: Arc::clone(progress),
@@ -116,6 +118,7 @@ pub(super) fn check_config(
 pub(super) struct Pull {
     pub(super) store: Store,
     pub(super) session: Session,
+    policy: Option<Arc<Policy>>,
     reference: Reference,
     /// As the caller wrote it.
     pub(super) text: String,
@@ -125,6 +128,7 @@ pub(super) struct Pull {
 impl Pull {
     async fn run(self, wanted: &Platform, explicit: bool) -> Result<Image, Error> {
         let (text, resolved, manifest) = self.manifest(wanted).await?;
+        self.trusted(&resolved, &layer::digest_of(&text)).await?;
         let config_text = self.config(&manifest.config).await?;
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
@@ -179,6 +183,14 @@ impl Pull {
 
     pub(super) fn registry(&self, source: registry::Error) -> Error {
         registry_error(&self.text, &self.reference, source)
+    }
+
+    /// Asks the policy, before anything is fetched that the manifest names.
+    async fn trusted(&self, resolved: &str, manifest: &str) -> Result<(), Error> {
+        let Some(policy) = &self.policy else { return Ok(()) };
+        policy.check(&self.session, &self.reference, &[resolved, manifest]).await.map_err(|source| {
+            Error::Signature { reference: self.text.clone(), source: Box::new(source) }
+        })
     }
 
     /// The manifest for the platform, and the digest that the reference stands for.

@@ -162,6 +162,22 @@ impl Session {
         Ok((bytes, actual))
     }
 
+    /// The manifest of another tag of the repository.
+    pub(super) async fn tagged(&self, tag: &str) -> Result<Bytes, Error> {
+        let (registry, repository) = (self.image.registry(), self.image.repository());
+        let image = oci_client::Reference::with_tag(
+            registry.to_owned(),
+            repository.to_owned(),
+            tag.to_owned(),
+        );
+        let (bytes, _) = self
+            .client
+            .pull_manifest_raw(&image, &RegistryAuth::Anonymous, &[OCI_MANIFEST, DOCKER_MANIFEST])
+            .await
+            .map_err(|error| Error::from(error, "such tag", self.has_login))?;
+        Ok(bytes)
+    }
+
     /// A blob from byte `offset` on, and whether the registry honoured the offset.
     pub(super) async fn blob(
         &self,
