@@ -25,8 +25,10 @@ use crate::credentials::Credentials;
 use crate::ecs::{self, Membership};
 use crate::engine::{self, Event};
 use crate::error::chain;
+use crate::host::collect::Collector;
 use crate::host::hands::{Hands, Parts};
 use crate::host::owner::Owner;
+use crate::host::pulls::Pulls;
 use crate::host::view::Snapshot;
 use crate::host::{INBOX, Input, recover};
 use crate::identity::Identity;
@@ -93,6 +95,8 @@ pub struct Agent {
     hands: Arc<Hands>,
     owner: JoinHandle<()>,
     server: AbortOnDropHandle<()>,
+    /// Collection and pulls in advance; they end with the agent.
+    _background: Vec<AbortOnDropHandle<()>>,
     /// Ends with the agent.
     _serving: tmds::Serving,
     connections: Arc<AtomicUsize>,
@@ -122,13 +126,17 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
             .map_err(|failed| Error::Internal(failed.to_string()))??
     };
     let Opened { store, images, registries, network, tmds, loaded } = opened;
+    let (sender, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let collector = collector(config, mode, &loaded, &images, &snapshots);
+    let pulls = Pulls::new(images.clone(), registries, config.images.pulls, collector.clone());
+    let pulls = Arc::new(pulls);
     // The last thing that can fail. Who connects now waits until there is something to show.
     let listener = server::listen(&layout.api_socket())?;
     let (inbox, receiver) = mpsc::channel(INBOX);
     let hands = Hands::new(Parts {
         layout: layout.clone(),
         images,
-        registries,
+        pulls: Arc::clone(&pulls),
         network,
         tmds: tmds.clone(),
         log_service: LogService::new(config, credentials.clone())?,
@@ -148,7 +156,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         observations.push(tokio::spawn(async move { recover::observe(&hands, &task).await }));
     }
     let store = Arc::new(store);
-    let (owner, snapshots) = Owner::new(loaded.host, Arc::clone(&store), Arc::clone(&hands));
+    let owner = Owner::new(loaded.host, Arc::clone(&store), Arc::clone(&hands), sender);
     let serving = tmds.serve(&snapshots, mode == Mode::Foreground);
     let owner = tokio::spawn(owner.run(receiver));
     for observation in observations {
@@ -159,6 +167,16 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     }
     let _ = inbox.send(Input::Event(Event::Recovered)).await;
 
+    let mut background = Vec::new();
+    if let Some(collector) = collector {
+        let collect = async move { collector.run().await };
+        background.push(AbortOnDropHandle::new(tokio::spawn(collect)));
+    }
+    if mode == Mode::Foreground && !config.images.prepull.is_empty() {
+        let (names, policy) = (config.images.prepull.clone(), config.ecs.image_pull);
+        let prepull = async move { pulls.prepull(names, policy).await };
+        background.push(AbortOnDropHandle::new(tokio::spawn(prepull)));
+    }
     let membership = Membership::new(config.clone(), &store, registration);
     let connections = Arc::new(AtomicUsize::new(0));
     let give_way = Arc::new(Notify::new());
@@ -200,6 +218,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         hands,
         owner,
         server,
+        _background: background,
         _serving: serving,
         connections,
         give_way,
@@ -208,6 +227,25 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         store,
         _lock: lock,
     })
+}
+
+/// `None`: no image is ever removed by itself.
+fn collector(
+    config: &Config,
+    mode: Mode,
+    loaded: &recover::Loaded,
+    images: &image::Store,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+) -> Option<Arc<Collector>> {
+    let cleanup = config.images.cleanup.clone().filter(|_| mode == Mode::Foreground)?;
+    if !loaded.unreadable.is_empty() {
+        tracing::warn!(
+            "no image is cleaned up: it is not known which ones the tasks need that cannot be read"
+        );
+        return None;
+    }
+    let prepull = &config.images.prepull;
+    Some(Arc::new(Collector::new(images.clone(), cleanup, prepull, snapshots.clone())))
 }
 
 impl Agent {

@@ -12,8 +12,9 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 
 use super::types::{
-    AgentInfo, Deregistered, Failure, ImageView, LogLine, PullEvent, PullImage, RemovedImage,
-    RunTask, StopTask, TaskView,
+    AgentInfo, Deregistered, Failure, HistoryView, ImageDetail, ImageView, KeepImage, LogLine,
+    PruneImages, PrunedImages, PullEvent, PullImage, RemovedImage, RunTask, SaveImages, StopTask,
+    TagImage, TaskView,
 };
 
 /// Speaks to the agent of one root.
@@ -49,6 +50,11 @@ impl ClientError {
     /// The agent knows no such task or image.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// The agent was reached and said no.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
     }
 }
 
@@ -180,6 +186,48 @@ impl Client {
         self.json(self.request(Method::GET, &["images"])).await
     }
 
+    /// All that is known of an image.
+    ///
+    /// # Errors
+    /// If there is none, or the agent cannot be asked.
+    pub async fn image(&self, reference: &str) -> Result<ImageDetail, ClientError> {
+        let request = self.request(Method::GET, &["image"]);
+        self.json(request.query(&[("reference", reference)])).await
+    }
+
+    /// How an image was made, the last step first.
+    ///
+    /// # Errors
+    /// If there is none, or the agent cannot be asked.
+    pub async fn image_history(&self, reference: &str) -> Result<Vec<HistoryView>, ClientError> {
+        let request = self.request(Method::GET, &["image", "history"]);
+        self.json(request.query(&[("reference", reference)])).await
+    }
+
+    /// Writes an archive of images to a file that the agent can open.
+    ///
+    /// # Errors
+    /// If one of them cannot be saved, or the agent cannot be asked.
+    pub async fn save(&self, images: &SaveImages) -> Result<(), ClientError> {
+        self.json(self.request(Method::POST, &["images", "save"]).json(images)).await
+    }
+
+    /// Gives an image another name.
+    ///
+    /// # Errors
+    /// If there is none, the name is none, or the agent cannot be asked.
+    pub async fn tag_image(&self, tag: &TagImage) -> Result<(), ClientError> {
+        self.json(self.request(Method::POST, &["images", "tag"]).json(tag)).await
+    }
+
+    /// Removes images that nothing needs.
+    ///
+    /// # Errors
+    /// If the agent cannot be asked, or cannot remove one.
+    pub async fn prune_images(&self, prune: &PruneImages) -> Result<PrunedImages, ClientError> {
+        self.json(self.request(Method::POST, &["images", "prune"]).json(prune)).await
+    }
+
     /// Pulls an image.
     ///
     /// # Errors
@@ -195,6 +243,14 @@ impl Client {
     pub async fn load(&self, archive: &str) -> Result<Lines<PullEvent>, ClientError> {
         let request = self.request(Method::POST, &["images", "load"]);
         self.lines(request.query(&[("path", archive)])).await
+    }
+
+    /// Keeps the image of a name from being cleaned up, or no longer; whether that changed anything.
+    ///
+    /// # Errors
+    /// If there is no such image, or the agent cannot be asked.
+    pub async fn keep_image(&self, image: &KeepImage) -> Result<bool, ClientError> {
+        self.json(self.request(Method::POST, &["images", "keep"]).json(image)).await
     }
 
     /// Removes an image by name, digest or id.

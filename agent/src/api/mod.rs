@@ -1,5 +1,6 @@
 //! The API socket.
 
 pub mod client;
+mod images;
 pub mod server;
 pub mod types;

@@ -14,7 +14,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path as Captured, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::{Stream, StreamExt, stream};
 use protocol::ids::TaskId;
@@ -22,22 +22,18 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::types::{
-    AgentInfo, Deregistered, Failure, PullEvent, PullImage, RunTask, StopTask, TaskView,
-};
+use super::images;
+use super::types::{AgentInfo, Deregistered, Failure, RunTask, StopTask, TaskView};
 use crate::ecs::{LeaveError, Membership};
 use crate::engine::{NewTask, TaskEvent};
 use crate::error::chain;
 use crate::host::hands::Hands;
 use crate::host::view::Snapshot;
 use crate::host::{Input, admit};
-use crate::image::PullRequest;
 use crate::logs;
 
 /// How long removing a task may take before the caller is told that it goes on.
 const REMOVAL: Duration = Duration::from_secs(30);
-/// Progress lines that wait for a slow reader; more are dropped, the last one never.
-const PROGRESS: usize = 256;
 
 /// What the handlers need.
 #[derive(Debug, Clone)]
@@ -94,10 +90,7 @@ pub async fn serve(listener: UnixListener, api: Api) -> std::io::Result<()> {
         .route("/v1/tasks/{task}/stop", post(stop))
         .route("/v1/tasks/{task}/watch", get(watch_task))
         .route("/v1/tasks/{task}/logs", get(task_logs))
-        .route("/v1/images", get(images))
-        .route("/v1/images/pull", post(pull))
-        .route("/v1/images/load", post(load))
-        .route("/v1/images/{*reference}", delete(remove_image))
+        .merge(images::routes())
         .fallback(async || Refusal::not_found("no such path"))
         .with_state(api);
     axum::serve(RootOnly { listener, connections }, router).await
@@ -190,22 +183,26 @@ impl tokio::io::AsyncWrite for Counted {
 
 /// A failure as the API tells it.
 #[derive(Debug)]
-struct Refusal(StatusCode, String);
+pub(super) struct Refusal(StatusCode, String);
 
 impl Refusal {
-    fn not_found(message: impl Into<String>) -> Self {
+    pub(super) fn message(self) -> String {
+        self.1
+    }
+
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self(StatusCode::NOT_FOUND, message.into())
     }
 
-    fn conflict(message: impl Into<String>) -> Self {
+    pub(super) fn conflict(message: impl Into<String>) -> Self {
         Self(StatusCode::CONFLICT, message.into())
     }
 
-    fn internal(message: impl Into<String>) -> Self {
+    pub(super) fn internal(message: impl Into<String>) -> Self {
         Self(StatusCode::INTERNAL_SERVER_ERROR, message.into())
     }
 
-    fn ending() -> Self {
+    pub(super) fn ending() -> Self {
         Self(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending".to_owned())
     }
 }
@@ -216,7 +213,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Response {
+pub(super) fn lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Response {
     let body = items.map(|item| {
         let mut line = serde_json::to_vec(&item).unwrap_or_default();
         line.push(b'\n');
@@ -443,104 +440,7 @@ async fn task_logs(
     })))
 }
 
-async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
-    let store = api.hands.images().clone();
-    let images = off_reactor(move || store.list().map_err(|error| chain(&error))).await?;
-    Ok(Json(images).into_response())
-}
-
-async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
-    progress(move |report| async move {
-        let PullImage { reference, platform } = request;
-        let request = PullRequest { platform, ..PullRequest::of(&reference) };
-        let progress = sink(report.clone());
-        let pulled = api.hands.images().pull(request, api.hands.registries(), progress).await;
-        let last = match pulled {
-            Ok(image) => PullEvent::Done { reference, digest: image.digest },
-            Err(error) => PullEvent::Failed { reference, message: chain(&error) },
-        };
-        let _ = report.send(last).await;
-    })
-}
-
-#[derive(Debug, Deserialize)]
-struct LoadQuery {
-    path: PathBuf,
-}
-
-async fn load(State(api): State<Api>, Query(LoadQuery { path }): Query<LoadQuery>) -> Response {
-    progress(move |report| async move {
-        let reference = path.display().to_string();
-        match api.hands.images().load(&path, sink(report.clone())).await {
-            Ok(images) => {
-                for image in images {
-                    let reference =
-                        image.references.into_iter().next().unwrap_or_else(|| image.id.clone());
-                    let done = PullEvent::Done { reference, digest: image.digest };
-                    let _ = report.send(done).await;
-                }
-            }
-            Err(error) => {
-                let failed = PullEvent::Failed { reference, message: chain(&error) };
-                let _ = report.send(failed).await;
-            }
-        }
-    })
-}
-
-/// `Done` and `Failed` are the handler's to say, once and last.
-fn sink(report: mpsc::Sender<PullEvent>) -> crate::image::Progress {
-    Arc::new(move |event| {
-        if !matches!(event, PullEvent::Done { .. } | PullEvent::Failed { .. }) {
-            let _ = report.try_send(event);
-        }
-    })
-}
-
-/// Streams what the work reports. The work ends with the connection.
-fn progress<F, W>(work: W) -> Response
-where
-    W: FnOnce(mpsc::Sender<PullEvent>) -> F,
-    F: Future<Output = ()> + Send + 'static,
-{
-    let (sender, receiver) = mpsc::channel(PROGRESS);
-    let work = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(work(sender)));
-    lines(stream::unfold((receiver, work), |(mut receiver, work)| async move {
-        receiver.recv().await.map(|event| (event, (receiver, work)))
-    }))
-}
-
-#[derive(Debug, Deserialize)]
-struct RemoveImageQuery {
-    force: Option<String>,
-}
-
-async fn remove_image(
-    State(api): State<Api>,
-    Captured(reference): Captured<String>,
-    Query(query): Query<RemoveImageQuery>,
-) -> Result<Response, Refusal> {
-    let store = api.hands.images().clone();
-    let snapshots = api.snapshots.clone();
-    let force = query.force.is_some_and(|value| value != "false");
-    let known = {
-        let (store, reference) = (store.clone(), reference.clone());
-        off_reactor(move || store.find(&reference).map_err(|error| chain(&error))).await?
-    };
-    if known.is_none() {
-        return Err(Refusal::not_found(format!("no image {reference}")));
-    }
-    let removed = tokio::task::spawn_blocking(move || {
-        let in_use = |id: &str| snapshots.borrow().images.contains(id);
-        store.remove(&reference, force, &in_use).map_err(|error| chain(&error))
-    })
-    .await
-    .map_err(|failed| Refusal::internal(failed.to_string()))?
-    .map_err(Refusal::conflict)?;
-    Ok(Json(removed).into_response())
-}
-
-async fn off_reactor<T: Send + 'static>(
+pub(super) async fn off_reactor<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work)

@@ -10,8 +10,14 @@
 //! GET    /v1/tasks/{task}/watch         JSON lines of TaskView: now, and after each change, until stopped
 //! GET    /v1/tasks/{task}/logs?follow&container&since&tail   JSON lines of LogLine
 //! GET    /v1/images                     [ImageView]
+//! GET    /v1/image?reference=…          ImageDetail
+//! GET    /v1/image/history?reference=…  [HistoryView]
 //! POST   /v1/images/pull                PullImage → JSON lines of PullEvent
+//! POST   /v1/images/keep                KeepImage → whether that changed anything
 //! POST   /v1/images/load?path=…         JSON lines of PullEvent
+//! POST   /v1/images/save                SaveImages; the agent writes to the path
+//! POST   /v1/images/tag                 TagImage
+//! POST   /v1/images/prune               PruneImages → PrunedImages
 //! DELETE /v1/images/{reference…}?force  RemovedImage
 //! ```
 //! A failure is an HTTP status with a [`Failure`] body.
@@ -55,6 +61,8 @@ pub enum PullPolicy {
     Never,
     /// Always, but an image that is here will do where its registry fails or does not answer.
     Refresh,
+    /// Where this agent has not pulled it yet.
+    Once,
 }
 
 /// What a host left.
@@ -153,6 +161,16 @@ pub struct PullImage {
     pub reference: String,
     /// `linux/amd64`; the host's if absent.
     pub platform: Option<String>,
+    /// Keep it from being cleaned up.
+    #[serde(default)]
+    pub keep: bool,
+}
+
+/// Keeps the image of a name from being cleaned up, or no longer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeepImage {
+    pub reference: String,
+    pub keep: bool,
 }
 
 /// Progress of a pull or load; the last one is `Done` or `Failed`.
@@ -161,6 +179,11 @@ pub struct PullImage {
 pub enum PullEvent {
     Resolving {
         reference: String,
+    },
+    /// The registry has said what the image is; `digest` is of its manifest or index.
+    Resolved {
+        reference: String,
+        digest: String,
     },
     /// `layer` is a digest; bytes are compressed ones. `done == total` when it is unpacked.
     Layer {
@@ -191,6 +214,121 @@ pub struct ImageView {
     pub created: Option<String>,
     /// Bytes unpacked.
     pub size: u64,
+    /// `name@digest` forms.
+    #[serde(default)]
+    pub repo_digests: Vec<String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// What is wrong with it in the store: it cannot be used until it is pulled again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// An image as `docker image inspect` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageDetail {
+    pub id: String,
+    pub repo_tags: Vec<String>,
+    pub repo_digests: Vec<String>,
+    pub parent: String,
+    pub comment: String,
+    pub created: Option<String>,
+    pub docker_version: String,
+    pub author: String,
+    /// As the image has it: `Env`, `Cmd`, `ExposedPorts`, …
+    pub config: serde_json::Value,
+    pub architecture: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+    pub os: String,
+    /// Bytes unpacked.
+    pub size: u64,
+    pub graph_driver: GraphDriver,
+    #[serde(rename = "RootFS")]
+    pub root_fs: RootFs,
+    pub metadata: ImageMetadata,
+    /// Of the manifest of this platform.
+    pub descriptor: ImageDescriptor,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct GraphDriver {
+    /// `LowerDir`, `UpperDir`: the directories of the layers.
+    pub data: BTreeMap<String, String>,
+    pub name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RootFs {
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// Diff ids, lowest first.
+    pub layers: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageMetadata {
+    /// RFC 3339.
+    pub last_tag_time: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageDescriptor {
+    pub media_type: String,
+    pub digest: String,
+    pub size: u64,
+}
+
+/// A step of an image's making, the last one first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HistoryView {
+    /// The image's for the last step, else `<missing>`.
+    pub id: String,
+    /// RFC 3339.
+    pub created: Option<String>,
+    pub created_by: String,
+    pub tags: Vec<String>,
+    /// Bytes unpacked.
+    pub size: u64,
+    pub comment: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SaveImages {
+    pub references: Vec<String>,
+    /// An empty file that the agent can open.
+    pub path: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TagImage {
+    pub source: String,
+    pub target: String,
+}
+
+/// Docker's `image prune`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PruneImages {
+    /// Also those with names, if no container needs them.
+    pub all: bool,
+    /// Only those made before this time, RFC 3339.
+    pub until: Option<String>,
+    /// `key` or `key=value` that an image has, or has not.
+    pub labels: Vec<String>,
+    pub without_labels: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PrunedImages {
+    pub removed: Vec<RemovedImage>,
+    /// Bytes of the files of layers that went.
+    pub reclaimed: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -30,6 +30,11 @@ pub(super) fn since(then: Timestamp, now: Timestamp) -> String {
     duration(Duration::try_from(now.duration_since(then)).unwrap_or_default())
 }
 
+/// A time as Go prints it: `2026-11-21 10:00:00 +0000 UTC`, in the zone of this host.
+pub(super) fn go_time(time: Timestamp) -> String {
+    time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
+}
+
 /// Decimal units, three digits: `133MB`, `1.2kB`.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];

@@ -1,4 +1,10 @@
-//! `lighter image`: the image store.
+//! `lighter image`: the image store. The more common verbs are also commands of their own, as in
+//! Docker (`lighter images`, `lighter pull`, …).
+
+pub(super) mod ls;
+mod prune;
+mod save;
+mod show;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -6,34 +12,17 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-use serde::Serialize;
-
 use super::connect::Connection;
 use super::progress::Progress;
-use super::ps::Format;
-use super::{Error, Failure, human, output};
+use super::{Error, Failure, output};
 use crate::api::client::Lines;
-use crate::api::types::{ImageView, PullEvent, PullImage};
+use crate::api::types::{KeepImage, PullEvent, PullImage, TagImage};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Verb {
     /// List images
     #[command(visible_alias = "list")]
-    Ls {
-        /// Only ids of images
-        #[arg(short, long)]
-        quiet: bool,
-        /// Show digests
-        #[arg(long)]
-        digests: bool,
-        /// Do not shorten ids
-        #[arg(long)]
-        no_trunc: bool,
-        /// How to print
-        #[arg(long, value_enum, default_value = "table")]
-        format: Format,
-    },
+    Ls(ls::Args),
     /// Pull an image from its registry
     Pull {
         /// The platform to pull, such as linux/arm64; otherwise the host's
@@ -42,8 +31,23 @@ pub(super) enum Verb {
         /// Print only the image's name
         #[arg(short, long)]
         quiet: bool,
+        /// Keep it from being cleaned up, until `image unkeep` or `image rm`
+        #[arg(long)]
+        keep: bool,
         #[arg(value_name = "NAME[:TAG|@DIGEST]")]
         reference: String,
+    },
+    /// Keep images from being cleaned up
+    Keep {
+        /// Names or digests
+        #[arg(required = true, value_name = "NAME[:TAG|@DIGEST]")]
+        references: Vec<String>,
+    },
+    /// Let images that were kept be cleaned up again
+    Unkeep {
+        /// Names or digests
+        #[arg(required = true, value_name = "NAME[:TAG|@DIGEST]")]
+        references: Vec<String>,
     },
     /// Load images from an archive of OCI or Docker
     Load {
@@ -54,27 +58,49 @@ pub(super) enum Verb {
         #[arg(short, long)]
         quiet: bool,
     },
+    /// Save images to an archive, standard output by default
+    Save(save::Args),
     /// Remove images
-    #[command(visible_alias = "remove")]
+    #[command(visible_aliases = ["remove", "rmi"])]
     Rm {
         /// Also remove an image that has other names
         #[arg(short, long)]
         force: bool,
+        /// Without effect: there are no untagged parents in this store
+        #[arg(long)]
+        no_prune: bool,
         /// Names, digests or ids
         #[arg(required = true, value_name = "IMAGE")]
         references: Vec<String>,
+    },
+    /// Show all that is known of images, as JSON
+    Inspect(show::Inspect),
+    /// Show how an image was made
+    History(show::History),
+    /// Remove images that nothing needs
+    Prune(prune::Args),
+    /// Give an image another name
+    Tag {
+        #[arg(value_name = "SOURCE_IMAGE[:TAG]")]
+        source: String,
+        #[arg(value_name = "TARGET_IMAGE[:TAG]")]
+        target: String,
     },
 }
 
 pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failure> {
     match verb {
-        Verb::Ls { quiet, digests, no_trunc, format } => {
-            let images = connection.client.images().await?;
-            output::print(&list(&images, quiet, digests, no_trunc, format, Timestamp::now())?)?;
+        Verb::Ls(arguments) => ls::run(arguments, connection).await,
+        Verb::Save(arguments) => save::run(arguments, connection).await,
+        Verb::Inspect(arguments) => show::inspect(arguments, connection).await,
+        Verb::History(arguments) => show::history(arguments, connection).await,
+        Verb::Prune(arguments) => prune::run(arguments, connection).await,
+        Verb::Tag { source, target } => {
+            connection.client.tag_image(&TagImage { source, target }).await?;
             Ok(0)
         }
-        Verb::Pull { platform, quiet, reference } => {
-            let request = PullImage { reference: reference.clone(), platform };
+        Verb::Pull { platform, quiet, keep, reference } => {
+            let request = PullImage { reference: reference.clone(), platform, keep };
             let events = connection.client.pull(&request).await?;
             let mut text = String::new();
             for (name, digest) in follow(events, quiet, &reference, &reference).await? {
@@ -86,8 +112,10 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
             output::print(&text)?;
             Ok(0)
         }
+        Verb::Keep { references } => mark(references, true, connection).await,
+        Verb::Unkeep { references } => mark(references, false, connection).await,
         Verb::Load { input, quiet } => load(input.as_deref(), quiet, connection).await,
-        Verb::Rm { force, references } => {
+        Verb::Rm { force, no_prune: _, references } => {
             let mut code = 0;
             for reference in references {
                 match connection.client.remove_image(&reference, force).await {
@@ -105,6 +133,22 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
             Ok(code)
         }
     }
+}
+
+/// Says each name that is kept, or no longer kept, from now on.
+async fn mark(references: Vec<String>, keep: bool, connection: &Connection) -> Result<u8, Failure> {
+    let mut code = 0;
+    for reference in references {
+        let request = KeepImage { reference: reference.clone(), keep };
+        match connection.client.keep_image(&request).await {
+            Ok(_changed) => output::print(&format!("{reference}\n"))?,
+            Err(error) => {
+                code = 1;
+                output::tell(&format!("lighter: {}", super::chain(&error)));
+            }
+        }
+    }
+    Ok(code)
 }
 
 /// The agent opens the archive itself: it is on the same host, and layers may be large.
@@ -147,26 +191,46 @@ async fn load(input: Option<&Path>, quiet: bool, connection: &Connection) -> Res
     Ok(0)
 }
 
-/// What came on standard input, in a file without a name: it goes when this process does.
+/// What comes on standard input or goes to standard output, in a file without a name: it goes when
+/// this process does.
 #[derive(Debug)]
 struct Spooled(File);
 
 impl Spooled {
-    fn from_stdin(directory: &Path) -> Result<Self, Error> {
+    fn new(directory: &Path) -> Result<Self, Error> {
         let path = directory.join(format!("load-{}", uuid::Uuid::new_v4().simple()));
         let failed = |source| Error::Write { path: path.clone(), source };
         std::fs::create_dir_all(directory).map_err(failed)?;
-        let mut file =
+        let file =
             File::options().read(true).write(true).create_new(true).open(&path).map_err(failed)?;
         std::fs::remove_file(&path).map_err(failed)?;
-        io::copy(&mut io::stdin().lock(), &mut file).map_err(failed)?;
         Ok(Self(file))
     }
 
-    /// How another process of this host opens it.
+    fn from_stdin(directory: &Path) -> Result<Self, Error> {
+        let mut spooled = Self::new(directory)?;
+        let failed = |source| Error::Write { path: directory.to_owned(), source };
+        io::copy(&mut io::stdin().lock(), &mut spooled.0).map_err(failed)?;
+        Ok(spooled)
+    }
+
     fn path(&self) -> PathBuf {
-        let (process, number) = (std::process::id(), self.0.as_raw_fd());
-        PathBuf::from(format!("/proc/{process}/fd/{number}"))
+        path_of(&self.0)
+    }
+}
+
+/// How another process of this host opens a file of ours.
+fn path_of(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
+}
+
+/// A filter of Docker's command line, `key=value`.
+fn parse_filter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => {
+            Ok((key.trim().to_lowercase(), value.trim().to_owned()))
+        }
+        _ => Err("bad format of filter (expected name=value)".to_owned()),
     }
 }
 
@@ -182,6 +246,7 @@ async fn follow(
     let mut failed = None;
     while let Some(mut event) = events.next().await? {
         let (PullEvent::Resolving { reference }
+        | PullEvent::Resolved { reference, .. }
         | PullEvent::Layer { reference, .. }
         | PullEvent::Done { reference, .. }
         | PullEvent::Failed { reference, .. }) = &mut event;
@@ -196,7 +261,7 @@ async fn follow(
             PullEvent::Failed { reference, message } => {
                 failed = Some(format!("{reference}: {message}"));
             }
-            PullEvent::Resolving { .. } | PullEvent::Layer { .. } => {}
+            PullEvent::Resolving { .. } | PullEvent::Resolved { .. } | PullEvent::Layer { .. } => {}
         }
     }
     progress.clear();
@@ -206,111 +271,5 @@ async fn follow(
             Err(Failure::said(format!("{shown}: the agent ended meanwhile")))
         }
         None => Ok(done.into_iter().collect()),
-    }
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Row {
-    repository: String,
-    tag: String,
-    digest: String,
-    #[serde(rename = "ID")]
-    id: String,
-    created_at: String,
-    created_since: String,
-    size: String,
-}
-
-fn list(
-    images: &[ImageView],
-    quiet: bool,
-    digests: bool,
-    no_trunc: bool,
-    format: Format,
-    now: Timestamp,
-) -> Result<String, Error> {
-    let shorten = |id: &str| if no_trunc { id.to_owned() } else { human::short(id).to_owned() };
-    if quiet {
-        return Ok(images.iter().map(|image| format!("{}\n", shorten(&image.id))).collect());
-    }
-    let rows: Vec<Row> = images.iter().flat_map(|image| rows(image, shorten, now)).collect();
-    if format == Format::Json {
-        let lines: Result<Vec<String>, _> = rows.iter().map(serde_json::to_string).collect();
-        let lines = lines.map_err(|source| Error::Json { source })?;
-        return Ok(lines.iter().map(|line| format!("{line}\n")).collect());
-    }
-    let mut head = vec!["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"];
-    let mut cells: Vec<Vec<String>> = rows
-        .into_iter()
-        .map(|row| vec![row.repository, row.tag, row.digest, row.id, row.created_since, row.size])
-        .collect();
-    if !digests {
-        head.remove(2);
-        cells.iter_mut().for_each(|row| drop(row.remove(2)));
-    }
-    cells.insert(0, head.into_iter().map(str::to_owned).collect());
-    Ok(output::table(&cells))
-}
-
-fn rows(image: &ImageView, shorten: impl Fn(&str) -> String, now: Timestamp) -> Vec<Row> {
-    const NONE: &str = "<none>";
-    let created: Option<Timestamp> = image.created.as_deref().and_then(|time| time.parse().ok());
-    let row = |repository: &str, tag: &str| Row {
-        repository: repository.to_owned(),
-        tag: tag.to_owned(),
-        digest: image.digest.clone(),
-        id: shorten(&image.id),
-        created_at: image.created.clone().unwrap_or_default(),
-        created_since: created
-            .map_or_else(|| "N/A".to_owned(), |time| format!("{} ago", human::since(time, now))),
-        size: human::size(image.size),
-    };
-    if image.references.is_empty() {
-        return vec![row(NONE, NONE)];
-    }
-    let names = image.references.iter().map(|reference| {
-        let name = reference.split_once('@').map_or(reference.as_str(), |(name, _)| name);
-        // A colon before a slash belongs to the registry's port.
-        match name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
-            Some((repository, tag)) => row(repository, tag),
-            None => row(name, NONE),
-        }
-    });
-    names.collect()
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_split_as_docker_splits_them() {
-        let image = ImageView {
-            references: vec![
-                "localhost:5000/web:1".to_owned(),
-                "localhost:5000/web".to_owned(),
-                "web@sha256:ab".to_owned(),
-            ],
-            id: "sha256:0123456789abcdef".to_owned(),
-            digest: "sha256:fe".to_owned(),
-            created: Some("2026-11-21T09:00:00Z".to_owned()),
-            size: 1_500_000,
-        };
-        let now = "2026-11-21T12:00:00Z".parse().unwrap();
-        let text = list(std::slice::from_ref(&image), false, false, false, Format::Table, now);
-        assert_eq!(
-            text.unwrap(),
-            "REPOSITORY           TAG       IMAGE ID       CREATED       SIZE\n\
-             localhost:5000/web   1         0123456789ab   3 hours ago   1.5MB\n\
-             localhost:5000/web   <none>    0123456789ab   3 hours ago   1.5MB\n\
-             web                  <none>    0123456789ab   3 hours ago   1.5MB\n"
-        );
-        let none = ImageView { references: Vec::new(), created: None, ..image };
-        let text = list(&[none], false, true, true, Format::Json, now).unwrap();
-        assert!(
-            text.contains(r#""Repository":"<none>""#) && text.contains(r#""CreatedSince":"N/A""#)
-        );
     }
 }

@@ -12,6 +12,7 @@ mod exec;
 mod human;
 mod image;
 mod inspect;
+mod listing;
 mod logs;
 mod output;
 mod printer;
@@ -21,6 +22,7 @@ mod rm;
 mod run;
 mod signals;
 mod stop;
+mod template;
 mod up;
 mod users;
 mod validate;
@@ -130,6 +132,8 @@ pub enum Error {
     Expelled(std::sync::Arc<crate::registration::Terminal>),
     #[error(transparent)]
     Exec(Box<exec::ExecError>),
+    #[error(transparent)]
+    Template(#[from] template::TemplateError),
     #[error("print as JSON")]
     Json { source: serde_json::Error },
     /// A whole sentence of a verb.
@@ -186,7 +190,7 @@ impl Cli {
     pub fn from_arguments(
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, (String, bool, u8)> {
-        Self::try_parse_from(arguments).map_err(|error| {
+        Self::try_parse_from(unfold(arguments)).map_err(|error| {
             let text = error.render().to_string();
             if error.use_stderr() {
                 let text = text
@@ -267,6 +271,33 @@ impl Cli {
     }
 }
 
+/// Docker's short forms of `image` verbs.
+const SHORT: &[(&str, &str)] = &[
+    ("history", "history"),
+    ("images", "ls"),
+    ("load", "load"),
+    ("pull", "pull"),
+    ("rmi", "rm"),
+    ("save", "save"),
+    ("tag", "tag"),
+];
+
+/// `lighter pull …` is `lighter image pull …`.
+fn unfold(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut at = 1;
+    while let Some(argument) =
+        arguments.get(at).filter(|argument| argument.as_encoded_bytes().starts_with(b"-"))
+    {
+        at += if argument == "--root" { 2 } else { 1 };
+    }
+    let short = arguments.get(at).and_then(|verb| SHORT.iter().find(|(short, _)| verb == short));
+    if let Some((_, verb)) = short {
+        arguments.splice(at..=at, ["image".into(), (*verb).into()]);
+    }
+    arguments
+}
+
 /// Runs a command that ends by itself or with the first signal.
 async fn with_agent(
     layout: Layout,
@@ -303,4 +334,26 @@ fn read_definition(file: &Path) -> Result<TaskDefinition, Error> {
     };
     let text = text.map_err(|source| Error::Read { path: PathBuf::from(&name), source })?;
     protocol::taskdef::parse(&text).map_err(|problems| Error::Definition { file: name, problems })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_forms_unfold() {
+        for (short, long) in [
+            ("lighter pull a", "lighter image pull a"),
+            ("lighter --root /x images -q", "lighter --root /x image ls -q"),
+            ("lighter --root=/x rmi -f a", "lighter --root=/x image rm -f a"),
+            ("lighter image pull a", "lighter image pull a"),
+            ("lighter run pull", "lighter run pull"),
+            ("lighter", "lighter"),
+            ("lighter --root", "lighter --root"),
+        ] {
+            let words = unfold(short.split(' ').map(OsString::from));
+            let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+            assert_eq!(words.join(" "), long);
+        }
+    }
 }

@@ -46,6 +46,7 @@ impl Progress {
     /// Shows one event; repeating it changes nothing.
     pub(super) fn show(&mut self, event: &PullEvent) {
         match event {
+            PullEvent::Resolved { .. } => {}
             PullEvent::Resolving { reference } => {
                 self.step(reference, "", |_| format!("{reference}: resolving"));
             }

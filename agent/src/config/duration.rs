@@ -48,9 +48,34 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     Duration::try_from_secs_f64(nanoseconds / 1e9).map_err(|_out_of_range| DurationError)
 }
 
+/// As Go prints it: `2h0m0s`, `1m0s`, `1.5s`.
+pub fn shown(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    let rest = Duration::new(seconds % 60, duration.subsec_nanos()).as_secs_f64();
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        _ => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_shown_as_go_does() {
+        for (milliseconds, expected) in [
+            (7_200_000, "2h0m0s"),
+            (60_000, "1m0s"),
+            (90_500, "1m30.5s"),
+            (3_601_000, "1h0m1s"),
+            (1500, "1.5s"),
+        ] {
+            assert_eq!(shown(Duration::from_millis(milliseconds)), expected);
+        }
+    }
 
     #[test]
     fn durations_of_go() {

@@ -12,6 +12,7 @@ use ipnet::Ipv4Net;
 
 use super::duration::parse_duration;
 use super::ecs::{self, Ecs, Metadata, StaticCredentials};
+use super::images::Images;
 use super::table::{Kind, VARIABLES, Variable};
 use crate::api::types::PullPolicy;
 use crate::volume::efs::Endpoint;
@@ -35,6 +36,7 @@ pub struct Config {
     pub bridge_subnet: Option<Ipv4Net>,
     pub ecs: Ecs,
     pub metadata: Metadata,
+    pub images: Images,
 }
 
 /// `ECS_LOGLEVEL`.
@@ -126,10 +128,10 @@ impl Config {
 
 /// Values by variable, each with its origin; and what was found on the way.
 #[derive(Debug, Default)]
-struct Given {
-    values: BTreeMap<&'static str, (String, String)>,
+pub(super) struct Given {
+    pub(super) values: BTreeMap<&'static str, (String, String)>,
     warnings: Vec<String>,
-    problems: Vec<Problem>,
+    pub(super) problems: Vec<Problem>,
 }
 
 impl Given {
@@ -226,6 +228,7 @@ impl Given {
             bridge_subnet: self.value("LIGHTER_BRIDGE_SUBNET", |text, _| subnet(text)),
             ecs: self.ecs(),
             metadata: self.metadata(),
+            images: self.images(),
         }
     }
 
@@ -254,7 +257,8 @@ impl Given {
                 .unwrap_or_default(),
             image_pull: match self.value("ECS_IMAGE_PULL_BEHAVIOR", one_of).as_deref() {
                 Some("always") => PullPolicy::Always,
-                Some("once" | "prefer-cached") => PullPolicy::Missing,
+                Some("once") => PullPolicy::Once,
+                Some("prefer-cached") => PullPolicy::Missing,
                 _ => PullPolicy::Refresh,
             },
             disable_metrics: self.flag("ECS_DISABLE_METRICS"),
@@ -304,7 +308,7 @@ impl Given {
     }
 
     /// The value that was given, else the default, read by `read`; a problem if it cannot.
-    fn value<T>(
+    pub(super) fn value<T>(
         &mut self,
         name: &'static str,
         read: impl Fn(&str, Kind) -> Option<T>,
@@ -338,7 +342,7 @@ impl Given {
     // Those below have a default, so that nothing is there only with a problem, and then nobody
     // sees it.
 
-    fn flag(&mut self, name: &'static str) -> bool {
+    pub(super) fn flag(&mut self, name: &'static str) -> bool {
         self.value(name, |text, _| ecs::boolean(text)).unwrap_or_default()
     }
 
@@ -354,7 +358,7 @@ impl Given {
         self.value(name, |text, _| ecs::map(text)).unwrap_or_default()
     }
 
-    fn duration(&mut self, name: &'static str) -> Duration {
+    pub(super) fn duration(&mut self, name: &'static str) -> Duration {
         let value = self.value(name, |text, kind| {
             let Kind::Duration { least } = kind else { return None };
             parse_duration(text).ok().filter(|duration| *duration >= least)
@@ -367,7 +371,7 @@ fn known(name: &str) -> Option<&'static Variable> {
     VARIABLES.iter().find(|variable| variable.name == name)
 }
 
-fn one_of(text: &str, kind: Kind) -> Option<String> {
+pub(super) fn one_of(text: &str, kind: Kind) -> Option<String> {
     let Kind::OneOf(values) = kind else { return None };
     values.contains(&text).then(|| text.to_owned())
 }
@@ -421,6 +425,8 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::config::{Cleanup, Limits};
+    use crate::image::{Mark, Marks, Rules};
 
     fn load(
         file: &str,
@@ -474,6 +480,26 @@ mod tests {
                     task_iam_role_network_host: true,
                     audit_log: None,
                     audit_log_disabled: false,
+                },
+                images: Images {
+                    pulls: Limits {
+                        manifest: Duration::from_secs(60),
+                        whole: Duration::from_secs(2 * 3600),
+                        inactivity: Duration::from_secs(60),
+                        parallel: 4,
+                    },
+                    cleanup: Some(Cleanup {
+                        interval: Duration::from_secs(30 * 60),
+                        rules: Rules {
+                            minimum_age: Duration::from_secs(3600),
+                            untracked_minimum_age: Duration::from_secs(3600),
+                            untracked: false,
+                            per_cycle: 5,
+                        },
+                        marks: Some(Marks { high: Mark::Percent(85), low: Mark::Percent(75) }),
+                        excluded: BTreeSet::new(),
+                    }),
+                    prepull: BTreeSet::new(),
                 },
             }
         );
@@ -541,6 +567,14 @@ mod tests {
             ("ECS_TASK_METADATA_RPS_LIMIT", "40"),
             ("LIGHTER_METADATA_PORT", "0"),
             ("LIGHTER_CA_BUNDLE", "ca.pem"),
+            ("ECS_IMAGE_CLEANUP_INTERVAL", "9m"),
+            ("ECS_IMAGE_MINIMUM_CLEANUP_AGE", "59s"),
+            ("ECS_IMAGE_PULL_BEHAVIOR", "never"),
+            ("ECS_NUM_IMAGES_DELETE_PER_CYCLE", "0"),
+            ("ECS_EXCLUDE_UNTRACKED_IMAGE", "Alpine"),
+            ("LIGHTER_IMAGE_DISK_HIGH", "101%"),
+            ("LIGHTER_IMAGE_DISK_LOW", "90%"),
+            ("LIGHTER_IMAGE_PULL_PARALLEL", "-1"),
         ] {
             let error = load("", &[(name, value)]).unwrap_err().to_string();
             let start = format!("{name}={value} in the environment: must be ");

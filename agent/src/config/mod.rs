@@ -7,9 +7,11 @@
 
 mod duration;
 mod ecs;
+mod images;
 mod load;
 pub mod table;
 
-pub use duration::{DurationError, parse_duration};
+pub use duration::{DurationError, parse_duration, shown};
 pub use ecs::{Ecs, Metadata, StaticCredentials};
+pub use images::{Cleanup, Images, Limits};
 pub use load::{Config, ConfigError, LogLevel, Problem, RegistryAuth, example};

@@ -57,6 +57,14 @@ pub enum Kind {
     Port,
     /// `steady,burst`
     Rate,
+    /// A number, at least this.
+    Count {
+        least: u32,
+    },
+    /// Names of images.
+    References,
+    /// How full a disk is.
+    Mark,
 }
 
 impl Kind {
@@ -87,6 +95,11 @@ impl Kind {
             Self::Mebibytes => "a number of MiB".to_owned(),
             Self::Port => "a port from 1 to 65535".to_owned(),
             Self::Rate => "two numbers of requests such as 40,60, each at least 1".to_owned(),
+            Self::Count { least } => format!("a number, at least {least}"),
+            Self::References => {
+                "names of images with commas between them, such as alpine:3.20,nginx".to_owned()
+            }
+            Self::Mark => "a percentage such as 85%, an amount such as 40GB, or off".to_owned(),
         }
     }
 }
@@ -105,7 +118,7 @@ const fn seconds(least: u64) -> Kind {
 }
 
 /// Sorted by name.
-pub const VARIABLES: [Variable; 36] = [
+pub const VARIABLES: [Variable; 50] = [
     variable(
         "AWS_ACCESS_KEY_ID",
         Kind::Word,
@@ -174,6 +187,12 @@ pub const VARIABLES: [Variable; 36] = [
         "Time between a container's stop signal and SIGKILL where its definition has no stopTimeout.",
     ),
     variable(
+        "ECS_DISABLE_IMAGE_CLEANUP",
+        Kind::Bool,
+        "false",
+        "Never remove images by itself, whatever their age and however full the disk is.",
+    ),
+    variable(
         "ECS_DISABLE_METRICS",
         Kind::Bool,
         "false",
@@ -205,6 +224,12 @@ pub const VARIABLES: [Variable; 36] = [
         "The same for tasks in host network mode.",
     ),
     variable(
+        "ECS_ENABLE_UNTRACKED_IMAGE_CLEANUP",
+        Kind::Bool,
+        "false",
+        "Also clean up images that no task has used, the smallest first; and let a full disk take those that were loaded from an archive.",
+    ),
+    variable(
         "ECS_ENGINE_AUTH_DATA",
         Kind::Json,
         "",
@@ -225,17 +250,42 @@ pub const VARIABLES: [Variable; 36] = [
         "How long a stopped task, its logs and its files are kept.",
     ),
     variable(
+        "ECS_EXCLUDE_UNTRACKED_IMAGE",
+        Kind::References,
+        "",
+        "Images that are never cleaned up.",
+    ),
+    variable(
         "ECS_EXTERNAL",
         Kind::Bool,
         "false",
         "This host is no EC2 instance: never ask the instance metadata service.",
     ),
     variable(
+        "ECS_IMAGE_CLEANUP_INTERVAL",
+        seconds(600),
+        "30m",
+        "Time between rounds in which images are cleaned up.",
+    ),
+    variable(
+        "ECS_IMAGE_MINIMUM_CLEANUP_AGE",
+        seconds(60),
+        "1h",
+        "Age, since it was pulled, at which an image that tasks have used is cleaned up.",
+    ),
+    variable(
         "ECS_IMAGE_PULL_BEHAVIOR",
         Kind::OneOf(&["default", "always", "once", "prefer-cached"]),
         "default",
-        "When images of tasks from the control plane are pulled: each time (always), each time but an image that is here will do if its registry fails (default), or only where it is not here yet (once, prefer-cached).",
+        "When images of tasks from the control plane are pulled: each time (always), each time but an image that is here will do if its registry fails (default), only where this agent has not pulled it yet (once), or only where it is not here (prefer-cached, with which no image is cleaned up).",
     ),
+    variable(
+        "ECS_IMAGE_PULL_INACTIVITY_TIMEOUT",
+        seconds(60),
+        "1m",
+        "Time without progress after which a pull fails.",
+    ),
+    variable("ECS_IMAGE_PULL_TIMEOUT", seconds(1), "2h", "Time after which a pull fails."),
     variable(
         "ECS_INSTANCE_ATTRIBUTES",
         Kind::Map,
@@ -247,6 +297,18 @@ pub const VARIABLES: [Variable; 36] = [
         Kind::OneOf(&["debug", "info", "warn", "error", "crit", "none"]),
         "info",
         "How much the agent says about itself on standard error.",
+    ),
+    variable(
+        "ECS_MANIFEST_PULL_TIMEOUT",
+        seconds(30),
+        "1m",
+        "Time within which a registry must have said what an image is.",
+    ),
+    variable(
+        "ECS_NUM_IMAGES_DELETE_PER_CYCLE",
+        Kind::Count { least: 1 },
+        "5",
+        "Images that are cleaned up in one round at most.",
     ),
     variable(
         "ECS_RESERVED_MEMORY",
@@ -292,6 +354,30 @@ pub const VARIABLES: [Variable; 36] = [
         "",
         "NFS server that EFS volumes are mounted from, whatever their file system. Default: <file system id>.efs.<region>.amazonaws.com.",
     ),
+    variable(
+        "LIGHTER_IMAGE_DISK_HIGH",
+        Kind::Mark,
+        "85%",
+        "Use of the disk with the images, of its bytes or inodes, above which images that no task needs are removed, the least recently used first. With off, images only go by age.",
+    ),
+    variable(
+        "LIGHTER_IMAGE_DISK_LOW",
+        Kind::Mark,
+        "75%",
+        "Use of the disk down to which images are then removed; below LIGHTER_IMAGE_DISK_HIGH.",
+    ),
+    variable(
+        "LIGHTER_IMAGE_PREPULL",
+        Kind::References,
+        "",
+        "Images that are pulled when the agent starts and never cleaned up.",
+    ),
+    variable(
+        "LIGHTER_IMAGE_PULL_PARALLEL",
+        Kind::Count { least: 1 },
+        "4",
+        "Images that are pulled at the same time; others wait.",
+    ),
     variable("LIGHTER_INTROSPECTION_PORT", Kind::Port, "51678", "Port of the introspection API."),
     variable(
         "LIGHTER_METADATA_PORT",
@@ -316,6 +402,12 @@ pub const VARIABLES: [Variable; 36] = [
         "File that says which images must be signed and by whom, in the format of Podman's \
          /etc/containers/policy.json, which may be given here. Default: no image must be.",
     ),
+    variable(
+        "NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE",
+        seconds(60),
+        "1h",
+        "The same as ECS_IMAGE_MINIMUM_CLEANUP_AGE for images that no task has used, since they were pulled, loaded or used.",
+    ),
 ];
 
 #[cfg(test)]
@@ -327,7 +419,7 @@ mod tests {
         assert!(VARIABLES.windows(2).all(|pair| pair[0].name < pair[1].name));
         for variable in VARIABLES {
             assert!(variable.doc.ends_with('.'), "{}", variable.name);
-            let prefixes = ["AWS_", "ECS_", "LIGHTER_"];
+            let prefixes = ["AWS_", "ECS_", "LIGHTER_", "NON_ECS_"];
             assert!(
                 prefixes.iter().any(|prefix| variable.name.starts_with(prefix)),
                 "{}",

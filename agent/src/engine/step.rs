@@ -14,6 +14,7 @@ use super::state::{
     Container, Desired, Host, Image, Life, Reported, Resources, Settings, Stop, StopCode, Task,
     Times,
 };
+use crate::api::types::PullPolicy;
 
 /// Seconds that the record of a task with `remove` stays after its end, so that whoever watches it
 /// still sees the end.
@@ -258,6 +259,8 @@ fn apply_task(task: &mut Task, event: TaskEvent, now: Timestamp) {
 
 fn apply_container(task: &mut Task, index: usize, event: ContainerEvent, now: Timestamp) {
     let essential = task.container_definition(index).is_some_and(|definition| definition.essential);
+    let strict = matches!(task.pull, PullPolicy::Always | PullPolicy::Once);
+    let mut unpulled = None;
     let Some(container) = task.containers.get_mut(index) else { return };
     match event {
         ContainerEvent::ImageReady { generation, id, digest } => {
@@ -268,6 +271,7 @@ fn apply_container(task: &mut Task, index: usize, event: ContainerEvent, now: Ti
         ContainerEvent::ImageFailed { generation, reason } => {
             if container.image == (Image::Resolving { generation }) {
                 container.image = Image::Failed;
+                unpulled = strict.then(|| reason.clone());
                 fail(container, reason, None, now);
             }
         }
@@ -289,6 +293,10 @@ fn apply_container(task: &mut Task, index: usize, event: ContainerEvent, now: Ti
             }
         }
         ContainerEvent::Observed(facts) => observe(container, &facts, now),
+    }
+    // With these policies ECS takes no task for whole whose images are not what was asked for.
+    if let Some(reason) = unpulled {
+        stop(task, StopCode::TaskFailedToStart, reason, now);
     }
     // The first essential container to end gives the task its exit code, and it alone.
     let ended = task.containers.get(index).and_then(Container::exit_code);

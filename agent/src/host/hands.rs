@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::bundle::HostFacts;
+use super::pulls::Pulls;
 use super::{Input, run, view};
 use crate::cgroup;
 use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
@@ -43,7 +44,7 @@ const LOCAL_COPY: Options = Options { max_size: Some(20_000_000), max_file: 5 };
 pub struct Hands {
     pub(super) layout: Layout,
     pub(super) images: image::Store,
-    pub(super) registries: image::Registries,
+    pulls: Arc<Pulls>,
     pub(super) network: Network,
     pub(super) tmds: Tmds,
     log_service: LogService,
@@ -53,8 +54,8 @@ pub struct Hands {
     inbox: mpsc::Sender<Input>,
     program: tokio::sync::OnceCell<Arc<Program>>,
     held: Mutex<HashMap<TaskId, Arc<Held>>>,
-    /// Pulls that can be cancelled.
-    pulls: Mutex<HashMap<(TaskId, usize), AbortHandle>>,
+    /// Resolutions of images that can be cancelled.
+    resolving: Mutex<HashMap<(TaskId, usize), AbortHandle>>,
     tracker: TaskTracker,
 }
 
@@ -63,7 +64,7 @@ pub struct Hands {
 pub struct Parts {
     pub layout: Layout,
     pub images: image::Store,
-    pub registries: image::Registries,
+    pub pulls: Arc<Pulls>,
     pub network: Network,
     pub tmds: Tmds,
     pub log_service: LogService,
@@ -118,11 +119,11 @@ impl Hands {
 
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { layout, images, registries, network, tmds, log_service, efs, inbox } = parts;
+        let Parts { layout, images, pulls, network, tmds, log_service, efs, inbox } = parts;
         Arc::new(Self {
             layout,
             images,
-            registries,
+            pulls,
             network,
             tmds,
             log_service,
@@ -132,7 +133,7 @@ impl Hands {
             inbox,
             program: tokio::sync::OnceCell::new(),
             held: Mutex::new(HashMap::new()),
-            pulls: Mutex::new(HashMap::new()),
+            resolving: Mutex::new(HashMap::new()),
             tracker: TaskTracker::new(),
         })
     }
@@ -152,9 +153,9 @@ impl Hands {
         &self.images
     }
 
-    /// Credentials of registries.
-    pub fn registries(&self) -> &image::Registries {
-        &self.registries
+    /// Pulls of images.
+    pub fn pulls(&self) -> &Pulls {
+        &self.pulls
     }
 
     /// The host's networks.
@@ -170,7 +171,7 @@ impl Hands {
     /// Carries out an effect of `task`, which is as it was when the effect was decided.
     pub(super) fn start(hands: &Arc<Self>, effect: Effect, task: Arc<Task>) {
         if let Action::CancelPull { container } = effect.action {
-            if let Some(pull) = lock(&hands.pulls).remove(&(effect.task, container)) {
+            if let Some(pull) = lock(&hands.resolving).remove(&(effect.task, container)) {
                 pull.abort();
             }
             return;
@@ -179,21 +180,27 @@ impl Hands {
             (Arc::clone(hands), effect.action.clone(), effect.task.clone());
         let work = hands.tracker.spawn(run::effect(hands_of_task, effect.clone(), task));
         if let Action::ResolveImage { container } = action {
-            lock(&hands.pulls).insert((id, container), work.abort_handle());
+            lock(&hands.resolving).insert((id, container), work.abort_handle());
         }
         let hands = Arc::clone(hands);
         hands.tracker.clone().spawn(async move {
             let result = match work.await {
                 Ok(event) => event,
                 // A panic was printed where it happened.
-                Err(failed) if failed.is_panic() => run::panicked(&effect),
+                Err(failed) if failed.is_panic() => {
+                    run::panicked(&effect).map(|event| (event, None))
+                }
                 Err(_cancelled) => None,
             };
             if let Action::ResolveImage { container } = effect.action {
-                lock(&hands.pulls).remove(&(effect.task.clone(), container));
+                lock(&hands.resolving).remove(&(effect.task.clone(), container));
             }
-            if let Some(event) = result {
-                hands.tell(event).await;
+            match result {
+                Some((event, Some(lease))) => {
+                    let _ = hands.inbox.send(Input::Resolved { event, lease }).await;
+                }
+                Some((event, None)) => hands.tell(event).await,
+                None => {}
             }
         });
     }
@@ -216,7 +223,7 @@ impl Hands {
     /// Ends pulls at once and waits for other effects to come to their end, for shippers to finish
     /// the batch at hand and links to close. Monitors and containers live on.
     pub async fn close(&self, patience: std::time::Duration) {
-        for (_, pull) in lock(&self.pulls).drain() {
+        for (_, pull) in lock(&self.resolving).drain() {
             pull.abort();
         }
         self.tracker.close();

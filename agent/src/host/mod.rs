@@ -14,29 +14,37 @@
 //! | effect ([`run`]) | nothing; repeatable | the task as it was decided | one [`Input`] |
 //! | link (`monitor::link`) | a task's connection | calls | reports |
 //! | shipper (`logs`) | a container's log | spool | – |
+//! | [`collect`] | when images go | snapshots, the disk, pulls | – |
 //!
 //! SIGKILL between commit and effect: [`recover`] issues the effect again. SIGKILL in an effect:
 //! likewise; every effect finds and completes what an earlier attempt left.
 
 pub mod admit;
 pub mod bundle;
+pub mod collect;
 pub mod hands;
 pub mod owner;
+pub mod pulls;
 pub mod recover;
 mod run;
 pub mod view;
+
+use std::sync::Arc;
 
 use protocol::ids::TaskId;
 use tokio::sync::oneshot;
 
 use crate::api::types::{PullEvent, TaskView};
 use crate::engine::{Event, NewTask, TaskEvent};
+use crate::image::Lease;
 
 /// What the owner is told.
 #[derive(Debug)]
 pub enum Input {
     /// A result or an observation.
     Event(Event),
+    /// An image that is resolved; protected until what the event changes is published.
+    Resolved { event: Event, lease: Arc<Lease> },
     /// How far a pull is; shown, never stored.
     Progress { task: TaskId, container: usize, event: PullEvent },
     /// Run a task; answered once it is stored.

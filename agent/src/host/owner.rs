@@ -18,9 +18,10 @@ use super::Input;
 use super::hands::Hands;
 use super::view::{self, Snapshot};
 use crate::api::types::{PullEvent, TaskView};
-use crate::engine::{self, Effect, Event, Host, Image};
+use crate::engine::{self, Effect, Event, Host, Image, Task};
 use crate::error::chain;
 use crate::failpoint;
+use crate::image::Lease;
 use crate::store::{Batch, Store, Table};
 
 /// Between attempts to commit.
@@ -43,6 +44,8 @@ pub struct Owner {
     dirty: BTreeSet<TaskId>,
     /// Of changes that are not committed yet.
     effects: Vec<Effect>,
+    /// Of images that tasks use once the changes are published.
+    leases: Vec<Arc<Lease>>,
     commit_failed: bool,
 }
 
@@ -60,8 +63,8 @@ impl Owner {
         host: Host,
         store: Arc<Store>,
         hands: Arc<Hands>,
-    ) -> (Self, watch::Receiver<Arc<Snapshot>>) {
-        let (snapshots, receiver) = watch::channel(Arc::new(Snapshot::default()));
+        snapshots: watch::Sender<Arc<Snapshot>>,
+    ) -> Self {
         let owner = Self {
             host,
             store,
@@ -70,10 +73,11 @@ impl Owner {
             progress: BTreeMap::new(),
             dirty: BTreeSet::new(),
             effects: Vec::new(),
+            leases: Vec::new(),
             commit_failed: false,
         };
         owner.publish(&owner.host.tasks.keys().cloned().collect());
-        (owner, receiver)
+        owner
     }
 
     /// Runs until [`Input::Shutdown`] or until nobody can send any more.
@@ -94,6 +98,10 @@ impl Owner {
             for input in inputs.drain(..) {
                 match input {
                     Input::Event(event) => self.step(event),
+                    Input::Resolved { event, lease } => {
+                        self.step(event);
+                        self.leases.push(lease);
+                    }
                     Input::Progress { task, container, event } => {
                         self.note_progress(&task, container, event);
                         touched.insert(task);
@@ -117,6 +125,9 @@ impl Owner {
             touched.append(&mut self.published(commit.is_ok()));
             if !touched.is_empty() {
                 self.publish(&touched);
+            }
+            if commit.is_ok() {
+                self.leases.clear();
             }
             self.answer(waiting);
             failpoint::hit("turn.answered");
@@ -247,17 +258,9 @@ impl Owner {
             }
             snapshot.live =
                 self.host.tasks.values().filter(|task| task.times.stopped.is_none()).count();
-            snapshot.images = self
-                .host
-                .tasks
-                .values()
-                .filter(|task| task.times.stopped.is_none())
-                .flat_map(|task| &task.containers)
-                .filter_map(|container| match &container.image {
-                    Image::Ready { id, .. } => Some(id.clone()),
-                    _ => None,
-                })
-                .collect();
+            snapshot.images =
+                images(self.host.tasks.values().filter(|task| task.times.stopped.is_none()));
+            snapshot.known_images = images(self.host.tasks.values());
         });
     }
 
@@ -293,6 +296,7 @@ impl Owner {
             PullEvent::Done { .. } | PullEvent::Failed { .. } => {
                 lines.retain(|(of, _), _| *of != container);
             }
+            PullEvent::Resolved { .. } => {}
             PullEvent::Resolving { .. } => {
                 lines.insert((container, String::new()), event);
             }
@@ -312,4 +316,14 @@ impl Owner {
             Hands::start(&self.hands, effect, Arc::new(task.clone()));
         }
     }
+}
+
+fn images<'a>(tasks: impl Iterator<Item = &'a Task>) -> BTreeSet<String> {
+    tasks
+        .flat_map(|task| &task.containers)
+        .filter_map(|container| match &container.image {
+            Image::Ready { id, .. } => Some(id.clone()),
+            _ => None,
+        })
+        .collect()
 }

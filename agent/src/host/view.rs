@@ -1,6 +1,6 @@
 //! What others see of the owner's state: immutable snapshots in the API's shape.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use protocol::ids::TaskId;
@@ -19,8 +19,10 @@ pub struct Snapshot {
     pub states: BTreeMap<TaskId, Arc<Task>>,
     /// Tasks that have not stopped yet.
     pub live: usize,
-    /// Configuration digests of the images that tasks use.
-    pub images: std::collections::BTreeSet<String>,
+    /// Configuration digests of the images that tasks use which have not stopped.
+    pub images: BTreeSet<String>,
+    /// The same of every task whose record is there: none of them is collected.
+    pub known_images: BTreeSet<String>,
     /// The owner has ended.
     pub ended: bool,
 }

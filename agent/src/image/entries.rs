@@ -29,6 +29,11 @@ pub(super) trait Input: Read + Sized {
         let skipped = io::copy(&mut self.by_ref().take(bytes), &mut io::sink())?;
         if skipped < bytes { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
+
+    /// Reads what becomes content of a file. All else of the archive comes by the other methods.
+    fn read_data(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read(buffer)
+    }
 }
 
 impl<R: Read> Input for io::BufReader<R> {}
@@ -100,8 +105,10 @@ impl<R: Input> Entries<R> {
             return Ok(0);
         }
         let at = self.at;
-        let read =
-            self.input.read(&mut buffer[..most]).map_err(|source| Error::Read { at, source })?;
+        let read = self
+            .input
+            .read_data(&mut buffer[..most])
+            .map_err(|source| Error::Read { at, source })?;
         if read == 0 {
             return Err(self.truncated());
         }
@@ -144,6 +151,21 @@ impl<R: Input> Entries<R> {
                 flag => return self.entry(header, flag, size, extensions).map(Some),
             }
         }
+    }
+
+    /// The reader, for who has the data of the current entry from elsewhere.
+    pub(super) fn input(&mut self) -> &mut R {
+        &mut self.input
+    }
+
+    /// The data of the current entry, `bytes` long, was had from elsewhere.
+    pub(super) fn pass_data(&mut self, bytes: u64) -> Result<(), Error> {
+        if bytes != self.data {
+            return Err(self.malformed("data of another length"));
+        }
+        self.at += bytes;
+        self.data = 0;
+        Ok(())
     }
 
     /// The reader, to drain what follows the archive.

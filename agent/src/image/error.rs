@@ -1,9 +1,9 @@
 //! Why an image could not be had, read or removed. The reference, the entry of the layer or the
 //! path is in the text; what the other side or the kernel said is the source.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{auth, reference, registry, signature, unpack};
+use super::{auth, recipe, reference, registry, signature, unpack};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -33,12 +33,22 @@ pub enum Error {
     Archive { archive: PathBuf, reason: String },
     #[error("image store: {operation} {path}")]
     Io { operation: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("image store: record {path} is damaged; remove it and pull the image again")]
+    #[error("image store: record {path} is damaged")]
     Record { path: PathBuf, source: serde_json::Error },
+    #[error("image {id} is damaged in the store: {reason}; pull or load it again, or remove it")]
+    Damaged { id: String, reason: String },
+    #[error(
+        "the disk of the image store {store} is full: make room, for instance by `lighter image prune --all`, and try again"
+    )]
+    Full { store: PathBuf, source: Box<Error> },
+    #[error("image {id}: make the archive of layer {layer} again")]
+    Rebuild { id: String, layer: String, source: Box<recipe::Error> },
     #[error(
         "image store: layer directory {path} holds {found}, not {wanted}: two layers with the same short name"
     )]
     ShortName { path: PathBuf, found: String, wanted: String },
+    #[error("time {time:?}")]
+    Time { time: String, source: jiff::Error },
     #[error("no such image: {reference}")]
     Unknown { reference: String },
     #[error("image id {prefix} is ambiguous: it begins {count} images")]
@@ -66,6 +76,36 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it may go better a moment later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Registry { source, .. } if source.is_transient())
+    }
+
+    /// Is a record of the store missing or not what the store wrote?
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Record { .. } => true,
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
+    /// Says what to do where the disk of `store` is full.
+    pub(super) fn or_full(self, store: &Path) -> Self {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&self);
+        while let Some(error) = cause {
+            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            if matches!(
+                kind,
+                Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            ) {
+                return Self::Full { store: store.to_owned(), source: Box::new(self) };
+            }
+            cause = error.source();
+        }
+        self
+    }
+
     pub(super) fn io(
         operation: &'static str,
         path: impl Into<PathBuf>,

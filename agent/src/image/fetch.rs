@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -14,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::content::{LayerRecord, Staging, seal_layer};
+use super::content::{LayerRecord, RECIPE, Staging, seal_layer};
 use super::download::{Sink, check_digest};
 use super::layer::{self, Channel};
 use super::manifest::{Descriptor, ImageConfig, Manifest};
@@ -27,6 +28,8 @@ const PARALLEL: usize = 3;
 /// some 100 KiB.
 const QUEUE: usize = 32;
 const REPORT_EVERY: u64 = 1 << 20;
+/// A slow transfer is told from none.
+const REPORT_AT_LEAST: Duration = Duration::from_secs(1);
 /// Damaged content is read on to tell a wrong digest from a layer that was made wrong, up to here.
 const READ_ON: u64 = 64 << 20;
 
@@ -122,6 +125,7 @@ impl Pull {
             result
         });
         let descriptor = &fetch.descriptor;
+        self.report(descriptor, 0);
         let mut hash = Sha256::new();
         let mut piped = Piped {
             pull: self,
@@ -129,6 +133,7 @@ impl Pull {
             worker: Some(sender),
             done: 0,
             reported: 0,
+            reported_at: Instant::now(),
             after_end: 0,
         };
         let downloaded = self.session.download(descriptor, &mut hash, cancel, &mut piped).await;
@@ -166,14 +171,17 @@ struct Piped<'a> {
     worker: Option<mpsc::Sender<Bytes>>,
     done: u64,
     reported: u64,
+    reported_at: Instant,
     after_end: u64,
 }
 
 impl Sink for Piped<'_> {
     async fn take(&mut self, chunk: Bytes) -> bool {
         self.done += chunk.len() as u64;
-        if self.done - self.reported >= REPORT_EVERY {
+        let due = self.reported_at.elapsed() >= REPORT_AT_LEAST;
+        if due || self.done - self.reported >= REPORT_EVERY {
             self.reported = self.done;
+            self.reported_at = Instant::now();
             // The last byte counts when it is unpacked.
             self.pull
                 .report(self.descriptor, self.done.min(self.descriptor.size.saturating_sub(1)));
@@ -200,8 +208,14 @@ pub(super) fn unpack_into(
     let fs = dir.join("fs");
     make_directory(dir, 0o755).map_err(failed("make the layer's directory"))?;
     make_directory(&fs, 0o755).map_err(failed("make the layer's directory"))?;
-    let size = layer::unpack(blob, diff_id, &fs, Limits::DEFAULT)?;
-    let record = LayerRecord { diff_id: diff_id.to_owned(), size };
+    let recipe =
+        std::fs::File::create_new(dir.join(RECIPE)).map_err(failed("make the layer's recipe"))?;
+    let unpacked = layer::unpack(blob, diff_id, &fs, recipe, Limits::DEFAULT)?;
+    let record = LayerRecord {
+        diff_id: diff_id.to_owned(),
+        size: unpacked.bytes,
+        archive: Some(unpacked.archive),
+    };
     seal_layer(dir, &record).map_err(|error| unpack::Error::Io {
         operation: "record the layer",
         source: std::io::Error::other(error),

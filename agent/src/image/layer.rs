@@ -3,6 +3,7 @@
 //! Memory per layer: the transfer's queue, one read buffer on each side of the decompressor, and
 //! what the decompressor needs (zstd: at most 128 MiB, its own limit for untrusted input).
 
+use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::entries::Entries;
+use super::recipe::Recorder;
 use super::unpack::{self, Error, Limits};
 
 const BUFFER: usize = 128 << 10;
@@ -45,32 +47,44 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
+/// What a layer turned out to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unpacked {
+    /// Bytes of the files.
+    pub(super) bytes: u64,
+    /// Bytes of the uncompressed archive.
+    pub(super) archive: u64,
+}
+
 /// Unpacks `blob` (tar, plain or compressed by gzip or zstd) into the empty directory `dir`, reads
-/// it to its end and compares the digest of the uncompressed archive with `diff_id`. Returns the
-/// bytes of the files.
+/// it to its end and compares the digest of the uncompressed archive with `diff_id`. The new file
+/// `recipe` takes what the archive has beside the files' content.
 pub(super) fn unpack(
     blob: impl Read,
     diff_id: &str,
     dir: &Path,
+    recipe: File,
     limits: Limits,
-) -> Result<u64, Error> {
+) -> Result<Unpacked, Error> {
     let mut blob = BufReader::with_capacity(BUFFER, blob);
-    let (bytes, actual) = unpack_stream(decompress(&mut blob)?, dir, limits)?;
+    let (unpacked, actual) = unpack_stream(decompress(&mut blob)?, dir, recipe, limits)?;
     io::copy(&mut blob, &mut io::sink())
         .map_err(|source| Error::Io { operation: "read", source })?;
     if actual != diff_id {
         return Err(Error::DiffId { expected: diff_id.to_owned(), actual });
     }
-    Ok(bytes)
+    Ok(unpacked)
 }
 
 fn unpack_stream(
     inner: Box<dyn Read + '_>,
     dir: &Path,
+    recipe: File,
     limits: Limits,
-) -> Result<(u64, String), Error> {
+) -> Result<(Unpacked, String), Error> {
     let hashing = Hashing { inner, hash: Sha256::new(), left: limits.bytes, exceeded: false };
-    let mut entries = Entries::new(BufReader::with_capacity(BUFFER, hashing));
+    let input = BufReader::with_capacity(BUFFER, hashing);
+    let mut entries = Entries::new(Recorder::new(input, recipe));
     let applied = unpack::apply(&mut entries, dir, limits);
     let mut rest = entries.into_inner();
     // What follows the archive belongs to the digest.
@@ -78,13 +92,16 @@ fn unpack_stream(
         Ok(_) => io::copy(&mut rest, &mut io::sink()),
         Err(_) => Ok(0),
     };
-    let hashing = rest.into_inner();
+    let recorded = rest.finish();
+    let hashing = rest.into_inner().into_inner();
     if hashing.exceeded {
         return Err(Error::TooManyBytes(limits.bytes));
     }
     let bytes = applied?;
     drained.map_err(|source| Error::Io { operation: "decompress", source })?;
-    Ok((bytes, digest(hashing.hash)))
+    recorded.map_err(|source| Error::Io { operation: "write the layer's recipe", source })?;
+    let archive = limits.bytes - hashing.left;
+    Ok((Unpacked { bytes, archive }, digest(hashing.hash)))
 }
 
 /// The content of `blob`, whose compression is known by its first bytes.

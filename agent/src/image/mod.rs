@@ -10,12 +10,16 @@
 //! signature/    which images must be signed, and whether they are
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
+//! save.rs       store → archive           inspect.rs  an image as people see it
 //! download.rs   one blob, resumed         fetch.rs the missing layers of an image
 //! layer.rs      one blob: digest → decompress → digest → unpack, bounded memory
 //! entries.rs    tar format                unpack.rs  entry → directory
+//! recipe.rs     the archive of an unpacked layer, made again
 //! tree.rs       the only way to a path below a layer's directory
 //! whiteout.rs   names with `.wh.`
-//! content.rs    the store on disk: commit, find, remove, sweep
+//! content/      the store on disk: commit, find, remove, sweep
+//! lease.rs      what a starting task needs usage.rs   when images came, were used, are kept
+//! plan.rs       which images go, decided  reclaim.rs carried out
 //! snapshot.rs   reading an image's files as a container would see them
 //! passwd.rs     the image's users
 //! error.rs      why any of it failed
@@ -32,18 +36,25 @@ mod download;
 mod entries;
 mod error;
 mod fetch;
+mod inspect;
 mod layer;
+mod lease;
 mod load;
 mod manifest;
 mod passwd;
+mod plan;
 mod platform;
 mod pull;
+mod recipe;
+mod reclaim;
 mod reference;
 mod registry;
+mod save;
 mod signature;
 mod snapshot;
 mod tree;
 mod unpack;
+mod usage;
 mod whiteout;
 
 use std::collections::BTreeMap;
@@ -53,7 +64,10 @@ use std::sync::Arc;
 pub use auth::{Auth, Login};
 pub use content::Store;
 pub use error::Error;
+pub use lease::Lease;
 pub use passwd::User;
+pub use plan::{Mark, Marks, Rules, Usage};
+pub use reclaim::{Round, Spare};
 pub use reference::Reference;
 pub use signature::{Error as PolicyError, Policy};
 

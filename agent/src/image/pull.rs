@@ -33,6 +33,7 @@ impl Store {
         let reference = request.reference.clone();
         progress(PullEvent::Resolving { reference: reference.clone() });
         let result = self.pull_parsed(request, registries, &progress).await;
+        let result = result.map_err(|error| self.explain(error));
         progress(match &result {
             Ok(image) => PullEvent::Done { reference, digest: image.digest.clone() },
             Err(error) => PullEvent::Failed { reference, message: chain(error) },
@@ -133,6 +134,8 @@ impl Pull {
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
         check_config(&self.text, &manifest, &config, explicit.then_some(wanted))?;
+        let (reference, digest) = (self.text.clone(), resolved.clone());
+        (self.progress)(PullEvent::Resolved { reference, digest });
 
         // In one order everywhere, or two pulls could wait for each other.
         let diff_ids: BTreeSet<&String> = config.rootfs.diff_ids.iter().collect();
@@ -188,9 +191,9 @@ impl Pull {
     /// Asks the policy, before anything is fetched that the manifest names.
     async fn trusted(&self, resolved: &str, manifest: &str) -> Result<(), Error> {
         let Some(policy) = &self.policy else { return Ok(()) };
-        policy.check(&self.session, &self.reference, &[resolved, manifest]).await.map_err(|source| {
-            Error::Signature { reference: self.text.clone(), source: Box::new(source) }
-        })
+        policy.check(&self.session, &self.reference, &[resolved, manifest]).await.map_err(
+            |source| Error::Signature { reference: self.text.clone(), source: Box::new(source) },
+        )
     }
 
     /// The manifest for the platform, and the digest that the reference stands for.

@@ -111,6 +111,12 @@ impl Reference {
         self.digest.as_deref()
     }
 
+    /// Was this text, which names an image, written without a tag and a digest?
+    pub(super) fn is_only_name(text: &str) -> bool {
+        let last = text.rfind('/').map_or(0, |slash| slash + 1);
+        !text.contains('@') && !text[last..].contains(':')
+    }
+
     /// Name without tag and digest, as Docker shows it.
     pub fn familiar_name(&self) -> String {
         if self.domain != DEFAULT_DOMAIN {

@@ -85,6 +85,8 @@ pub(super) fn run(options: &Options) -> Result<(), Error> {
     let signals = block_signals()?;
     streams(&options.run)?;
     sys::small_heap();
+    // Executed from a descriptor, it would be named by the descriptor's number.
+    let _ = nix::sys::prctl::set_name(c"lighter-monitor");
     let guardian = process::myself()
         .map_err(|source| Error::Setup { step: "read our own start time", source })?;
 
@@ -270,20 +272,22 @@ fn namespaces(options: &Options, boot_id: &str) -> Result<(), Error> {
     }
 }
 
-/// Blocks what must not end the monitor; children's ends come by the descriptor. The runtime gives
-/// containers an empty mask.
+/// Blocks what must not end the monitor; children's ends and SIGTERM come by the descriptor. The
+/// runtime gives containers an empty mask.
 pub(super) fn block_signals() -> Result<SignalFd, Error> {
     let failed = |errno: nix::Error| Error::Setup { step: "block signals", source: errno.into() };
-    let mut children = SigSet::empty();
-    children.add(Signal::SIGCHLD);
-    let mut blocked = children;
-    // Only `Shutdown` ends a monitor: a stop of the agent's unit, or a Ctrl-C in the terminal that
-    // it was started from, must leave tasks alone.
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+    let mut read = SigSet::empty();
+    for signal in [Signal::SIGCHLD, Signal::SIGTERM] {
+        read.add(signal);
+    }
+    let mut blocked = read;
+    // A stop of the agent's unit, or a Ctrl-C in the terminal that it was started from, must leave
+    // tasks alone.
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
         blocked.add(signal);
     }
     blocked.thread_block().map_err(failed)?;
-    SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)
+    SignalFd::with_flags(&read, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)
 }
 
 /// Standard input and output to `/dev/null`, standard error to `R/monitor.log`.

@@ -20,7 +20,7 @@ const EVENTS: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
     Listener,
-    Children,
+    Signals,
     Guardian,
     Client(u64),
     Init(Rc<str>),

@@ -7,6 +7,9 @@
 //! An exit: pidfd readable → status without reaping → output drained → OOM count → record, durable
 //! → reap → event. Where the record cannot be written the exit is told all the same and the zombie
 //! kept, which a later worker can read again; the record is tried every second.
+//!
+//! SIGTERM, which everybody gets when the host goes down, ends the monitor once no container runs
+//! any more: what is to be known of them is on disk, and nothing waits for us.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +18,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use protocol::monitor::{Change, Exit, Failure, Message, MonitorRecord, Outcome, Stream, VERSION};
 
@@ -56,7 +60,9 @@ pub(super) struct Worker {
     /// Shut down.
     pub(super) finished: bool,
     listener: OwnedFd,
-    children: SignalFd,
+    signals: SignalFd,
+    /// SIGTERM has come.
+    terminated: bool,
     exits: Exits,
     next_client: u64,
 }
@@ -95,7 +101,7 @@ pub(super) fn run(birth: Birth) -> Result<(), Error> {
     let step = |step| move |source| Error::Setup { step, source };
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|errno| step("become a subreaper")(errno.into()))?;
-    let children = guardian::block_signals()?;
+    let signals = guardian::block_signals()?;
     let myself = process::myself().map_err(step("read our own start time"))?;
     let poller = Poller::new().map_err(|errno| step("make an epoll instance")(errno.into()))?;
     let mut worker = Worker {
@@ -118,14 +124,15 @@ pub(super) fn run(birth: Birth) -> Result<(), Error> {
         sequence: u64::from(birth.generation) << 32,
         finished: false,
         listener: birth.listener,
-        children,
+        signals,
+        terminated: false,
         next_client: 0,
     };
     worker.recover(birth.store)?;
     worker.write_record()?;
     let watch = |errno: rustix::io::Errno| step("watch the control socket")(errno.into());
     worker.poller.watch(&worker.listener, Source::Listener).map_err(watch)?;
-    worker.poller.watch(&worker.children, Source::Children).map_err(watch)?;
+    worker.poller.watch(&worker.signals, Source::Signals).map_err(watch)?;
     if let Some(socket) = worker.guardian.socket() {
         worker.poller.watch(socket, Source::Guardian).map_err(watch)?;
     }
@@ -153,7 +160,7 @@ impl Worker {
             for source in self.poller.wait(self.pause()) {
                 match source {
                     Source::Listener => self.accept(),
-                    Source::Children => self.reap_orphans(),
+                    Source::Signals => self.signalled(),
                     Source::Guardian => self.lose_guardian(),
                     Source::Client(client) => self.serve(client),
                     Source::Init(name) => self.init_event(&name),
@@ -162,7 +169,16 @@ impl Worker {
                 }
             }
             self.overdue();
+            if self.terminated && self.is_over() {
+                self.guardian.say(&Word::End, None);
+                self.finished = true;
+            }
         }
+    }
+
+    /// Whether every container has ended and this is on disk.
+    fn is_over(&self) -> bool {
+        self.containers.values().all(|held| held.end.is_some_and(|end| end.recorded))
     }
 
     /// Time until something must be looked at without an event.
@@ -253,8 +269,14 @@ impl Worker {
         pids
     }
 
-    fn reap_orphans(&mut self) {
-        while let Ok(Some(_)) = self.children.read_signal() {}
+    fn signalled(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            self.terminated |= signal.ssi_signo == Signal::SIGTERM as u32;
+        }
+        self.reap_orphans();
+    }
+
+    fn reap_orphans(&self) {
         let owned = self.owned();
         process::reap_orphans(|pid| owned.contains(&pid));
     }

@@ -54,7 +54,7 @@ impl Fixture {
     fn load(&self, archive: &[u8]) -> Result<Vec<Image>, Error> {
         let path = self.dir.path().join("archive");
         std::fs::write(&path, archive).unwrap();
-        self.runtime.block_on(self.store.load(&path, self.progress()))
+        self.runtime.block_on(self.store.load(&path, &Registries::default(), self.progress()))
     }
 
     /// Everything in the store but its lock and its fixed directories.

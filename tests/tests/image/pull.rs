@@ -402,7 +402,8 @@ fn child_that_pulls() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let store = Store::open(&PathBuf::from(path)).unwrap();
     let registries = Registries::default();
-    let _ = runtime.block_on(store.pull(PullRequest::of(&reference), &registries, Arc::new(|_| {})));
+    let _ =
+        runtime.block_on(store.pull(PullRequest::of(&reference), &registries, Arc::new(|_| {})));
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn the_agent_is_killed_again_and_again() {
     let host = TestHost::new();
     let before = host.state();
     let task = host.detach(&counter(2000));
-    for _ in 0..8 {
+    for _ in 0..tests::rounds(8) {
         let Some(agent) = host.agent_pid() else { continue };
         host.kill(agent, "KILL");
         host.eventually("it is gone", || !host.is_alive(agent));
@@ -133,6 +133,12 @@ fn both_monitor_processes_die_and_the_container_goes_on() {
     assert!(host.ok(&["logs", &task]).contains("stopping"));
 }
 
+/// So many moments of the time that something takes at most.
+fn moments(count: usize, most: Duration) -> impl Iterator<Item = Duration> {
+    let (most, count) = (tests::patience(most), u32::try_from(count).unwrap_or(1));
+    (0..count).map(move |moment| most * moment / count)
+}
+
 /// The agent dies while it starts a task, at a later moment each round. A task it had taken on is
 /// carried to its end by the next one; nothing is left in either case.
 #[test]
@@ -141,7 +147,8 @@ fn the_agent_dies_while_a_task_starts() {
     let before = host.state();
     let path = host.definition("task.json", &script("awsvpc", "echo ran; exit 6"));
     let mut carried = 0;
-    for round in 0..24_u64 {
+    let rounds = tests::rounds(24);
+    for moment in moments(rounds, Duration::from_millis(96)) {
         host.start_agent();
         let agent = host.agent_pid().expect("an agent");
         let run = host
@@ -150,24 +157,27 @@ fn the_agent_dies_while_a_task_starts() {
             .stderr(Stdio::piped())
             .spawn();
         let mut run = run.expect("lighter starts");
-        std::thread::sleep(Duration::from_millis(round * 4));
+        std::thread::sleep(moment);
         host.kill(agent, "KILL");
         host.eventually("it is gone", || !host.is_alive(agent));
         run.wait().expect("the command ends");
         let tasks = host.ok(&["ps", "--all", "--quiet", "--no-trunc"]);
         for task in tasks.lines() {
             let view = wait_stopped(&host, task);
-            assert_eq!(view["exitCode"], 6, "round {round}: {view}");
-            assert!(host.ok(&["logs", task]).contains("ran"), "round {round}");
+            assert_eq!(view["exitCode"], 6, "at {moment:?}: {view}");
+            assert!(host.ok(&["logs", task]).contains("ran"), "at {moment:?}");
             host.ok(&["rm", task]);
             carried += 1;
         }
         host.stop_agent();
-        assert_eq!(host.state(), before, "round {round}: {}", host.agent_log());
+        assert_eq!(host.state(), before, "at {moment:?}: {}", host.agent_log());
         let left = host.sh(&format!("ls {}", host.root().join("var/lib/lighter/tasks").display()));
-        assert_eq!(left, "", "round {round}");
+        assert_eq!(left, "", "at {moment:?}");
     }
-    assert!(carried >= 12, "only {carried} of 24 tasks were taken on before the kill");
+    assert!(
+        carried >= rounds / 2,
+        "only {carried} of {rounds} tasks were taken on before the kill"
+    );
 }
 
 /// A process of the monitor dies while the task starts, at a later moment each round.
@@ -176,7 +186,7 @@ fn a_monitor_process_dies_while_a_task_starts(which: &str) {
     let before = host.state();
     host.start_agent();
     let path = host.definition("task.json", &script("awsvpc", "echo ran; sleep 0.2; exit 6"));
-    for round in 0..16_u64 {
+    for moment in moments(tests::rounds(16), Duration::from_millis(32)) {
         let run = host
             .command(&["run", "--detach", &path])
             .stdout(Stdio::piped())
@@ -192,19 +202,19 @@ fn a_monitor_process_dies_while_a_task_starts(which: &str) {
                 .find_map(|text| serde_json::from_slice::<Value>(&text).ok());
             record.is_some()
         });
-        std::thread::sleep(Duration::from_millis(round * 2));
+        std::thread::sleep(moment);
         let record = record.expect("just seen");
         host.kill(record[which]["pid"].as_i64().expect("a pid"), "KILL");
         let output = run.wait_with_output().expect("the command ends");
         assert!(
             output.status.success(),
-            "round {round}: {}",
+            "at {moment:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
         let task = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let view = wait_stopped(&host, &task);
-        assert_eq!(view["exitCode"], 6, "round {round}: {view}");
-        assert_eq!(host.ok(&["logs", &task]).matches("ran").count(), 1, "round {round}");
+        assert_eq!(view["exitCode"], 6, "at {moment:?}: {view}");
+        assert_eq!(host.ok(&["logs", &task]).matches("ran").count(), 1, "at {moment:?}");
         host.ok(&["rm", &task]);
     }
     host.stop_agent();
@@ -219,4 +229,33 @@ fn the_worker_dies_while_a_task_starts() {
 #[test]
 fn the_guardian_dies_while_a_task_starts() {
     a_monitor_process_dies_while_a_task_starts("guardian");
+}
+
+/// As when the host goes down: everybody gets SIGTERM, and nothing of ours is to hold it up.
+#[test]
+fn a_monitor_that_is_to_terminate_goes_with_its_last_container() {
+    let host = TestHost::new();
+    let before = host.state();
+    host.start_agent();
+    let text = "trap 'exit 6' TERM; echo ready; while :; do sleep 0.1; done";
+    let task = host.detach(&script("awsvpc", text));
+    host.eventually("it is ready", || host.ok(&["logs", &task]).contains("ready"));
+    let monitor = ["worker", "guardian"].map(|which| pid(&host, &task, which));
+    let container = host.inspect(&task)["containers"][0]["pid"].as_i64().expect("a pid");
+    host.kill(host.agent_pid().expect("an agent"), "KILL");
+    for process in monitor {
+        host.kill(process, "TERM");
+    }
+    assert!(monitor.iter().all(|process| host.is_alive(*process)) && host.is_alive(container));
+    host.kill(container, "TERM");
+    for process in monitor {
+        host.eventually("the monitor ended", || !host.is_alive(process));
+    }
+    host.start_agent();
+    let view = wait_stopped(&host, &task);
+    assert_eq!(view["exitCode"], 6, "{view}");
+    assert!(host.ok(&["logs", &task]).contains("ready"));
+    host.ok(&["rm", &task]);
+    host.stop_agent();
+    assert_eq!(host.state(), before);
 }

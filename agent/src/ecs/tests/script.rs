@@ -263,7 +263,7 @@ pub(super) fn host() -> (mpsc::Sender<Input>, watch::Receiver<Arc<Snapshot>>) {
         });
         while let Some(input) = inputs.recv().await {
             let (events, reply) = match input {
-                Input::Event(event) => (event, None),
+                Input::Event(event) | Input::Resolved { event, .. } => (event, None),
                 Input::Run { new, reply } => {
                     let id = new.id.clone();
                     (Event::Run(new), Some((id, Err(reply))))

@@ -1,69 +1,104 @@
-//! `ResolveImage`: the image by the task's pull policy.
+//! `ResolveImage`: the image by the task's pull policy, with ECS's words for why there is none.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::api::types::{PullEvent, PullPolicy};
+use crate::backend::backoff::{self, Schedule};
 use crate::engine::Task;
 use crate::error::chain;
 use crate::host::hands::Hands;
-use crate::image::{Image, PullRequest};
+use crate::host::pulls::{Error, Failure, Leased};
+use crate::image::{self, PullRequest};
 
-/// How long a registry may be silent when an image is here already.
-const ANSWER: Duration = Duration::from_secs(5);
+/// As Amazon's agent: attempts for a task of a control plane, and the pauses between them.
+const ATTEMPTS: u32 = 5;
+const PAUSES: Schedule = Schedule {
+    first: Duration::from_millis(1100),
+    last: Duration::from_secs(5),
+    factor: 2.0,
+    jitter: 0.2,
+};
 
 pub(super) async fn resolve(
     hands: &Arc<Hands>,
     task: &Task,
     container: usize,
-) -> Result<Image, String> {
-    let fail = |text: String| format!("CannotPullContainerError: {text}");
+) -> Result<Leased, String> {
     let Some(definition) = task.container_definition(container) else {
-        return Err(fail("no such container".to_owned()));
+        return Err("CannotPullContainerError: no such container".to_owned());
     };
-    let reference = definition.image.clone();
-    let mut here = None;
-    if task.pull != PullPolicy::Always {
-        let (images, wanted) = (hands.images().clone(), reference.clone());
-        here = super::blocking(move || images.find(&wanted).map_err(|e| chain(&e)))
-            .await
-            .map_err(fail)?;
-        // A digest names one image for ever.
-        let certain = task.pull != PullPolicy::Refresh || reference.contains('@');
-        if certain && let Some(image) = here {
-            return Ok(image);
-        }
-        if task.pull == PullPolicy::Never {
-            return Err(fail(format!(
-                "image {reference} is not on this host, and the task may not pull it (--pull never)"
-            )));
-        }
+    let reference = definition.image.as_str();
+    let pulls = hands.pulls();
+    let found = if task.pull == PullPolicy::Always {
+        (None, false)
+    } else {
+        let failed = |error| reason(&Failure { error, resolved: true }, task.pull, reference);
+        pulls.at_hand(task.pull, reference).await.map_err(failed)?
+    };
+    let here = match found {
+        (Some(here), true) => return in_use(hands, here).await,
+        (here, _) => here,
+    };
+    if task.pull == PullPolicy::Never {
+        return Err(format!(
+            "CannotPullContainerError: image {reference} is not on this host, and the task may not pull it (--pull never)"
+        ));
     }
     let (shown, id) = (Arc::clone(hands), task.id.clone());
-    let answers = Arc::new(AtomicBool::new(false));
-    let answered = Arc::clone(&answers);
-    let progress = Arc::new(move |event: PullEvent| {
-        if matches!(event, PullEvent::Layer { .. }) {
-            answered.store(true, Ordering::Relaxed);
+    let progress: image::Progress =
+        Arc::new(move |event: PullEvent| shown.progress(&id, container, event));
+    // Who waits at a terminal tries again himself.
+    let attempts = if task.ecs.is_some() && here.is_none() { ATTEMPTS } else { 1 };
+    let mut failures = 0;
+    let failure = loop {
+        match pulls.pull(PullRequest::of(reference), Arc::clone(&progress)).await {
+            Ok(pulled) => return in_use(hands, pulled).await,
+            Err(failure) => {
+                failures += 1;
+                let again = matches!(&failure.error, Error::Image(error) if error.is_transient());
+                if failures >= attempts || !again {
+                    break failure;
+                }
+            }
         }
-        shown.progress(&id, container, event);
-    });
-    let pull = hands.images().pull(PullRequest::of(&reference), hands.registries(), progress);
-    let Some(here) = here else {
-        return pull.await.map_err(|error| fail(chain(&error)));
+        tokio::time::sleep(PAUSES.pause(failures, backoff::random())).await;
     };
-    tokio::pin!(pull);
-    let mut first = tokio::time::timeout(ANSWER, &mut pull).await;
-    if first.is_err() && answers.load(Ordering::Relaxed) {
-        // There is something newer, and it comes.
-        first = Ok(pull.await);
+    match here {
+        Some(here) if task.pull == PullPolicy::Refresh => {
+            tracing::info!(
+                task = %task.id,
+                image = reference,
+                why = chain(&failure.error),
+                "cannot refresh an image; the one that is here will do"
+            );
+            in_use(hands, here).await
+        }
+        _ => Err(reason(&failure, task.pull, reference)),
     }
-    let why = match first {
-        Ok(Ok(image)) => return Ok(image),
-        Ok(Err(error)) => chain(&error),
-        Err(_elapsed) => format!("no answer within {} s", ANSWER.as_secs()),
+}
+
+/// Notes the use, which only the order of collection depends on.
+async fn in_use(hands: &Arc<Hands>, leased: Leased) -> Result<Leased, String> {
+    let (images, id) = (hands.images().clone(), leased.image.id.clone());
+    let noted = super::blocking(move || images.note_use(&id).map_err(|error| chain(&error))).await;
+    if let Err(error) = noted {
+        tracing::warn!(image = leased.image.id, error, "the use of an image is not noted");
+    }
+    Ok(leased)
+}
+
+/// The error's name in ECS, and its text.
+fn reason(failure: &Failure, policy: PullPolicy, reference: &str) -> String {
+    let strict = matches!(policy, PullPolicy::Always | PullPolicy::Once);
+    let name = match &failure.error {
+        Error::Timeout { .. } => "DockerTimeoutError",
+        Error::Image(image::Error::Auth(_)) => "CannotPullContainerAuthError",
+        // Where a pull's failure ends the task, Amazon's agent asks for the manifest first.
+        _ if strict && !failure.resolved && !reference.contains('@') => {
+            "CannotPullImageManifestError"
+        }
+        _ => "CannotPullContainerError",
     };
-    tracing::info!(task = %task.id, image = reference, why, "cannot refresh an image; the one that is here will do");
-    Ok(here)
+    format!("{name}: {}", chain(&failure.error))
 }

@@ -16,23 +16,30 @@ use protocol::taskdef::NetworkMode;
 use super::hands::Hands;
 use crate::engine::{Action, ContainerEvent, Effect, Event, Task, TaskEvent};
 use crate::failpoint;
+use crate::image::Lease;
 
 pub(super) use release::{end_processes, leases, remove_files};
 pub(super) use resources::namespace;
 
-/// Carries out one effect; the event says how it ended. `None`: nobody waits for it.
-pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -> Option<Event> {
+/// How an effect ended, and a lease on the image that it found. `None`: nobody waits for it.
+type Done = Option<(Event, Option<Arc<Lease>>)>;
+
+/// Carries out one effect.
+pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -> Done {
     let generation = effect.generation;
     let of_task = |event| Some(Event::Task { task: effect.task.clone(), event });
     let of_container =
         |container, event| Some(Event::Container { task: effect.task.clone(), container, event });
     let (before, after) = points(&effect.action);
     failpoint::hit(before);
+    let mut lease = None;
     let event = match effect.action {
         Action::ResolveImage { container } => {
             let event = match image::resolve(&hands, &task, container).await {
-                Ok(image) => {
-                    ContainerEvent::ImageReady { generation, id: image.id, digest: image.digest }
+                Ok(found) => {
+                    lease = Some(found.lease);
+                    let (id, digest) = (found.image.id, found.digest);
+                    ContainerEvent::ImageReady { generation, id, digest }
                 }
                 Err(reason) => ContainerEvent::ImageFailed { generation, reason },
             };
@@ -82,7 +89,7 @@ pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -
         }
     };
     failpoint::hit(after);
-    event
+    event.map(|event| (event, lease))
 }
 
 /// Fail points before and after an effect.

@@ -13,7 +13,7 @@ use protocol::taskdef::NetworkMode;
 use super::blocking;
 use super::container::lease;
 use crate::cgroup;
-use crate::engine::Task;
+use crate::engine::{Image, Task};
 use crate::error::chain;
 use crate::failpoint;
 use crate::host::hands::Hands;
@@ -177,6 +177,7 @@ pub(in crate::host) fn leases(task: &Task) -> Vec<Lease> {
 pub(super) async fn remove(hands: &Arc<Hands>, task: &Arc<Task>) {
     // Shippers write below the directory.
     hands.forget(&task.id).await;
+    note_last_use(hands, task).await;
     let mut pause = RETRY.0;
     loop {
         let path = hands.layout().task(&task.id);
@@ -188,6 +189,18 @@ pub(super) async fn remove(hands: &Arc<Hands>, task: &Arc<Task>) {
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY.1);
+    }
+}
+
+/// Its images were used until now, as Amazon's agent counts.
+async fn note_last_use(hands: &Arc<Hands>, task: &Task) {
+    for container in &task.containers {
+        let Image::Ready { id, .. } = &container.image else { continue };
+        let (images, used) = (hands.images().clone(), id.clone());
+        let noted = blocking(move || images.note_use(&used).map_err(|error| chain(&error))).await;
+        if let Err(error) = noted {
+            tracing::warn!(task = %task.id, image = id, error, "the use of an image is not noted");
+        }
     }
 }
 

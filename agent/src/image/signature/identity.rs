@@ -70,8 +70,12 @@ impl SignedIdentity {
                 signed_prefix: prefix("signedPrefix", to)?,
             }),
             (
-                "matchRepoDigestOrExact" | "matchExact" | "matchRepository" | "exactReference"
-                | "exactRepository" | "remapIdentity",
+                "matchRepoDigestOrExact"
+                | "matchExact"
+                | "matchRepository"
+                | "exactReference"
+                | "exactRepository"
+                | "remapIdentity",
                 ..,
             ) => Err(format!(
                 "wrong fields for {kind}: exactReference has dockerReference, exactRepository \

@@ -35,7 +35,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-pub use policy::{ArchiveKind, Policy};
+pub(super) use policy::ArchiveKind;
+pub use policy::Policy;
 use policy::Rule;
 use verify::{Attached, Verdict};
 
@@ -127,9 +128,11 @@ impl Policy {
     }
 
     /// May an image of an archive be loaded under the names that the archive gives it?
-    pub(super) fn check_archive(&self, kind: ArchiveKind, names: &[String]) -> Result<(), Error> {
-        let names: Vec<Reference> =
-            names.iter().filter_map(|name| Reference::parse(name).ok()).collect();
+    pub(super) fn check_archive(
+        &self,
+        kind: ArchiveKind,
+        names: &[Reference],
+    ) -> Result<(), Error> {
         let rules = match names.is_empty() {
             true => vec![self.of_archive(kind, None)],
             false => names.iter().map(|name| self.of_archive(kind, Some(name))).collect(),

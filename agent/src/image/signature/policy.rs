@@ -56,7 +56,7 @@ pub struct Policy {
 
 /// What an archive is, which is its transport in the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ArchiveKind {
+pub(in crate::image) enum ArchiveKind {
     Docker,
     Oci,
 }

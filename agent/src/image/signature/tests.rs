@@ -49,7 +49,7 @@ zQIDAQAB";
 const BY_P384: &str = "MGUCMGcLCEBqLaBRlxjXkrD56xKfIb7ybRxO2v6ASiuDvq3XIjfVfvYsrMxLyfe3UbjyDQIxAKJYVgUIlKlSYhPYP/u9EWFlccmBt6WN2lcn9pVI1qNFOE5N+1wWqIE/r2JuYdf06w==";
 const BY_ED25519: &str =
     "s5SdYPmnSLrtyC5777aW73djXxiBgAzqWN2Efz2lfSJhEAbFmkxV3lK6myPbXVaFtnG3n+snDQo7/mCiEW7MCQ==";
-const BY_RSA: &str = "TVot6GTV85Bl7bF0twaccTOshwQ9jEmw81cflYQFIxKfqw4ygB5f//ghw2A64HeOM9U5W+hKVz9ZfYxuv8jfkgmA6o3KiaDA0I2qlzN6vQcsOJ9ymLIQJ4xOPqHdg51YymfwVuPGH9TpWnGRnk6njhCOKoVxiNuzjBv+rgn3iDOzVce3ntEP5oscq7lrcrsb1ytbHhNxvfKKsFR/IUIZdQVt+UOUCJv949NrsCCO6Yz8tVF07ZJ+GBTN2ijxwx9T7M3eLXrMNbTtiQN04Gq65A84B5gJE/KExhhTz46xtTo/QT4H0c/+uwddG/NVIz7A20CKBL0SDtcmGJ1b7LA8UA==";
+const BY_RSA: &str = "TVot6GTV85Bl7bF0twaccTOshwQ9jEmw81cflYQFIxKfqw4ygB5f//ghw2A64HeOM9U5W+hKVz9ZfYxuv8jfkgmA6o3KiaDA0I2qlzN6vQcsOJ9ymLIQJ4xOPqHdg51YymfwVuPGH9TpWnGRnk6njhCOKoVxiNuzjBv+rgn3iDOzVce3ntEP5oscq7lrcrsb1ytbHhNxvfKKsFR/IUIZdQVt+UOUJCv949NrsCCO6Yz8tVF07ZJ+GBTN2ijxwx9T7M3eLXrMNbTtiQN04Gq65A84B5gJE/KExhhTz46xtTo/QT4H0c/+uwddG/NVIz7A20CKBL0SDtcmGJ1b7LA8UA==";
 
 const FILE: &str = "/etc/containers/policy.json";
 
@@ -96,10 +96,9 @@ fn parse_text(policy: &str) -> Result<Policy, Error> {
     Policy::parse(Path::new(FILE), policy.as_bytes(), &|path| match path.to_str() {
         Some("/keys/alice.pub") => Ok(ALICE_PUBLIC.into()),
         Some("/keys/ed25519.pub") => Ok(pem(ED25519).into_bytes()),
-        _ => Err(Error::Read {
-            path: path.to_owned(),
-            source: std::io::ErrorKind::NotFound.into(),
-        }),
+        _ => {
+            Err(Error::Read { path: path.to_owned(), source: std::io::ErrorKind::NotFound.into() })
+        }
     })
 }
 
@@ -215,8 +214,14 @@ fn a_policy_that_is_not_understood_is_refused() {
         (json!({"default": [{"type": "accept"}]}), "default[0]: unknown type \"accept\""),
         (json!({"default": [{"keyPath": "/x"}]}), "missing field `type`"),
         (json!({"default": [{"type": "reject", "keyPath": "/x"}]}), "has no other fields"),
-        (json!({"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/x"}]}), "not supported: signedBy"),
-        (json!({"default": [{"type": "signedBaseLayer", "baseLayerIdentity": {}}]}), "not supported: signedBaseLayer"),
+        (
+            json!({"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/x"}]}),
+            "not supported: signedBy",
+        ),
+        (
+            json!({"default": [{"type": "signedBaseLayer", "baseLayerIdentity": {}}]}),
+            "not supported: signedBaseLayer",
+        ),
         (json!({"default": [{"type": "sigstoreSigned"}]}), "exactly one of keyPath"),
         (json!({"default": [{"type": "sigstoreSigned", "fulcio": {}}]}), "not supported: fulcio"),
         (with("rekorPublicKeyPath", json!("/x")), "not supported: rekorPublicKeyPath"),
@@ -228,18 +233,54 @@ fn a_policy_that_is_not_understood_is_refused() {
         (with("keyPath", json!("/keys/nobody.pub")), "read /keys/nobody.pub"),
         (with("signedidentity", json!({})), "unknown field `signedidentity`"),
         (with("signedIdentity", json!({"type": "matchAll"})), "signedIdentity: unknown type"),
-        (with("signedIdentity", json!({"type": "matchExact", "prefix": "x"})), "wrong fields for matchExact"),
-        (with("signedIdentity", json!({"type": "exactReference", "dockerReference": "app"})), "neither tag nor digest"),
-        (with("signedIdentity", json!({"type": "exactRepository"})), "wrong fields for exactRepository"),
-        (with("signedIdentity", json!({"type": "remapIdentity", "prefix": "app", "signedPrefix": "docker.io"})), "prefix \"app\" is not"),
-        (json!({"default": [{"type": "sigstoreSigned", "keyPaths": []}]}), "keys must not be empty"),
-        (json!({"default": [{"type": "sigstoreSigned", "keyDatas": []}]}), "keys must not be empty"),
+        (
+            with("signedIdentity", json!({"type": "matchExact", "prefix": "x"})),
+            "wrong fields for matchExact",
+        ),
+        (
+            with("signedIdentity", json!({"type": "exactReference", "dockerReference": "app"})),
+            "neither tag nor digest",
+        ),
+        (
+            with("signedIdentity", json!({"type": "exactRepository"})),
+            "wrong fields for exactRepository",
+        ),
+        (
+            with(
+                "signedIdentity",
+                json!({"type": "remapIdentity", "prefix": "app", "signedPrefix": "docker.io"}),
+            ),
+            "prefix \"app\" is not",
+        ),
+        (
+            json!({"default": [{"type": "sigstoreSigned", "keyPaths": []}]}),
+            "keys must not be empty",
+        ),
+        (
+            json!({"default": [{"type": "sigstoreSigned", "keyDatas": []}]}),
+            "keys must not be empty",
+        ),
         (json!({"default": [{"type": "sigstoreSigned", "keyData": "%"}]}), "keyData: not base64"),
-        (json!({"default": [{"type": "sigstoreSigned", "keyData": base64(b"key")}]}), "holds 0 public keys"),
-        (json!({"default": [{"type": "sigstoreSigned", "keyData": base64(ALICE.as_bytes())}]}), "holds 0 public keys"),
-        (json!({"default": [{"type": "sigstoreSigned", "keyData": base64(ALICE_PUBLIC.repeat(2).as_bytes())}]}), "holds 2 public keys"),
-        (json!({"default": [{"type": "sigstoreSigned", "keyData": base64(pem(P521).as_bytes())}]}), "not a kind of key"),
-        (json!({"default": [{"type": "sigstoreSigned", "keyData": base64(pem("AAAA").as_bytes())}]}), "malformed public key"),
+        (
+            json!({"default": [{"type": "sigstoreSigned", "keyData": base64(b"key")}]}),
+            "holds 0 public keys",
+        ),
+        (
+            json!({"default": [{"type": "sigstoreSigned", "keyData": base64(ALICE.as_bytes())}]}),
+            "holds 0 public keys",
+        ),
+        (
+            json!({"default": [{"type": "sigstoreSigned", "keyData": base64(ALICE_PUBLIC.repeat(2).as_bytes())}]}),
+            "holds 2 public keys",
+        ),
+        (
+            json!({"default": [{"type": "sigstoreSigned", "keyData": base64(pem(P521).as_bytes())}]}),
+            "not a kind of key",
+        ),
+        (
+            json!({"default": [{"type": "sigstoreSigned", "keyData": base64(pem("AAAA").as_bytes())}]}),
+            "malformed public key",
+        ),
         (scope("busybox"), "no image has this scope"),
         (scope("docker.io/library/"), "no image has this scope"),
         (scope("index.docker.io/library/busybox"), "no image has this scope"),
@@ -251,7 +292,10 @@ fn a_policy_that_is_not_understood_is_refused() {
         (scope("docker.io/library/busybox:"), "no image has this scope"),
         (scope("docker.io/library/busybox@sha256:12"), "no image has this scope"),
         (scope("reg.example.com/App"), "no image has this scope"),
-        (json!({"default": [{"type": "reject"}], "transports": {"oci-archive": {"/srv": [{"type": "reject"}]}}}), "has the scope \"\" only"),
+        (
+            json!({"default": [{"type": "reject"}], "transports": {"oci-archive": {"/srv": [{"type": "reject"}]}}}),
+            "has the scope \"\" only",
+        ),
     ] {
         let error = crate::error::chain(&parse(&policy).expect_err(&policy.to_string()));
         assert!(error.contains(told), "{policy}: {error}");
@@ -352,7 +396,10 @@ fn a_signature_is_of_its_very_payload() {
     }
     let text = whole.to_string();
     for wrong in [
-        text.replace("\"image\"", &format!("\"image\":{{\"docker-manifest-digest\":\"{a}\"}},\"image\"")),
+        text.replace(
+            "\"image\"",
+            &format!("\"image\":{{\"docker-manifest-digest\":\"{a}\"}},\"image\""),
+        ),
         format!("{text}{text}"),
         "[".repeat(100_000),
         String::new(),
@@ -369,8 +416,10 @@ fn identities_match_as_the_peers_match_them() {
     let pinned = format!("app@{}", digest('a'));
     let both = format!("app:1@{}", digest('a'));
     let signed_pin = format!("docker.io/library/app@{}", digest('a'));
-    let exact_repository = json!({"type": "exactRepository", "dockerRepository": "vendor.example/app"});
-    let exact_reference = json!({"type": "exactReference", "dockerReference": "vendor.example/app:1"});
+    let exact_repository =
+        json!({"type": "exactRepository", "dockerRepository": "vendor.example/app"});
+    let exact_reference =
+        json!({"type": "exactReference", "dockerReference": "vendor.example/app:1"});
     let remap = json!({
         "type": "remapIdentity", "prefix": "mirror.example:5000/hub", "signedPrefix": "docker.io",
     });
@@ -406,8 +455,18 @@ fn identities_match_as_the_peers_match_them() {
         (Some(remap.clone()), "mirror.example:5000/hub/library/app:1", "app:1", true),
         (Some(remap.clone()), "mirror.example:5000/hub/library/app:1", "app:2", false),
         (Some(remap.clone()), "mirror.example:5000/hubs/app:1", "docker.io/s/app:1", false),
-        (Some(remap.clone()), "mirror.example:5000/hubs/app:1", "mirror.example:5000/hubs/app:1", true),
-        (Some(remap), "mirror.example:5000/hub/library/app:1", "mirror.example:5000/hub/library/app:1", false),
+        (
+            Some(remap.clone()),
+            "mirror.example:5000/hubs/app:1",
+            "mirror.example:5000/hubs/app:1",
+            true,
+        ),
+        (
+            Some(remap),
+            "mirror.example:5000/hub/library/app:1",
+            "mirror.example:5000/hub/library/app:1",
+            false,
+        ),
     ];
     for (identity, pulled, stated, fits) in cases {
         let policy = alice(identity.clone());
@@ -471,7 +530,7 @@ fn archives_have_no_signatures() {
     }))
     .unwrap();
     let check = |kind, names: &[&str]| {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let names: Vec<Reference> = names.iter().map(|name| reference(name)).collect();
         policy.check_archive(kind, &names)
     };
     assert!(check(ArchiveKind::Docker, &[]).is_ok());

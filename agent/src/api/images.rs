@@ -1,0 +1,222 @@
+//! Images over the API: handlers of `/v1/image` and `/v1/images`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::{Path as Captured, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use futures_util::stream;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::server::{Api, Refusal, lines, off_reactor};
+use super::types::{
+    HistoryView, ImageDetail, KeepImage, PruneImages, PrunedImages, PullEvent, PullImage,
+    SaveImages, TagImage,
+};
+use crate::error::chain;
+use crate::image::{Error, PullRequest, Store};
+
+/// Progress lines that wait for a slow reader; more are dropped, the last one never.
+const PROGRESS: usize = 256;
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/image", get(inspect))
+        .route("/v1/image/history", get(history))
+        .route("/v1/images", get(images))
+        .route("/v1/images/pull", post(pull))
+        .route("/v1/images/keep", post(keep))
+        .route("/v1/images/load", post(load))
+        .route("/v1/images/save", post(save))
+        .route("/v1/images/tag", post(tag))
+        .route("/v1/images/prune", post(prune))
+        .route("/v1/images/{*reference}", delete(remove_image))
+}
+
+/// Asks the store; an image that is not there is no fault of the agent's.
+async fn ask<T: Send + 'static>(
+    api: &Api,
+    question: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
+) -> Result<Json<T>, Refusal> {
+    let store = api.hands.images().clone();
+    match tokio::task::spawn_blocking(move || question(&store)).await {
+        Ok(Ok(answer)) => Ok(Json(answer)),
+        Ok(Err(error @ Error::Unknown { .. })) => Err(Refusal::not_found(chain(&error))),
+        Ok(Err(error)) => Err(Refusal::internal(chain(&error))),
+        Err(failed) => Err(Refusal::internal(failed.to_string())),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct ReferenceQuery {
+    reference: String,
+}
+
+async fn inspect(
+    State(api): State<Api>,
+    Query(ReferenceQuery { reference }): Query<ReferenceQuery>,
+) -> Result<Json<ImageDetail>, Refusal> {
+    ask(&api, move |store| store.inspect(&reference)).await
+}
+
+async fn history(
+    State(api): State<Api>,
+    Query(ReferenceQuery { reference }): Query<ReferenceQuery>,
+) -> Result<Json<Vec<HistoryView>>, Refusal> {
+    ask(&api, move |store| store.history(&reference)).await
+}
+
+async fn tag(
+    State(api): State<Api>,
+    Json(TagImage { source, target }): Json<TagImage>,
+) -> Result<Json<()>, Refusal> {
+    ask(&api, move |store| store.tag(&source, &target)).await
+}
+
+/// The work ends with the connection.
+async fn save(
+    State(api): State<Api>,
+    Json(SaveImages { references, path }): Json<SaveImages>,
+) -> Result<Json<()>, Refusal> {
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let _guard = cancel.clone().drop_guard();
+    ask(&api, move |store| store.save(&references, PathBuf::from(path).as_path(), &cancel)).await
+}
+
+async fn prune(
+    State(api): State<Api>,
+    Json(request): Json<PruneImages>,
+) -> Result<Json<PrunedImages>, Refusal> {
+    let snapshots = api.snapshots.clone();
+    ask(&api, move |store| store.prune(&request, &|id| snapshots.borrow().images.contains(id)))
+        .await
+}
+
+async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
+    let store = api.hands.images().clone();
+    let images = off_reactor(move || store.list().map_err(|error| chain(&error))).await?;
+    Ok(Json(images).into_response())
+}
+
+async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
+    progress(move |report| async move {
+        let PullImage { reference, platform, keep } = request;
+        let request = PullRequest { platform, ..PullRequest::of(&reference) };
+        let last = match api.hands.pulls().pull(request, sink(report.clone())).await {
+            Ok(pulled) => {
+                let name = reference.clone();
+                let kept =
+                    ask(&api, move |store| if keep { store.keep(&name, true) } else { Ok(false) });
+                match kept.await {
+                    Ok(_changed) => PullEvent::Done { reference, digest: pulled.image.digest },
+                    Err(refusal) => PullEvent::Failed { reference, message: refusal.message() },
+                }
+            }
+            Err(failure) => PullEvent::Failed { reference, message: chain(&failure.error) },
+        };
+        let _ = report.send(last).await;
+    })
+}
+
+async fn keep(
+    State(api): State<Api>,
+    Json(KeepImage { reference, keep }): Json<KeepImage>,
+) -> Result<Json<bool>, Refusal> {
+    ask(&api, move |store| {
+        // While it is leased nothing takes it before the mark stands.
+        let found = store.lease(&reference)?;
+        let changed = (!keep || found.is_some()) && store.keep(&reference, keep)?;
+        if changed || found.is_some() { Ok(changed) } else { Err(Error::Unknown { reference }) }
+    })
+    .await
+}
+
+#[derive(Debug, Deserialize)]
+struct LoadQuery {
+    path: PathBuf,
+}
+
+async fn load(State(api): State<Api>, Query(LoadQuery { path }): Query<LoadQuery>) -> Response {
+    progress(move |report| async move {
+        let reference = path.display().to_string();
+        match api
+            .hands
+            .images()
+            .load(&path, api.hands.pulls().registries(), sink(report.clone()))
+            .await
+        {
+            Ok(images) => {
+                for image in images {
+                    let reference =
+                        image.references.into_iter().next().unwrap_or_else(|| image.id.clone());
+                    let done = PullEvent::Done { reference, digest: image.digest };
+                    let _ = report.send(done).await;
+                }
+            }
+            Err(error) => {
+                let failed = PullEvent::Failed { reference, message: chain(&error) };
+                let _ = report.send(failed).await;
+            }
+        }
+    })
+}
+
+/// `Done` and `Failed` are the handler's to say, once and last.
+fn sink(report: mpsc::Sender<PullEvent>) -> crate::image::Progress {
+    Arc::new(move |event| {
+        if !matches!(event, PullEvent::Done { .. } | PullEvent::Failed { .. }) {
+            let _ = report.try_send(event);
+        }
+    })
+}
+
+/// Streams what the work reports. The work ends with the connection.
+fn progress<F, W>(work: W) -> Response
+where
+    W: FnOnce(mpsc::Sender<PullEvent>) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(PROGRESS);
+    let work = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(work(sender)));
+    lines(stream::unfold((receiver, work), |(mut receiver, work)| async move {
+        receiver.recv().await.map(|event| (event, (receiver, work)))
+    }))
+}
+
+#[derive(Debug, Deserialize)]
+struct RemoveImageQuery {
+    force: Option<String>,
+}
+
+async fn remove_image(
+    State(api): State<Api>,
+    Captured(reference): Captured<String>,
+    Query(query): Query<RemoveImageQuery>,
+) -> Result<Response, Refusal> {
+    let store = api.hands.images().clone();
+    let snapshots = api.snapshots.clone();
+    let force = query.force.is_some_and(|value| value != "false");
+    let known = {
+        let (store, reference) = (store.clone(), reference.clone());
+        off_reactor(move || store.find(&reference).map_err(|error| chain(&error))).await?
+    };
+    if known.is_none() {
+        return Err(Refusal::not_found(format!("no image {reference}")));
+    }
+    let removed = tokio::task::spawn_blocking(move || {
+        let in_use = |id: &str| snapshots.borrow().images.contains(id);
+        let removed = store.remove(&reference, force, &in_use).map_err(|error| chain(&error))?;
+        // Who removes an image by hand does not want it kept.
+        for name in &removed.untagged {
+            store.keep(name, false).map_err(|error| chain(&error))?;
+        }
+        Ok::<_, String>(removed)
+    })
+    .await
+    .map_err(|failed| Refusal::internal(failed.to_string()))?
+    .map_err(Refusal::conflict)?;
+    Ok(Json(removed).into_response())
+}

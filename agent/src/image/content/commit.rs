@@ -1,0 +1,154 @@
+//! A pull or load in its own directory, and how that becomes part of the store.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FlockOperation;
+
+use super::files::{sync_dir, write_file, write_record};
+use super::sweep::discard;
+use super::{ImageRecord, LayerRecord, Lock, Store};
+use crate::failpoint;
+use crate::image::Error;
+use crate::image::layer::digest_of;
+use crate::image::reference::Reference;
+use crate::image::unpack::make_directory;
+
+/// A pull in progress: a directory of its own, removed with the last clone unless committed.
+#[derive(Debug)]
+pub(in crate::image) struct Staging {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Staging {
+    pub(in crate::image) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept at the next start.
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a temporary directory");
+        }
+    }
+}
+
+/// What a pull or load found, ready to be committed.
+#[derive(Debug)]
+pub(in crate::image) struct NewImage {
+    pub(in crate::image) manifest: Vec<u8>,
+    pub(in crate::image) config: Vec<u8>,
+    pub(in crate::image) created: Option<String>,
+    /// Lowest first, each once; the directory holds `fs` and `layer`, `None` if the store has the layer.
+    pub(in crate::image) layers: Vec<(LayerRecord, Option<PathBuf>)>,
+    pub(in crate::image) names: Vec<Reference>,
+}
+
+/// A commit either succeeds or finds that a layer it relied on was removed meanwhile.
+#[derive(Debug)]
+pub(in crate::image) enum Commit {
+    Done,
+    LayerGone,
+}
+impl Store {
+    /// A directory of one's own, in the same filesystem.
+    pub(in crate::image) fn stage(&self) -> Result<Arc<Staging>, Error> {
+        // Under the lock, so that no sweep comes between making the directory and locking it.
+        let _lock = self.lock()?;
+        let path = self.at("tmp").join(uuid::Uuid::new_v4().to_string());
+        make_directory(&path, 0o700).map_err(Error::io("create", &path))?;
+        let lock = File::open(&path).map_err(Error::io("open", &path))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|errno| Error::io("lock", &path)(errno.into()))?;
+        Ok(Arc::new(Staging { path, _lock: lock }))
+    }
+    /// Makes images and their names part of the store.
+    pub(in crate::image) fn commit(&self, images: &[NewImage]) -> Result<Commit, Error> {
+        let layers = || images.iter().flat_map(|image| &image.layers);
+        let staged: BTreeSet<&str> = layers()
+            .filter(|(_, dir)| dir.is_some())
+            .map(|(layer, _)| layer.diff_id.as_str())
+            .collect();
+        if !staged.is_empty() {
+            let dir = File::open(&self.inner.dir).map_err(Error::io("open", &self.inner.dir))?;
+            rustix::fs::syncfs(&dir)
+                .map_err(|errno| Error::io("sync", &self.inner.dir)(errno.into()))?;
+        }
+        failpoint::hit("image.synced");
+        let lock = self.lock()?;
+        for (layer, _) in layers() {
+            if !staged.contains(layer.diff_id.as_str()) && self.layer(&layer.diff_id)?.is_none() {
+                return Ok(Commit::LayerGone);
+            }
+        }
+        for image in images {
+            self.leases().committed(&digest_of(&image.config));
+        }
+        let mut garbage = Vec::new();
+        let result = self
+            .commit_layers(layers(), &mut garbage)
+            .and_then(|()| images.iter().try_for_each(|image| self.commit_image(&lock, image)));
+        // What a moved tag or a failure left; a failure is the error to tell.
+        let collected = self.collect(&lock);
+        drop(lock);
+        let collected = collected.and_then(|more| {
+            garbage.extend(more);
+            discard(garbage)
+        });
+        result.and(collected).map(|()| Commit::Done)
+    }
+
+    fn commit_layers<'a>(
+        &self,
+        layers: impl Iterator<Item = &'a (LayerRecord, Option<PathBuf>)>,
+        garbage: &mut Vec<PathBuf>,
+    ) -> Result<(), Error> {
+        for (layer, staged) in layers {
+            let Some(staged) = staged else { continue };
+            // Somebody else may have been faster, with the same verified content.
+            if self.layer(&layer.diff_id)?.is_none() {
+                let to = self.layer_path(&layer.diff_id);
+                if to.exists() {
+                    // Damaged; this one is as it should be.
+                    garbage.push(self.move_aside(&to)?);
+                }
+                fs::rename(staged, &to).map_err(Error::io("commit layer", to))?;
+                failpoint::hit("image.layer");
+            }
+        }
+        sync_dir(&self.at("l"))
+    }
+
+    fn commit_image(&self, lock: &Lock, new: &NewImage) -> Result<(), Error> {
+        let (id, digest) = (digest_of(&new.config), digest_of(&new.manifest));
+        for (name, bytes) in [(&id, &new.config), (&digest, &new.manifest)] {
+            if self.blob(name).is_none() {
+                write_file(&self.blob_path(name), bytes)?;
+                failpoint::hit("image.blob");
+            }
+        }
+        let layers = new.layers.iter().map(|(layer, _)| layer.clone()).collect();
+        let record = ImageRecord { id: id.clone(), digest, created: new.created.clone(), layers };
+        write_record(&self.image_path(&id), &record)?;
+        failpoint::hit("image.record");
+        for name in &new.names {
+            self.name(lock, name, &id)?;
+            failpoint::hit("image.name");
+        }
+        Ok(())
+    }
+}
+
+/// Writes the record that makes a directory a layer.
+pub(in crate::image) fn seal_layer(dir: &Path, record: &LayerRecord) -> Result<(), Error> {
+    let path = dir.join("layer");
+    let text = serde_json::to_vec(record)
+        .map_err(|source| Error::Record { path: path.clone(), source })?;
+    // Synced with the layer's content by the commit.
+    fs::write(&path, text).map_err(Error::io("write", path))
+}

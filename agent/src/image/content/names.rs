@@ -1,0 +1,104 @@
+//! Names of images on disk: one file each, so that moving a tag is one rename.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::files::{files, read_record, write_record};
+use super::{Lock, Store};
+use crate::image::Error;
+use crate::image::reference::{Reference, is_digest, is_lower_hex};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct NameRecord {
+    /// The full spelling.
+    reference: String,
+    id: String,
+}
+impl Store {
+    pub(in crate::image) fn resolve(
+        &self,
+        lock: &Lock,
+        text: &str,
+    ) -> Result<Option<(String, Option<Reference>)>, Error> {
+        let full = text.strip_prefix("sha256:").unwrap_or(text);
+        if full.len() == 64 && is_lower_hex(full) {
+            let id = format!("sha256:{full}");
+            return Ok(self.image_path(&id).exists().then_some((id, None)));
+        }
+        if let Ok(reference) = Reference::parse(text) {
+            // With both, the digest decides, as in Docker.
+            let name = match reference.digest() {
+                Some(digest) => reference.with_digest(digest),
+                None => reference,
+            };
+            let path = self.name_path(&name.to_string());
+            match read_record::<NameRecord>(&path) {
+                Ok(record) if is_digest(&record.id) => return Ok(Some((record.id, Some(name)))),
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if full.is_empty() || full.len() > 64 || !is_lower_hex(full) {
+            return Ok(None);
+        }
+        let mut ids = self.image_ids(lock)?;
+        ids.retain(|id| id["sha256:".len()..].starts_with(full));
+        match ids.len() {
+            0 | 1 => Ok(ids.pop().map(|id| (id, None))),
+            count => Err(Error::Ambiguous { prefix: text.to_owned(), count }),
+        }
+    }
+    /// Gives an image another name, taking it from the image that has it.
+    pub fn tag(&self, source: &str, target: &str) -> Result<(), Error> {
+        let failed = |source| Error::Reference { reference: target.to_owned(), source };
+        let target = Reference::parse(target).map_err(failed)?;
+        if target.digest().is_some() {
+            let reference = target.familiar();
+            let reason = "a name to give has no digest".to_owned();
+            return Err(Error::Inconsistent { reference, reason });
+        }
+        let lock = self.lock()?;
+        let (image, _) = self.whole(&lock, source)?;
+        self.name(&lock, &target, &image.id)
+    }
+
+    /// Makes `name` stand for the image with this id.
+    pub(in crate::image) fn name(
+        &self,
+        _lock: &Lock,
+        name: &Reference,
+        id: &str,
+    ) -> Result<(), Error> {
+        let reference = name.to_string();
+        let path = self.name_path(&reference);
+        write_record(&path, &NameRecord { reference, id: id.to_owned() })
+    }
+
+    /// Names that can be read, and the ids of their images.
+    pub(in crate::image) fn names(
+        &self,
+        _lock: &Lock,
+    ) -> Result<Vec<(PathBuf, Reference, String)>, Error> {
+        let mut names = Vec::new();
+        for path in files(&self.at("refs"))? {
+            match read_record::<NameRecord>(&path) {
+                Ok(record) if is_digest(&record.id) => {
+                    if let Ok(reference) = Reference::parse(&record.reference) {
+                        names.push((path, reference, record.id));
+                    }
+                }
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(names)
+    }
+    pub(in crate::image) fn name_path(&self, reference: &str) -> PathBuf {
+        let hash = hex::encode(Sha256::digest(reference.as_bytes()));
+        self.at("refs").join(format!("{hash}.json"))
+    }
+}
