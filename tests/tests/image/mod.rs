@@ -3,6 +3,7 @@
 mod hostile;
 mod load;
 mod pull;
+mod signature;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

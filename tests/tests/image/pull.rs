@@ -105,7 +105,7 @@ fn a_registry_with_a_login_wants_it() {
     let auth = |password: &str| {
         let data = json!({registry.address(): {"username": USER, "password": password}});
         let auth = Auth::load(Some("docker"), Some(&data.to_string()), None).unwrap();
-        Registries { auth }
+        Registries { auth, ..Registries::default() }
     };
     let error = chain(&fixture.pull(&reference).unwrap_err());
     assert!(error.contains("refuses anonymous access") && error.contains(&reference), "{error}");

@@ -5,6 +5,7 @@
 //! policy.rs    the policy file: containers-policy.json(5)
 //! identity.rs  whose name a signature has to state
 //! key.rs       public keys            verify.rs  the decision
+//! strict.rs    JSON, read to the letter
 //! ```
 //!
 //! Signatures are those of `cosign` and of `sigstoreSigned` in Podman and skopeo: a manifest in the
@@ -23,6 +24,7 @@
 mod identity;
 mod key;
 mod policy;
+mod strict;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -38,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) use policy::ArchiveKind;
 pub use policy::Policy;
 use policy::Rule;
+use strict::Object;
 use verify::{Attached, Verdict};
 
 use super::download::{Collected, check_digest, retry};
@@ -102,14 +105,15 @@ impl Policy {
         digests: &[&str],
     ) -> Result<(), Error> {
         let rule = self.of(pulled);
+        let digests: BTreeSet<&str> = digests.iter().copied().collect();
+        let digests: Vec<&str> = digests.into_iter().collect();
         let mut signatures = Vec::new();
         if rule.needs_signatures() && !rule.rejects() {
-            let digests: BTreeSet<&str> = digests.iter().copied().collect();
-            for digest in digests {
+            for digest in &digests {
                 signatures.extend(signatures_of(session, digest).await?);
             }
         }
-        rule.decide(pulled, digests, &signatures).map_err(|verdict| {
+        rule.decide(pulled, &digests, &signatures).map_err(|verdict| {
             let (policy, place) = self.named(&rule);
             match verdict {
                 Verdict::Rejected => Error::Rejected { policy, place },
@@ -161,7 +165,7 @@ fn tag_of(digest: &str) -> String {
 
 /// What a manifest of signatures has to fetch: payload and signature, the newest first.
 fn listed(text: &[u8]) -> Result<Vec<(Descriptor, String)>, serde_json::Error> {
-    let Signatures { layers } = serde_json::from_slice(text)?;
+    let Object(Signatures { layers }) = serde_json::from_slice(text)?;
     let mut payloads = BTreeSet::new();
     let mut seen = BTreeSet::new();
     Ok(layers

@@ -17,16 +17,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::Error;
 use super::identity::SignedIdentity;
 use super::key::Key;
+use super::strict::{Object, Unique};
 use crate::image::reference::Reference;
 
 /// More than any policy of people.
@@ -99,7 +99,7 @@ impl Policy {
         text: &[u8],
         key: &dyn Fn(&Path) -> Result<Vec<u8>, Error>,
     ) -> Result<Self, Error> {
-        let raw: RawPolicy = serde_json::from_slice(text)
+        let Object(raw): Object<RawPolicy> = serde_json::from_slice(text)
             .map_err(|source| Error::Json { path: path.to_owned(), source })?;
         let reader = Reader { path, key };
         let mut transports = raw.transports.unwrap_or_default().0;
@@ -211,14 +211,14 @@ impl Reader<'_> {
     fn requirements(
         &self,
         place: &str,
-        raw: Vec<RawRequirement>,
+        raw: Vec<Object<RawRequirement>>,
     ) -> Result<Vec<Requirement>, Error> {
         if raw.is_empty() {
             let reason = "the list of requirements must not be empty";
             return Err(self.invalid(place, reason));
         }
         let numbered = raw.into_iter().enumerate();
-        numbered.map(|(at, raw)| self.requirement(&format!("{place}[{at}]"), raw)).collect()
+        numbered.map(|(at, Object(raw))| self.requirement(&format!("{place}[{at}]"), raw)).collect()
     }
 
     fn requirement(&self, place: &str, raw: RawRequirement) -> Result<Requirement, Error> {
@@ -292,7 +292,7 @@ impl Reader<'_> {
         }
         let identity = match raw.signed_identity {
             None => SignedIdentity::MatchRepoDigestOrExact,
-            Some(raw) => SignedIdentity::new(raw)
+            Some(Object(raw)) => SignedIdentity::new(raw)
                 .map_err(|reason| self.invalid(format!("{place}.signedIdentity"), reason))?,
         };
         Ok(Requirement::Signed { keys, identity })
@@ -322,8 +322,8 @@ impl Reader<'_> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPolicy {
-    default: Vec<RawRequirement>,
-    transports: Option<Unique<Unique<Vec<RawRequirement>>>>,
+    default: Vec<Object<RawRequirement>>,
+    transports: Option<Unique<Unique<Vec<Object<RawRequirement>>>>>,
 }
 
 #[derive(Deserialize)]
@@ -343,7 +343,7 @@ struct RawRequirement {
     rekor_public_key_data: Option<IgnoredAny>,
     rekor_public_key_datas: Option<IgnoredAny>,
     base_layer_identity: Option<IgnoredAny>,
-    signed_identity: Option<super::identity::Raw>,
+    signed_identity: Option<Object<super::identity::Raw>>,
 }
 
 impl RawRequirement {
@@ -366,41 +366,5 @@ impl RawRequirement {
             ]
             .iter()
             .any(|field| field.is_some())
-    }
-}
-
-/// A map that has no key twice.
-struct Unique<T>(BTreeMap<String, T>);
-
-impl<T> Default for Unique<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
-            type Value = Unique<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = BTreeMap::new();
-                while let Some((key, value)) = map.next_entry::<String, T>()? {
-                    if entries.contains_key(&key) {
-                        return Err(serde::de::Error::custom(format!("duplicate key {key:?}")));
-                    }
-                    entries.insert(key, value);
-                }
-                Ok(Unique(entries))
-            }
-        }
-
-        deserializer.deserialize_map(Entries(PhantomData))
     }
 }

@@ -310,6 +310,13 @@ fn a_policy_that_is_not_understood_is_refused() {
         let error = crate::error::chain(&parse_text(text).expect_err(text));
         assert!(error.contains("duplicate"), "{text}: {error}");
     }
+    for text in [
+        r#"[[{"type": "insecureAcceptAnything"}], null]"#,
+        r#"{"default": [["insecureAcceptAnything"]]}"#,
+        r#"{"default": {"type": "insecureAcceptAnything"}}"#,
+    ] {
+        parse_text(text).expect_err(text);
+    }
     assert!(parse_text("").is_err() && parse_text("[]").is_err() && parse_text("{").is_err());
     // Of transports that are none of ours the scopes do not matter.
     let foreign = json!({
@@ -402,6 +409,8 @@ fn a_signature_is_of_its_very_payload() {
         ),
         format!("{text}{text}"),
         "[".repeat(100_000),
+        // Positions instead of names.
+        format!("[[\"cosign container image signature\",[\"{a}\"],[\"app\"]],null]"),
         String::new(),
     ] {
         assert!(!refused(&policy, "app", &[sign(ALICE, wrong.as_bytes())]).is_empty());
@@ -573,5 +582,5 @@ fn signatures_are_listed_newest_first_and_bounded() {
     let without = json!({"mediaType": PAYLOAD, "digest": digest('a'), "size": 1});
     assert!(list(vec![strange, large, bare, path, without]).is_empty());
     assert!(listed(b"{}").unwrap().is_empty());
-    assert!(listed(br#"{"layers": 1}"#).is_err());
+    assert!(listed(br#"{"layers": 1}"#).is_err() && listed(b"[[]]").is_err());
 }

@@ -19,6 +19,7 @@ use serde::de::IgnoredAny;
 
 use super::key::Key;
 use super::policy::{Requirement, Rule};
+use super::strict::Object;
 use crate::image::reference::Reference;
 
 const TYPE: &str = "cosign container image signature";
@@ -44,7 +45,7 @@ pub(super) enum Verdict {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Payload {
-    critical: Critical,
+    critical: Object<Critical>,
     #[serde(default, rename = "optional")]
     _optional: Option<BTreeMap<String, IgnoredAny>>,
 }
@@ -54,8 +55,8 @@ struct Payload {
 struct Critical {
     #[serde(rename = "type")]
     kind: String,
-    image: Signed,
-    identity: Identity,
+    image: Object<Signed>,
+    identity: Object<Identity>,
 }
 
 #[derive(Deserialize)]
@@ -135,16 +136,17 @@ impl Requirement {
             let names: Vec<&str> = keys.iter().map(Key::name).collect();
             return Err(format!("one was not made with the key {}", names.join(" or ")));
         }
-        let payload: Payload = serde_json::from_slice(&attached.payload)
+        let Object(payload): Object<Payload> = serde_json::from_slice(&attached.payload)
             .map_err(|error| format!("one has a malformed payload: {error}"))?;
-        let critical = payload.critical;
+        let Object(critical) = payload.critical;
+        let (Object(image), Object(stated)) = (critical.image, critical.identity);
         if critical.kind != TYPE {
             return Err(format!("one is of type {:?}", shortened(&critical.kind)));
         }
-        if !digests.contains(&critical.image.digest.as_str()) {
-            return Err(format!("one is for {:?}", shortened(&critical.image.digest)));
+        if !digests.contains(&image.digest.as_str()) {
+            return Err(format!("one is for {:?}", shortened(&image.digest)));
         }
-        let stated = &critical.identity.reference;
+        let stated = &stated.reference;
         if !identity.accepts(pulled, stated) {
             let stated = shortened(stated);
             return Err(format!(
