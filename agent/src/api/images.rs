@@ -162,7 +162,12 @@ struct LoadQuery {
 async fn load(State(api): State<Api>, Query(LoadQuery { path }): Query<LoadQuery>) -> Response {
     progress(move |report| async move {
         let reference = path.display().to_string();
-        match api.hands.images().load(&path, sink(report.clone())).await {
+        match api
+            .hands
+            .images()
+            .load(&path, api.hands.pulls().registries(), sink(report.clone()))
+            .await
+        {
             Ok(images) => {
                 for image in images {
                     let reference =

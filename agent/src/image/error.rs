@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{auth, recipe, reference, registry, unpack};
+use super::{auth, recipe, reference, registry, signature, unpack};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,6 +23,8 @@ pub enum Error {
     Document { reference: String, document: String, source: serde_json::Error },
     #[error("{reference}: {reason}")]
     Inconsistent { reference: String, reason: String },
+    #[error("{reference}: signature policy")]
+    Signature { reference: String, source: Box<signature::Error> },
     #[error("{reference}: layer {layer}")]
     Layer { reference: String, layer: String, source: Box<unpack::Error> },
     #[error("{reference}: cancelled")]

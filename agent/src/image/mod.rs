@@ -10,6 +10,7 @@
 //! hosts.rs      which hosts, in which order, and what is trusted
 //! transport.rs  HTTP to a host                  token.rs  who we are to it
 //! push.rs       blobs and manifests to a registry
+//! signature/    which images must be signed, and whether they are
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
 //! publish.rs    store → registry
@@ -66,6 +67,7 @@ mod reclaim;
 mod reference;
 mod registry;
 mod save;
+mod signature;
 mod snapshot;
 mod sparse;
 mod token;
@@ -89,6 +91,7 @@ pub use plan::{Mark, Marks, Rules, Usage};
 pub use publish::PushProgress;
 pub use reclaim::{Round, Spare};
 pub use reference::Reference;
+pub use signature::{Error as PolicyError, Policy};
 
 use crate::api::types::PullEvent;
 
@@ -97,6 +100,8 @@ use crate::api::types::PullEvent;
 pub struct Registries {
     pub auth: Auth,
     pub hosts: Hosts,
+    /// Which images must be signed; `None`: none.
+    pub policy: Option<Arc<Policy>>,
 }
 
 /// What is to be pulled, and how.
