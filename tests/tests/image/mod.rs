@@ -1,5 +1,6 @@
 //! The image store against real registries and hand-made images.
 
+mod commands;
 mod crash;
 mod hostile;
 mod load;
