@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use super::Registries;
 use super::content::{Commit, NewImage, Store};
 use super::download::{Collected, check_digest};
-use super::layer;
 use super::manifest::{self, Descriptor, Document, ImageConfig, Manifest, Refusal};
 use super::platform::{self, Platform};
 use super::reference::Reference;
@@ -186,13 +185,14 @@ impl Pull {
             // Here and not in an async drop: removing many files takes a while.
             tokio::task::spawn_blocking(move || drop(staging)).await.map_err(Error::Worker)?;
             match result? {
-                Commit::Done => break,
+                Commit::Done(images) => {
+                    let unknown = Error::Unknown { reference: self.text };
+                    return images.into_iter().next().ok_or(unknown);
+                }
                 // An `image rm` came between; what it took is fetched.
                 Commit::LayerGone => {}
             }
         }
-        let id = layer::digest_of(&config_text);
-        self.blocking(move |store| store.image_by_id(&id)).await
     }
 
     async fn blocking<T: Send + 'static>(

@@ -1,6 +1,7 @@
 //! The image store against real registries and hand-made images.
 
 mod collect;
+mod commands;
 mod crash;
 mod hostile;
 mod limits;

@@ -11,10 +11,10 @@ use super::files::{prepare_record, publish, sync_dir, write_file};
 use super::sweep::discard;
 use super::{ImageRecord, LayerRecord, Store};
 use crate::failpoint;
-use crate::image::Error;
 use crate::image::layer::digest_of;
 use crate::image::reference::Reference;
 use crate::image::unpack::make_directory;
+use crate::image::{Error, Image};
 
 /// A pull in progress: a directory of its own, removed with the last clone unless committed.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub(in crate::image) struct NewImage {
 /// A commit either succeeds or finds that a layer it relied on was removed meanwhile.
 #[derive(Debug)]
 pub(in crate::image) enum Commit {
-    Done,
+    Done(Vec<Image>),
     LayerGone,
 }
 impl Store {
@@ -91,8 +91,13 @@ impl Store {
             self.leases().committed(&digest_of(&image.config));
         }
         let mut garbage = Vec::new();
-        let result =
-            self.commit_layers(layers(), &mut garbage).and_then(|()| self.commit_images(images));
+        // Looked at before the lock is given up: a moment later another process may prune them.
+        let result = self
+            .commit_layers(layers(), &mut garbage)
+            .and_then(|()| self.commit_images(images))
+            .and_then(|()| {
+                images.iter().map(|new| self.image(&lock, &digest_of(&new.config))).collect()
+            });
         // What a moved tag or a failure left; a failure is the error to tell.
         let collected = self.collect(&lock);
         drop(lock);
@@ -100,7 +105,8 @@ impl Store {
             garbage.extend(more);
             discard(garbage)
         });
-        result.and(collected).map(|()| Commit::Done)
+        let images = result?;
+        collected.map(|()| Commit::Done(images))
     }
 
     fn commit_layers<'a>(
