@@ -20,6 +20,7 @@ use super::entries::{Entries, Input, Kind};
 use super::manifest::{self, Descriptor, Document, Manifest};
 use super::platform::{self, Platform};
 use super::reference::{Reference, is_digest};
+use super::signature::ArchiveKind;
 
 const MAX_MEMBERS: usize = 100_000;
 /// The largest archive that is decompressed, in bytes.
@@ -212,6 +213,14 @@ impl Archive {
             ));
         }
         Ok(text)
+    }
+
+    /// What Docker wrote has its manifest.json, with or without an OCI layout beside it.
+    pub(super) fn kind(&self) -> ArchiveKind {
+        match self.member("manifest.json") {
+            Some(_) => ArchiveKind::Docker,
+            None => ArchiveKind::Oci,
+        }
     }
 
     /// The images for `platform`.
