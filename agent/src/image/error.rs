@@ -27,6 +27,10 @@ pub enum Error {
     Signature { reference: String, source: Box<signature::Error> },
     #[error("{reference}: layer {layer}")]
     Layer { reference: String, layer: String, source: Box<unpack::Error> },
+    #[error(
+        "{reference}: layer {layer} is foreign: its registry need not have it, and {url:?}, where it is said to be, is not asked; push the image with all its layers"
+    )]
+    Foreign { reference: String, layer: String, url: String, source: Box<registry::Error> },
     #[error("{reference}: cancelled")]
     Cancelled { reference: String },
     #[error("load {archive}: {reason}")]

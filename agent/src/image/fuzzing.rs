@@ -76,7 +76,7 @@ pub fn layer(bytes: &[u8], directory: &Path) {
         return;
     }
     let mut entries = Entries::new(BufReader::new(archive.as_slice()));
-    let _ = unpack::apply(&mut entries, &fs, LIMITS);
+    let _ = unpack::apply(&mut entries, &fs, LIMITS, &Arc::default());
     let removed = std::fs::remove_dir_all(&fs);
     let left = std::fs::read_dir(directory).map(Iterator::count);
     if removed.is_err() || !matches!(left, Ok(0)) {

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf as _, Bytes};
@@ -15,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::decompress::decompress;
 use super::entries::Entries;
-use super::gate::Windows;
+use super::gate::Gate;
 use super::pipeline::{self, Stream};
 use super::recipe::Recorder;
 use super::unpack::{self, Error, Limits};
@@ -94,16 +93,16 @@ pub(super) fn unpack(
     dir: &Path,
     recipe: File,
     limits: Limits,
-    windows: &Arc<Windows>,
+    gate: &Gate,
 ) -> Result<Unpacked, Error> {
     let compressed = AtomicU64::new(0);
     let (result, hash, archive) = {
         let counted = Counted { inner: &mut blob, read: &compressed };
-        let inner = decompress(counted, windows)
+        let inner = decompress(counted, gate.windows())
             .map_err(|source| Error::Io { operation: "decompress", source })?;
         let mut source =
             Bounded { inner, limits, compressed: &compressed, made: 0, exceeded: None };
-        let run = pipeline::run(&mut source, |stream| fill(stream, dir, recipe, limits));
+        let run = pipeline::run(&mut source, |stream| fill(stream, dir, recipe, limits, gate));
         if let Some(error) = source.exceeded {
             return Err(error);
         }
@@ -122,9 +121,15 @@ pub(super) fn unpack(
 }
 
 /// Applies an archive and reads what follows it, which belongs to the digest.
-fn fill(stream: Stream, dir: &Path, recipe: File, limits: Limits) -> Result<u64, Error> {
+fn fill(
+    stream: Stream,
+    dir: &Path,
+    recipe: File,
+    limits: Limits,
+    gate: &Gate,
+) -> Result<u64, Error> {
     let mut entries = Entries::new(Recorder::new(stream, recipe));
-    let bytes = unpack::apply(&mut entries, dir, limits)?;
+    let bytes = unpack::apply(&mut entries, dir, limits, gate.writeback())?;
     let mut rest = entries.into_inner();
     io::copy(&mut rest, &mut io::sink())
         .map_err(|source| Error::Io { operation: "decompress", source })?;
@@ -220,7 +225,7 @@ mod tests {
         let fs = directory.path().join("fs");
         std::fs::create_dir(&fs).unwrap();
         let recipe = File::create_new(directory.path().join("recipe")).unwrap();
-        unpack(blob, "", &fs, recipe, LIMITS, &Arc::default()).unwrap_err().to_string()
+        unpack(blob, "", &fs, recipe, LIMITS, &Gate::default()).unwrap_err().to_string()
     }
 
     #[test]
