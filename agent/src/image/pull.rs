@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Registries;
 use super::content::{Commit, NewImage, Store};
 use super::download::{Collected, check_digest};
+use super::layer::digest_of;
 use super::manifest::{self, Descriptor, Document, ImageConfig, Manifest, Refusal};
 use super::platform::{self, Platform};
 use super::reference::Reference;
@@ -148,7 +149,7 @@ impl Pull {
             Found::Digest(digest) => self.fetch_manifest(&digest).await?,
         };
         let (text, manifest) = self.manifest(bytes, wanted).await?;
-        self.trusted(&resolved, &layer::digest_of(&text)).await?;
+        self.trusted(&resolved, &digest_of(&text)).await?;
         let config_text = self.config(&manifest.config).await?;
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
