@@ -244,7 +244,6 @@ pub(super) async fn chunk(response: &mut Response) -> Result<Option<Bytes>, Erro
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Pull,
-    #[cfg_attr(not(test), expect(dead_code, reason = "for push.rs"))]
     Push,
 }
 
