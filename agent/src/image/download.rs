@@ -24,7 +24,12 @@ const PROGRESS: u64 = 64 << 10;
 
 /// Where the body of an answer begins in a blob of `size` bytes, asked for from `offset` on. `None`:
 /// not where it may.
-fn begins(status: StatusCode, range: Option<&str>, offset: u64, size: u64) -> Option<u64> {
+pub(super) fn begins(
+    status: StatusCode,
+    range: Option<&str>,
+    offset: u64,
+    size: u64,
+) -> Option<u64> {
     if status != StatusCode::PARTIAL_CONTENT {
         return Some(0);
     }

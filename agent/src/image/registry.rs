@@ -137,7 +137,7 @@ impl Error {
 }
 
 /// The seconds or the date of `Retry-After`.
-fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse::<u64>() {
         return Some(Duration::from_secs(seconds));
     }
@@ -160,7 +160,7 @@ struct Refusal {
 }
 
 /// What an answer other than success says.
-fn refusal(
+pub(super) fn refusal(
     status: StatusCode,
     after: Option<Duration>,
     body: &[u8],
