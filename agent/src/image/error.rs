@@ -133,6 +133,17 @@ impl Error {
         None
     }
 
+    /// The registry knows no such image, or not for us.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Registry { source, .. } => matches!(
+                **source,
+                registry::Error::Unauthorized { .. } | registry::Error::Unknown(_)
+            ),
+            _ => false,
+        }
+    }
+
     pub(super) fn io(
         operation: &'static str,
         path: impl Into<PathBuf>,
