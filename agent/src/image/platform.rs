@@ -1,5 +1,6 @@
 //! Which entry of an image index fits a platform (`os/architecture[/variant]`).
 
+use super::error::told;
 use super::manifest::Descriptor;
 
 /// A platform in the spelling of the image specification, which is Go's.
@@ -168,7 +169,7 @@ pub(super) fn offered(entries: &[Descriptor]) -> String {
         .collect();
     names.sort();
     names.dedup();
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() { "none".to_owned() } else { told(&names.join(", ")) }
 }
 
 #[cfg(test)]
