@@ -83,6 +83,17 @@ pub enum Error {
     Worker(#[source] tokio::task::JoinError),
 }
 
+/// Words of an untrusted document as an error may repeat them: on one line, and not without end.
+pub(super) fn told(text: &str) -> String {
+    const LONGEST: usize = 500;
+    let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut told: String = chars.by_ref().take(LONGEST).collect();
+    if chars.next().is_some() {
+        told.push('…');
+    }
+    told
+}
+
 impl From<auth::Error> for Error {
     fn from(error: auth::Error) -> Self {
         Self::Auth(Box::new(error))

@@ -271,6 +271,8 @@ impl Authenticator {
     ) -> Result<(HeaderValue, Duration), Error> {
         let mut url = Url::parse(realm)
             .map_err(|error| Error::Protocol(format!("the realm is no address: {error}")))?;
+        // They would become credentials.
+        let _ = (url.set_username(""), url.set_password(None));
         let client = transport.toward(&transport.base, &url).await?;
         let latest = state.identity_token.clone();
         let request = match (latest.as_ref(), login) {
