@@ -65,7 +65,7 @@ impl Store {
             let images: Vec<NewImage> =
                 found.iter().map(|image| loader.image(image)).collect::<Result<_, _>>()?;
             // Where an `image rm` took a layer that was there a moment ago, it is unpacked.
-            if matches!(self.commit(&images)?, Commit::Done) {
+            if matches!(self.commit(&staging, &images)?, Commit::Done) {
                 let ids = images.iter().map(|new| layer::digest_of(&new.config));
                 return ids.map(|id| self.image_by_id(&id)).collect();
             }
