@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::content::{ImageRecord, Lock, Store};
 use super::bounded::{list, nullable};
+use super::content::{ImageRecord, Lock, Store};
 use super::manifest::{Document, OCI_MANIFEST, diff_ids};
 use super::{Error, Image, manifest};
 use crate::api::types::{

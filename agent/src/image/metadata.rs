@@ -94,7 +94,8 @@ impl Metadata {
                 // ext4 says so of attributes that do not fit their block, however much is free: no
                 // reason to make room.
                 Err(Errno::NOSPC) if has_room(fd) => {
-                    let reason = "its extended attributes are larger than the store's filesystem takes";
+                    let reason =
+                        "its extended attributes are larger than the store's filesystem takes";
                     return Err(Error::Refused { name: lossy(name), reason });
                 }
                 Err(errno) => return Err(apply_error(name, "set its extended attributes")(errno)),

@@ -130,8 +130,7 @@ impl Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        if let (Some(staging), Ok(runtime)) =
-            (self.0.take(), tokio::runtime::Handle::try_current())
+        if let (Some(staging), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current())
         {
             runtime.spawn_blocking(move || drop(staging));
         }
@@ -195,9 +194,8 @@ impl Pull {
                         layers,
                         names: names.clone(),
                     };
-                    let work = move |store: &Store| {
-                        store.commit(&staging, std::slice::from_ref(&new))
-                    };
+                    let work =
+                        move |store: &Store| store.commit(&staging, std::slice::from_ref(&new));
                     self.blocking(work).await
                 }
                 Err(error) => {

@@ -185,8 +185,10 @@ impl Unpacker {
     fn forget(&mut self, path: &[u8]) {
         let below = [path, b"/"].concat();
         let from = self.directories.range(below.clone()..);
-        let mut gone: Vec<Vec<u8>> =
-            from.map(|(path, _)| path.clone()).take_while(|path| path.starts_with(&below)).collect();
+        let mut gone: Vec<Vec<u8>> = from
+            .map(|(path, _)| path.clone())
+            .take_while(|path| path.starts_with(&below))
+            .collect();
         gone.push(path.to_vec());
         for path in gone {
             if let Some(former) = self.directories.remove(&path) {

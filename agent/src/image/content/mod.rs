@@ -56,6 +56,7 @@ use crate::error::chain;
 pub(in crate::image) use commit::{Commit, NewImage, Staging, seal_layer};
 use files::short_name;
 pub(in crate::image) use files::{files, read_record, sync_dir, write_record};
+use names::KnownNames;
 use sweep::discard;
 
 /// The name of a layer's recipe in its directory.
@@ -74,6 +75,7 @@ struct Inner {
     layers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     leases: Leases,
     gate: Gate,
+    names: Mutex<KnownNames>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -134,6 +136,7 @@ impl Store {
             layers: Mutex::default(),
             leases: Leases::default(),
             gate: Gate::default(),
+            names: Mutex::default(),
         };
         let store = Self { inner: Arc::new(inner) };
         let lock = store.lock()?;
@@ -294,12 +297,9 @@ impl Store {
     ) -> Result<(Image, ImageRecord), Error> {
         let (record, config) = self.examine(id)?;
         let (mut references, mut repo_digests) = (Vec::new(), Vec::new());
-        for (_, reference, owner) in self.names(lock)? {
-            if owner == id {
-                let list =
-                    if reference.tag().is_some() { &mut references } else { &mut repo_digests };
-                list.push(reference.familiar());
-            }
+        for reference in self.names_of(lock, id)? {
+            let list = if reference.tag().is_some() { &mut references } else { &mut repo_digests };
+            list.push(reference.familiar());
         }
         references.sort();
         repo_digests.sort();
