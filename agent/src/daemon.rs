@@ -76,6 +76,8 @@ pub enum Error {
     Images(#[source] image::Error),
     #[error("read the registries' credentials")]
     Auth(#[source] image::Error),
+    #[error("LIGHTER_SIGNATURE_POLICY")]
+    Policy(#[source] image::PolicyError),
     #[error("prepare the shipping of logs")]
     Logs(#[from] SetupError),
     #[error("open the network")]
@@ -395,7 +397,13 @@ fn open(
     .map_err(Error::Auth)?
     .with_aws(aws);
     let hosts = config.registry_config_dir.clone().unwrap_or_else(|| layout.registry_config());
-    let registries = image::Registries { auth, hosts: image::Hosts::at(hosts) };
+    let policy = config
+        .signature_policy
+        .as_deref()
+        .map(|path| image::Policy::load(path).map(Arc::new))
+        .transpose()
+        .map_err(Error::Policy)?;
+    let registries = image::Registries { auth, hosts: image::Hosts::at(hosts), policy };
     let before: Option<Subnets> = store
         .load(Table::Host)?
         .into_iter()

@@ -17,6 +17,7 @@
 //! POST   /v1/images/load?path=…         JSON lines of PullEvent
 //! POST   /v1/images/save                SaveImages; the agent writes to the path
 //! POST   /v1/images/tag                 TagImage
+//! POST   /v1/images/push                PushImage → JSON lines of PushEvent
 //! POST   /v1/images/prune               PruneImages → PrunedImages
 //! DELETE /v1/images/{reference…}?force  RemovedImage
 //! ```
@@ -335,6 +336,36 @@ pub struct SaveImages {
     pub references: Vec<String>,
     /// An empty file that the agent can open.
     pub path: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PushImage {
+    pub reference: String,
+    /// All images of the repository.
+    #[serde(default)]
+    pub all_tags: bool,
+}
+
+/// Progress of a push; without a `Failed` at the end all has gone well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum PushEvent {
+    /// `layer` is a diff id, `status` Docker's word for what becomes of it.
+    Layer {
+        reference: String,
+        layer: String,
+        status: String,
+    },
+    /// An image is there. `size` is the manifest's.
+    Done {
+        reference: String,
+        tag: String,
+        digest: String,
+        size: u64,
+    },
+    Failed {
+        message: String,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 
 pub(super) mod ls;
 mod prune;
+mod push;
 mod save;
 mod show;
 
@@ -60,6 +61,8 @@ pub(super) enum Verb {
     },
     /// Save images to an archive, standard output by default
     Save(save::Args),
+    /// Push an image to the registry of its name
+    Push(push::Args),
     /// Remove images
     #[command(visible_aliases = ["remove", "rmi"])]
     Rm {
@@ -91,6 +94,7 @@ pub(super) enum Verb {
 pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failure> {
     match verb {
         Verb::Ls(arguments) => ls::run(arguments, connection).await,
+        Verb::Push(arguments) => push::run(arguments, connection).await,
         Verb::Save(arguments) => save::run(arguments, connection).await,
         Verb::Inspect(arguments) => show::inspect(arguments, connection).await,
         Verb::History(arguments) => show::history(arguments, connection).await,

@@ -278,6 +278,7 @@ const SHORT: &[(&str, &str)] = &[
     ("images", "ls"),
     ("load", "load"),
     ("pull", "pull"),
+    ("push", "push"),
     ("rmi", "rm"),
     ("save", "save"),
     ("tag", "tag"),

@@ -28,6 +28,8 @@ pub struct Config {
     pub registry_auth: RegistryAuth,
     /// `LIGHTER_REGISTRY_CONFIG_DIR`; `None`: the layout's (`etc/lighter/certs.d` below the root).
     pub registry_config_dir: Option<PathBuf>,
+    /// `LIGHTER_SIGNATURE_POLICY`: which images must be signed; `None`: none.
+    pub signature_policy: Option<PathBuf>,
     /// Ports for `hostPort` 0; `None`: the kernel's ephemeral range.
     pub dynamic_host_ports: Option<RangeInclusive<u16>>,
     /// `None`: chosen among what is free.
@@ -222,6 +224,7 @@ impl Given {
             task_cleanup_wait: self.duration("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"),
             registry_auth,
             registry_config_dir: self.path("LIGHTER_REGISTRY_CONFIG_DIR"),
+            signature_policy: self.path("LIGHTER_SIGNATURE_POLICY"),
             dynamic_host_ports: self
                 .value("ECS_DYNAMIC_HOST_PORT_RANGE", |text, _| port_range(text)),
             awsvpc_subnet: self.value("LIGHTER_AWSVPC_SUBNET", |text, _| subnet(text)),
@@ -457,6 +460,7 @@ mod tests {
                 task_cleanup_wait: Duration::from_secs(3 * 3600),
                 registry_auth: RegistryAuth::default(),
                 registry_config_dir: None,
+                signature_policy: None,
                 dynamic_host_ports: None,
                 awsvpc_subnet: None,
                 bridge_subnet: None,

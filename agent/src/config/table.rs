@@ -118,7 +118,7 @@ const fn seconds(least: u64) -> Kind {
 }
 
 /// Sorted by name.
-pub const VARIABLES: [Variable; 53] = [
+pub const VARIABLES: [Variable; 54] = [
     variable(
         "AWS_ACCESS_KEY_ID",
         Kind::Word,
@@ -424,6 +424,13 @@ pub const VARIABLES: [Variable; 53] = [
              Default: /etc/ecs, /var/lib/lighter and /run/lighter.",
         )
     },
+    variable(
+        "LIGHTER_SIGNATURE_POLICY",
+        Kind::Path,
+        "",
+        "File that says which images must be signed and by whom, in the format of Podman's \
+         /etc/containers/policy.json, which may be given here. Default: no image must be.",
+    ),
     variable(
         "NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE",
         seconds(60),

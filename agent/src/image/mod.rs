@@ -10,8 +10,10 @@
 //! hosts.rs      which hosts, in which order, and what is trusted
 //! transport.rs  HTTP to a host                  token.rs  who we are to it
 //! push.rs       blobs and manifests to a registry
+//! signature/    which images must be signed, and whether they are
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
+//! publish.rs    store → registry
 //! save.rs       store → archive           inspect.rs  an image as people see it
 //! download.rs   one blob, resumed         fetch.rs the missing layers of an image
 //! gate.rs       how many layers at once   layer.rs   one blob, all its way to a directory
@@ -57,14 +59,15 @@ mod pax;
 mod pipeline;
 mod plan;
 mod platform;
+mod publish;
 mod pull;
-#[cfg_attr(not(test), expect(dead_code, reason = "what `image push` is made of"))]
 mod push;
 mod recipe;
 mod reclaim;
 mod reference;
 mod registry;
 mod save;
+mod signature;
 mod snapshot;
 mod sparse;
 mod token;
@@ -78,16 +81,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use auth::Auth;
-pub use auth::Login;
+pub use auth::{Auth, Login};
 pub use content::Store;
 pub use error::Error;
 pub use hosts::Hosts;
 pub use lease::Lease;
 pub use passwd::User;
 pub use plan::{Mark, Marks, Rules, Usage};
+pub use publish::PushProgress;
 pub use reclaim::{Round, Spare};
 pub use reference::Reference;
+pub use signature::{Error as PolicyError, Policy};
 
 use crate::api::types::PullEvent;
 
@@ -96,6 +100,8 @@ use crate::api::types::PullEvent;
 pub struct Registries {
     pub auth: Auth,
     pub hosts: Hosts,
+    /// Which images must be signed; `None`: none.
+    pub policy: Option<Arc<Policy>>,
 }
 
 /// What is to be pulled, and how.

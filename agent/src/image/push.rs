@@ -119,6 +119,23 @@ impl Endpoint {
         }
     }
 
+    async fn has(&self, digest: &str, mount_from: Option<&str>) -> Result<Option<Pushed>, Error> {
+        let url = self.url(&format!("blobs/{digest}"));
+        let response = self.request(Method::HEAD, url, HeaderMap::new()).await?;
+        if response.status() == StatusCode::OK {
+            return Ok(Some(Pushed::Existed));
+        }
+        if mount_from.is_none() {
+            return Ok(None);
+        }
+        let Some(begun) = self.begin(digest, mount_from).await? else {
+            return Ok(Some(Pushed::Mounted));
+        };
+        // What the registry began instead is not wanted; it forgets that anyway some day.
+        let _ = self.request(Method::DELETE, begun, HeaderMap::new()).await;
+        Ok(None)
+    }
+
     async fn push(
         &self,
         digest: &str,
@@ -286,6 +303,16 @@ impl Session {
             .find(|endpoint| endpoint.host.can.push)
             .cloned()
             .ok_or(Error::Nobody)
+    }
+
+    /// Whether the repository has a blob, or has it now because it was mounted from another one.
+    pub(super) async fn has_blob(
+        &self,
+        digest: &str,
+        mount_from: Option<&str>,
+    ) -> Result<Option<Pushed>, Error> {
+        let endpoint = self.target()?;
+        persevere(|| endpoint.has(digest, mount_from)).await
     }
 
     /// Makes the repository have a blob. `mount_from`: a repository of the same registry that

@@ -244,7 +244,6 @@ pub(super) async fn chunk(response: &mut Response) -> Result<Option<Bytes>, Erro
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Pull,
-    #[cfg_attr(not(test), expect(dead_code, reason = "for push.rs"))]
     Push,
 }
 
@@ -308,8 +307,10 @@ impl Endpoint {
         response: &Response,
         used: Option<&HeaderValue>,
     ) -> Result<bool, Error> {
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return Ok(false);
+        match response.status() {
+            StatusCode::UNAUTHORIZED => {}
+            StatusCode::FORBIDDEN if used.is_some() => {}
+            _ => return Ok(false),
         }
         self.authenticator.renew(&self.transport, response.headers(), used).await
     }

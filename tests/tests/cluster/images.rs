@@ -207,12 +207,12 @@ fn what_is_to_be_here_is_pulled_when_the_agent_starts() {
     let mut world = World::new("default");
     let app = world.push("app:1", 11);
     let listed = |world: &World| world.cluster.host.ok(&["image", "ls"]);
+    assert!(!listed(&world).contains("app"), "{}", listed(&world));
     world.cluster.stop_agent(0);
     let config = world.cluster.host.root().join("etc/ecs/ecs.config");
     let mut text = std::fs::read_to_string(&config).unwrap();
     text.push_str(&format!("LIGHTER_IMAGE_PREPULL={app}\n"));
     std::fs::write(&config, text).unwrap();
-    assert!(!listed(&world).contains("app"), "{}", listed(&world));
     world.cluster.start_agent(0);
     let World { cluster, .. } = &world;
     cluster.eventually("it is pulled in advance", || listed(&world).contains("app"));

@@ -299,6 +299,12 @@ fn what_a_pull_commits_is_its_own_before_anybody_can_take_it() {
         Error::InUse { .. }
     ));
     drop(lease);
+    // Also where a registry says that nothing has changed.
+    let lease = fixture.store.lease_new();
+    fixture.pull(&registry.image("sample:1")).unwrap();
+    lease.narrow(&image.id);
+    assert!(fixture.store.remove(&image.id, true, &no_one).is_err());
+    drop(lease);
     fixture.store.remove(&image.id, true, &no_one).unwrap();
 }
 

@@ -105,9 +105,13 @@ async fn in_use(hands: &Arc<Hands>, leased: Leased) -> Result<Leased, String> {
 /// The error's name in ECS, and its text.
 fn reason(failure: &Failure, policy: PullPolicy, reference: &str) -> String {
     let strict = matches!(policy, PullPolicy::Always | PullPolicy::Once);
-    let name = match &failure.error {
-        Error::Timeout { .. } => "DockerTimeoutError",
-        Error::Image(image::Error::Auth(error)) => error.name(),
+    let login = match &failure.error {
+        Error::Image(error) => error.login(),
+        Error::Inactive | Error::Timeout { .. } | Error::Internal(_) => None,
+    };
+    let name = match (&failure.error, login) {
+        (_, Some(login)) => login.name(),
+        (Error::Timeout { .. }, _) => "DockerTimeoutError",
         // Where a pull's failure ends the task, Amazon's agent asks for the manifest first.
         _ if strict && !failure.resolved && !reference.contains('@') => {
             "CannotPullImageManifestError"

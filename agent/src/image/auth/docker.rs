@@ -50,7 +50,7 @@ pub(super) async fn login(
             helper::get(name, server).await.map_err(|source| Error::Helper {
                 helper: name.clone(),
                 registry: host.to_owned(),
-                source,
+                source: Box::new(source),
             })
         }
     };

@@ -37,7 +37,7 @@ pub enum Error {
         "{}get a login of Amazon ECR for registry {registry} in {region}{}",
         source.preface(), source.advice()
     )]
-    Call { registry: String, region: String, source: Failure },
+    Call { registry: String, region: String, source: Box<Failure> },
     #[error("ecr auth: missing AuthorizationData in ECR response for {host}")]
     Missing { host: String },
     #[error("ecr auth: AuthorizationData is malformed for {host}")]
@@ -193,7 +193,7 @@ impl Aws {
             .map_err(|source| Error::Call {
                 registry: token.registry.clone(),
                 region: token.region.clone(),
-                source,
+                source: Box::new(source),
             })?;
         let found = read(response, host, Timestamp::now(), random())?;
         let login = for_host(&found, host)?;

@@ -52,7 +52,7 @@ pub enum Error {
     #[error("credentials of registry {0:?} are not base64 of user:password")]
     Encoding(String),
     #[error("ask credential helper {helper:?} for the login of {registry}")]
-    Helper { helper: String, registry: String, source: HelperError },
+    Helper { helper: String, registry: String, source: Box<HelperError> },
     /// Of whoever asked for the pull.
     #[error("{0}")]
     Given(String),

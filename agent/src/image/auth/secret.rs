@@ -21,7 +21,7 @@ pub enum Error {
     #[error("find the region of secret {secret}: name it by its ARN, or set AWS_DEFAULT_REGION")]
     Region { secret: String },
     #[error("asm fetching secret from the service for {secret}{}", source.advice())]
-    Call { secret: String, source: Failure },
+    Call { secret: String, source: Box<Failure> },
     #[error("asm fetching authorization data: empty secrets value ({})", expected(secret))]
     Empty { secret: String },
     #[error(
@@ -78,10 +78,10 @@ impl Aws {
         let endpoint = self.secrets_manager_endpoint().unwrap_or(&amazon);
         let service = Service { signing_name: SIGNING_NAME, target: TARGET, endpoint };
         let request = Request { secret_id: secret };
-        let response: Response = self
-            .call(&caller, &region, service, "GetSecretValue", &request)
-            .await
-            .map_err(|source| Error::Call { secret: secret.to_owned(), source })?;
+        let response: Response =
+            self.call(&caller, &region, service, "GetSecretValue", &request).await.map_err(
+                |source| Error::Call { secret: secret.to_owned(), source: Box::new(source) },
+            )?;
         read(&response.secret_string.unwrap_or_default(), secret)
     }
 }

@@ -88,6 +88,16 @@ impl Store {
         Ok(())
     }
 
+    /// The image is known to a registry by this digest, if it still is in the store.
+    pub(in crate::image) fn note_digest(&self, name: &Reference, id: &str) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        if !self.image_path(id).exists() {
+            return Ok(());
+        }
+        let path = self.prepare_name(name, id).map_err(|error| self.explain(error))?;
+        publish(&path)
+    }
+
     /// All that makes `name` stand for the image with this id, but publishing the path.
     pub(super) fn prepare_name(&self, name: &Reference, id: &str) -> Result<PathBuf, Error> {
         let reference = name.to_string();
