@@ -23,6 +23,8 @@ use super::reference::{Reference, is_digest};
 use super::signature::ArchiveKind;
 
 const MAX_MEMBERS: usize = 100_000;
+/// Bytes of a member's name or of what a link leads to.
+const MAX_NAME: usize = 512;
 /// The largest archive that is decompressed, in bytes.
 const MAX_ARCHIVE: u64 = 128 << 30;
 /// `containerd.io` and Docker put the whole name here.
@@ -147,6 +149,10 @@ impl Archive {
             count += 1;
             if count > MAX_MEMBERS {
                 return Err(format!("more than {MAX_MEMBERS} members"));
+            }
+            // The table is held in memory, and what names its members names none like that.
+            if entry.path.len().max(entry.link.len()) > MAX_NAME {
+                continue;
             }
             let Ok(name) = String::from_utf8(entry.path) else { continue };
             let name = name.trim_start_matches("./").to_owned();

@@ -87,7 +87,7 @@ impl Store {
             let images: Vec<NewImage> =
                 found.iter().map(|image| loader.image(image)).collect::<Result<_, _>>()?;
             // Where an `image rm` took a layer that was there a moment ago, it is unpacked.
-            if let Commit::Done(images) = self.commit(&images)? {
+            if let Commit::Done(images) = self.commit(&staging, &images)? {
                 return Ok(images);
             }
         }

@@ -93,7 +93,9 @@ fn entries<'de, D: serde::Deserializer<'de>>(
     list::<_, _, MAX_ENTRIES>(deserializer).map(Some)
 }
 
-fn diff_ids<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn diff_ids<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<String>, D::Error> {
     list::<_, _, MAX_LAYERS>(deserializer)
 }
 

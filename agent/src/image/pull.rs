@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::Registries;
-use super::content::{Commit, NewImage, Store};
+use super::content::{Commit, NewImage, Staging, Store};
 use super::download::{Collected, check_digest};
 use super::error::told;
 use super::layer::digest_of;
@@ -125,6 +125,30 @@ fn os(config: &ImageConfig) -> &str {
     if config.os.is_empty() { "linux" } else { &config.os }
 }
 
+/// A pull's own directory. It goes off the reactor, because removing many files takes a while:
+/// whoever gives the pull up does not wait, and nobody else does either.
+struct Own(Option<Arc<Staging>>);
+
+impl Own {
+    fn of(staging: Arc<Staging>) -> (Self, Arc<Staging>) {
+        (Self(Some(Arc::clone(&staging))), staging)
+    }
+
+    async fn close(mut self) -> Result<(), Error> {
+        let staging = self.0.take();
+        tokio::task::spawn_blocking(move || drop(staging)).await.map_err(Error::Worker)
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let (Some(staging), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current())
+        {
+            runtime.spawn_blocking(move || drop(staging));
+        }
+    }
+}
+
 pub(super) struct Pull {
     pub(super) store: Store,
     pub(super) session: Session,
@@ -173,7 +197,8 @@ impl Pull {
             names.extend(self.reference.tagged());
         }
         loop {
-            let staging = self.blocking(|store| store.stage()).await?;
+            // Dropped in the other order: what ends last is the directory's own drop.
+            let (own, staging) = Own::of(self.blocking(|store| store.stage()).await?);
             let layers = self.layers(&manifest, &config, &staging).await;
             let result = match layers {
                 Ok(layers) => {
@@ -184,12 +209,16 @@ impl Pull {
                         layers,
                         names: names.clone(),
                     };
-                    self.blocking(move |store| store.commit(std::slice::from_ref(&new))).await
+                    let work =
+                        move |store: &Store| store.commit(&staging, std::slice::from_ref(&new));
+                    self.blocking(work).await
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    drop(staging);
+                    Err(error)
+                }
             };
-            // Here and not in an async drop: removing many files takes a while.
-            tokio::task::spawn_blocking(move || drop(staging)).await.map_err(Error::Worker)?;
+            own.close().await?;
             match result? {
                 Commit::Done(images) => {
                     let unknown = Error::Unknown { reference: self.text };

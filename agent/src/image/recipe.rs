@@ -20,7 +20,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 
 use super::entries::{self, Entries, Entry, Input};
@@ -275,15 +275,19 @@ fn copy<I: Read, W: Write>(
     let path = normalise(&entry.path).map_err(unfound)?;
     let (parent, name) = split(&path);
     let at = tree.directory(parent, false).map_err(unfound)?.fd;
-    // Whatever stands there now: not waiting for the other end of a FIFO.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&*at, OsStr::from_bytes(name), flags, Mode::empty())
+    // Looked at before it is opened: a later entry may have put a device in its place, and opening
+    // is an order to some (a watchdog starts to count).
+    let name = OsStr::from_bytes(name);
+    let stat = rustix::fs::statat(&*at, name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|errno| unread(errno.into()))?;
-    let file = File::from(file);
-    let metadata = file.metadata().map_err(unread)?;
-    if !metadata.is_file() || metadata.len() != entry.size {
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !is_file || u64::try_from(stat.st_size) != Ok(entry.size) {
         return Err(unread(io::Error::other("its kind or size is not the one it had")));
     }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&*at, name, flags, Mode::empty())
+        .map_err(|errno| unread(errno.into()))?;
+    let file = File::from(file);
     let mut left = length;
     for (offset, size) in &entry.segments {
         let (mut at, end) = (*offset, offset.saturating_add(*size));

@@ -175,14 +175,31 @@ impl Unpacker {
 
     /// The metadata of a directory, for later.
     fn remember(&mut self, path: Vec<u8>, metadata: Metadata) -> Result<(), Error> {
-        self.memory += path.len() + size_of::<(Vec<u8>, Metadata)>() + metadata.memory();
+        let length = path.len();
+        self.memory += cost(length, &metadata);
         if self.memory > self.limits.directories {
             return Err(Error::Directories(self.limits.directories));
         }
         if let Some(former) = self.directories.insert(path, metadata) {
-            self.memory -= size_of::<(Vec<u8>, Metadata)>() + former.memory();
+            self.memory -= cost(length, &former);
         }
         Ok(())
+    }
+
+    /// What stood at this path is gone, with all below it.
+    fn forget(&mut self, path: &[u8]) {
+        let below = [path, b"/"].concat();
+        let from = self.directories.range(below.clone()..);
+        let mut gone: Vec<Vec<u8>> = from
+            .map(|(path, _)| path.clone())
+            .take_while(|path| path.starts_with(&below))
+            .collect();
+        gone.push(path.to_vec());
+        for path in gone {
+            if let Some(former) = self.directories.remove(&path) {
+                self.memory -= cost(path.len(), &former);
+            }
+        }
     }
 
     /// Directories that were made without an entry of their own are files of the layer, too.
@@ -357,14 +374,15 @@ impl Unpacker {
             }
         }
         self.tree.remove(at, name).map_err(|source| Error::Path { name: lossy(path), source })?;
+        self.forget(path);
         make().map(Some).map_err(apply_error(path, "create it"))
     }
 
     fn finish(mut self) -> Result<u64, Error> {
         for (path, metadata) in std::mem::take(&mut self.directories) {
-            match self.tree.directory(&path, false) {
-                Ok(directory) => metadata.apply(directory.fd.as_fd(), &path, false)?,
-                // A later entry put something else in its place.
+            match self.tree.own(&path) {
+                Ok(directory) => metadata.apply(directory.as_fd(), &path, false)?,
+                // A later entry put something else in its place, by another path.
                 Err(tree::Error::Missing(_) | tree::Error::NotDirectory(_)) => {}
                 Err(tree::Error::Dangling { .. } | tree::Error::Links) => {}
                 Err(source) => return Err(Error::Path { name: lossy(&path), source }),
@@ -372,6 +390,11 @@ impl Unpacker {
         }
         Ok(self.bytes)
     }
+}
+
+/// Bytes of memory that a directory takes whose path has this length.
+fn cost(path: usize, metadata: &Metadata) -> usize {
+    path + size_of::<(Vec<u8>, Metadata)>() + metadata.memory()
 }
 
 /// Writes the data of an entry where its segments say; what lies between them stays a hole.
@@ -407,4 +430,62 @@ fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
 pub(super) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     rustix::fs::mkdirat(CWD, path, Mode::RWXU)?;
     Ok(rustix::fs::chmod(path, Mode::from_raw_mode(mode))?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Paths ending in a slash are directories of this mode; with a target, symbolic links.
+    fn unpacked(entries: &[(&str, u32, &str)], limits: Limits) -> Result<tempfile::TempDir, Error> {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (path, mode, target) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            if target.is_empty() {
+                header.set_entry_type(tar::EntryType::Directory);
+            } else {
+                header.set_link_name(target).unwrap();
+            }
+            header.set_mode(*mode);
+            header.set_size(0);
+            archive.append_data(&mut header, path, io::empty()).unwrap();
+        }
+        let archive = archive.into_inner().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut entries = Entries::new(io::BufReader::new(archive.as_slice()));
+        apply(&mut entries, dir.path(), limits).map(|_| dir)
+    }
+
+    #[test]
+    fn a_directory_that_was_replaced_leaves_nothing_to_what_stands_there() {
+        let entries = [
+            ("a/", 0o755, ""),
+            ("a/q/", 0o755, ""),
+            ("y/", 0o700, ""),
+            ("y/q/", 0o700, ""),
+            ("y", 0, "a"),
+            ("link", 0, "a"),
+            // What stands at a/r is removed by another path than it was made by.
+            ("z", 0, "."),
+            ("z/r/", 0o700, ""),
+            ("r", 0, "a"),
+        ];
+        let dir = unpacked(&entries, Limits::DEFAULT).unwrap();
+        for path in ["a", "a/q"] {
+            let mode = std::fs::metadata(dir.path().join(path)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o755, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_described_again_takes_its_memory_once() {
+        let name = format!("{}/", "n".repeat(90));
+        let entries = vec![(name.as_str(), 0o755, ""); 500];
+        let limits = Limits { directories: 1024, ..Limits::DEFAULT };
+        unpacked(&entries, limits).unwrap();
+    }
 }

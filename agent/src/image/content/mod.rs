@@ -49,13 +49,14 @@ use super::gate::Gate;
 use super::layer::digest_of;
 use super::lease::Leases;
 use super::manifest::ImageConfig;
-use super::reference::is_digest;
+use super::reference::{Reference, is_digest};
 use super::{Error, Image};
 use crate::api::types::ImageView;
 use crate::error::chain;
 pub(in crate::image) use commit::{Commit, NewImage, Staging, seal_layer};
 use files::short_name;
 pub(in crate::image) use files::{files, read_record, sync_dir, write_record};
+use names::KnownNames;
 use sweep::discard;
 
 /// The name of a layer's recipe in its directory.
@@ -74,6 +75,7 @@ struct Inner {
     layers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     leases: Leases,
     gate: Gate,
+    names: Mutex<KnownNames>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -134,12 +136,16 @@ impl Store {
             layers: Mutex::default(),
             leases: Leases::default(),
             gate: Gate::default(),
+            names: Mutex::default(),
         };
         let store = Self { inner: Arc::new(inner) };
         let lock = store.lock()?;
         let garbage = store.sweep(&lock)?;
         drop(lock);
-        discard(garbage)?;
+        // What cannot be removed is in nobody's way: no reason not to start.
+        if let Err(error) = discard(garbage) {
+            tracing::warn!(error = chain(&error), "what a killed process left is not removed");
+        }
         Ok(store)
     }
 
@@ -168,11 +174,14 @@ impl Store {
     /// Every image, the newest first; those that are damaged say so.
     pub fn list(&self) -> Result<Vec<ImageView>, Error> {
         let lock = self.lock()?;
-        let names = self.names(&lock)?;
+        let mut names: BTreeMap<String, Vec<Reference>> = BTreeMap::new();
+        for (_, reference, id) in self.names(&lock)? {
+            names.entry(id).or_default().push(reference);
+        }
         let mut views = Vec::new();
         for id in self.image_ids(&lock)? {
             let (mut references, mut repo_digests) = (Vec::new(), Vec::new());
-            for (_, reference, _) in names.iter().filter(|(_, _, owner)| *owner == id) {
+            for reference in names.remove(&id).unwrap_or_default() {
                 let list =
                     if reference.tag().is_some() { &mut references } else { &mut repo_digests };
                 list.push(reference.familiar());
@@ -284,12 +293,9 @@ impl Store {
     ) -> Result<(Image, ImageRecord), Error> {
         let (record, config) = self.examine(id)?;
         let (mut references, mut repo_digests) = (Vec::new(), Vec::new());
-        for (_, reference, owner) in self.names(lock)? {
-            if owner == id {
-                let list =
-                    if reference.tag().is_some() { &mut references } else { &mut repo_digests };
-                list.push(reference.familiar());
-            }
+        for reference in self.names_of(lock, id)? {
+            let list = if reference.tag().is_some() { &mut references } else { &mut repo_digests };
+            list.push(reference.familiar());
         }
         references.sort();
         repo_digests.sort();

@@ -87,7 +87,9 @@ impl Store {
     }
 }
 
+/// Deletes what was taken out of the store: all that can be, whatever cannot.
 pub(super) fn discard(garbage: Vec<PathBuf>) -> Result<(), Error> {
+    let mut result = Ok(());
     for path in garbage {
         let is_dir = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
         let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
@@ -95,8 +97,8 @@ pub(super) fn discard(garbage: Vec<PathBuf>) -> Result<(), Error> {
             Ok(()) => failpoint::hit("image.discarded"),
             // Another process that opens the store sweeps the same.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("remove", path)(error)),
+            Err(error) => result = Err(Error::io("remove", path)(error)),
         }
     }
-    Ok(())
+    result
 }
