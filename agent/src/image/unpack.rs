@@ -457,7 +457,7 @@ mod tests {
         let archive = archive.into_inner().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let mut entries = Entries::new(io::BufReader::new(archive.as_slice()));
-        apply(&mut entries, dir.path(), limits).map(|_| dir)
+        apply(&mut entries, dir.path(), limits, &Arc::default()).map(|_| dir)
     }
 
     #[test]

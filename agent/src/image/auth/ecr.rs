@@ -438,7 +438,7 @@ mod tests {
     fn a_hundred_tokens_are_kept() {
         let tokens = Tokens::default();
         let key = |number: usize| Key {
-            role: number.to_string(),
+            role: Some(number.to_string()),
             registry: String::new(),
             region: String::new(),
             endpoint: String::new(),
