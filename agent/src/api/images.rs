@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 
 use super::server::{Api, Refusal, lines, off_reactor};
 use super::types::{
-    HistoryView, ImageDetail, KeepImage, PruneImages, PrunedImages, PullEvent, PullImage,
-    PushEvent, PushImage, SaveImages, TagImage,
+    GivenLogin, HistoryView, ImageDetail, KeepImage, PruneImages, PrunedImages, PullEvent,
+    PullImage, PushEvent, PushImage, SaveImages, TagImage,
 };
 use crate::error::chain;
 use crate::image::{Error, PullRequest, Store};
@@ -105,8 +105,15 @@ async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
 
 async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
     progress(move |report| async move {
-        let PullImage { reference, platform, keep } = request;
-        let request = PullRequest { platform, ..PullRequest::of(&reference) };
+        let PullImage { reference, platform, login, keep } = request;
+        let login = match login.map(GivenLogin::into_login).transpose() {
+            Ok(login) => login,
+            Err(error) => {
+                let _ = report.send(PullEvent::Failed { reference, message: chain(&error) }).await;
+                return;
+            }
+        };
+        let request = PullRequest { platform, login, ..PullRequest::of(&reference) };
         let last = match api.hands.pulls().pull(request, sink(report.clone())).await {
             Ok(pulled) => {
                 let name = reference.clone();
@@ -155,7 +162,12 @@ struct LoadQuery {
 async fn load(State(api): State<Api>, Query(LoadQuery { path }): Query<LoadQuery>) -> Response {
     progress(move |report| async move {
         let reference = path.display().to_string();
-        match api.hands.images().load(&path, sink(report.clone())).await {
+        match api
+            .hands
+            .images()
+            .load(&path, api.hands.pulls().registries(), sink(report.clone()))
+            .await
+        {
             Ok(images) => {
                 for image in images {
                     let reference =

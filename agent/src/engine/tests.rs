@@ -350,6 +350,37 @@ fn failed_image_stops_the_task_before_anything_ran() {
     assert!(!world.issued.iter().any(|action| matches!(action, Action::CreateContainer { .. })));
 }
 
+#[test]
+fn an_image_that_must_be_the_registrys_stops_the_task_whatever_its_container_is_for() {
+    for (pull, stops) in [
+        (PullPolicy::Refresh, false),
+        (PullPolicy::Missing, false),
+        (PullPolicy::Once, true),
+        (PullPolicy::Always, true),
+    ] {
+        let mut world = World::new();
+        let containers = vec![container("web", true, &[]), container("side", false, &[])];
+        world.run(1, definition(NetworkMode::Bridge, containers));
+        world.host.tasks.get_mut(&id(1)).unwrap().pull = pull;
+        let resolves = Action::ResolveImage { container: 1 };
+        let at = world.pending.iter().position(|effect| effect.action == resolves).unwrap();
+        let generation = world.pending.remove(at).generation;
+        let reason = "CannotPullContainerError: no such image".to_owned();
+        world.event(Event::Container {
+            task: id(1),
+            container: 1,
+            event: ContainerEvent::ImageFailed { generation, reason: reason.clone() },
+        });
+        world.settle(1);
+        let task = world.task(1);
+        assert_eq!(task.containers[1].reason.as_deref(), Some(reason.as_str()));
+        assert_eq!(task.stop.as_ref().map(|stop| stop.reason.as_str()), stops.then_some(&*reason));
+        if stops {
+            assert_eq!(task.stop.as_ref().unwrap().code, StopCode::TaskFailedToStart);
+        }
+    }
+}
+
 fn publishing(ports: &[(u16, u16)]) -> ContainerDefinition {
     let mut web = container("web", true, &[]);
     web.port_mappings = ports

@@ -15,11 +15,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::decompress::{decompress, is_compressed};
 use super::entries::{Entries, Input, Kind};
-use super::layer::decompress;
 use super::manifest::{self, Descriptor, Document, Manifest};
-use super::platform::Platform;
+use super::platform::{self, Platform};
 use super::reference::{Reference, is_digest};
+use super::signature::ArchiveKind;
 
 const MAX_MEMBERS: usize = 100_000;
 /// The largest archive that is decompressed, in bytes.
@@ -75,6 +76,14 @@ impl Read for Seekable {
 }
 
 impl Input for Seekable {
+    fn data(&mut self) -> io::Result<&[u8]> {
+        self.0.data()
+    }
+
+    fn take_data(&mut self, bytes: usize) {
+        self.0.take_data(bytes);
+    }
+
     fn skip(&mut self, bytes: u64) -> io::Result<()> {
         let bytes = i64::try_from(bytes).map_err(io::Error::other)?;
         self.0.seek_relative(bytes)
@@ -110,7 +119,7 @@ impl Archive {
         }
         let mut magic = [0; 4];
         let have = file.read_at(&mut magic, 0).map_err(|error| format!("read: {error}"))?;
-        if magic[..have].starts_with(&[0x1f, 0x8b]) || magic == [0x28, 0xb5, 0x2f, 0xfd] {
+        if is_compressed(&magic[..have]) {
             file = expand(file, scratch)?;
         }
         let table = file.try_clone().map_err(|error| format!("read: {error}"))?;
@@ -142,7 +151,7 @@ impl Archive {
             let Ok(name) = String::from_utf8(entry.path) else { continue };
             let name = name.trim_start_matches("./").to_owned();
             match entry.kind {
-                Kind::File if entry.segments.len() <= 1 => {
+                Kind::File if entry.segments == [(0, entry.size)] => {
                     let member = Member { offset: entries.position(), size: entry.size };
                     if member.offset.checked_add(member.size).is_none_or(|past| past > end) {
                         return Err(format!("truncated within {name:?}"));
@@ -206,6 +215,14 @@ impl Archive {
         Ok(text)
     }
 
+    /// What Docker wrote has its manifest.json, with or without an OCI layout beside it.
+    pub(super) fn kind(&self) -> ArchiveKind {
+        match self.member("manifest.json") {
+            Some(_) => ArchiveKind::Docker,
+            None => ArchiveKind::Oci,
+        }
+    }
+
     /// The images for `platform`.
     pub(super) fn images(&self, platform: &Platform) -> Result<Vec<Found>, Reason> {
         let docker = match self.member("manifest.json") {
@@ -237,6 +254,24 @@ impl Archive {
         serde_json::from_slice(&text).map_err(|error| format!("manifest.json: {error}"))
     }
 
+    /// The manifest for `platform` below an index, or which platforms there are instead.
+    fn manifest(
+        &self,
+        index: Document,
+        platform: &Platform,
+    ) -> Result<Result<(Vec<u8>, Document), String>, Reason> {
+        let (mut text, mut document) = (Vec::new(), index);
+        for _ in 0..platform::MAX_NESTING {
+            let Document::Index(entries) = &document else { break };
+            let Some(chosen) = platform.choose(entries) else {
+                return Ok(Err(platform::offered(entries)));
+            };
+            text = self.blob(chosen)?;
+            document = parse(&chosen.digest, &text)?;
+        }
+        Ok(Ok((text, document)))
+    }
+
     fn oci_images(
         &self,
         platform: &Platform,
@@ -254,13 +289,14 @@ impl Archive {
             }
             let mut text = self.blob(entry)?;
             let mut document = parse(&entry.digest, &text)?;
-            if let Document::Index(nested) = &document {
-                let Some(chosen) = platform.choose(nested) else {
-                    others.push(super::platform::offered(nested));
-                    continue;
-                };
-                text = self.blob(chosen)?;
-                document = parse(&chosen.digest, &text)?;
+            if matches!(document, Document::Index(_)) {
+                match self.manifest(document, platform)? {
+                    Ok((chosen, manifest)) => (text, document) = (chosen, manifest),
+                    Err(offered) => {
+                        others.push(offered);
+                        continue;
+                    }
+                }
             } else if let Some(offered) = &entry.platform
                 && !platform.fits(&offered.os, &offered.architecture, offered.variant.as_deref())
             {
@@ -268,7 +304,7 @@ impl Archive {
                 continue;
             }
             let Document::Manifest(manifest) = document else {
-                return Err(format!("{} names an index within an index", entry.digest));
+                return Err(format!("{}: {}", entry.digest, platform::NESTED));
             };
             let mut names: Vec<Reference> = annotated(entry).into_iter().collect();
             if names.is_empty() {
@@ -349,8 +385,7 @@ fn expand(file: File, scratch: &Path) -> Result<File, Reason> {
         .create_new(true)
         .open(scratch.join("archive.tar"))
         .map_err(failed)?;
-    let mut input = BufReader::new(file);
-    let reader = decompress(&mut input).map_err(|error| format!("decompress: {error}"))?;
+    let reader = decompress(BufReader::new(file), &Arc::default()).map_err(failed)?;
     let copied = io::copy(&mut reader.take(MAX_ARCHIVE + 1), &mut to).map_err(failed)?;
     if copied > MAX_ARCHIVE {
         return Err(format!("decompresses to more than {MAX_ARCHIVE} bytes"));

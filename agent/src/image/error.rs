@@ -3,14 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{auth, recipe, reference, registry, unpack};
+use super::{auth, recipe, reference, registry, signature, unpack};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("image reference {reference:?}")]
     Reference { reference: String, source: reference::Error },
     #[error("registry credentials")]
-    Auth(#[from] auth::Error),
+    Auth(#[source] Box<auth::Error>),
     #[error("platform {platform:?}: expected os/architecture[/variant] such as linux/amd64")]
     PlatformSyntax { platform: String },
     #[error("pull {reference} from {registry}")]
@@ -23,6 +23,8 @@ pub enum Error {
     Document { reference: String, document: String, source: serde_json::Error },
     #[error("{reference}: {reason}")]
     Inconsistent { reference: String, reason: String },
+    #[error("{reference}: signature policy")]
+    Signature { reference: String, source: Box<signature::Error> },
     #[error("{reference}: layer {layer}")]
     Layer { reference: String, layer: String, source: Box<unpack::Error> },
     #[error("{reference}: cancelled")]
@@ -77,6 +79,12 @@ pub enum Error {
     Worker(#[source] tokio::task::JoinError),
 }
 
+impl From<auth::Error> for Error {
+    fn from(error: auth::Error) -> Self {
+        Self::Auth(Box::new(error))
+    }
+}
+
 impl Error {
     /// Whether it may go better a moment later.
     pub fn is_transient(&self) -> bool {
@@ -106,6 +114,19 @@ impl Error {
             cause = error.source();
         }
         self
+    }
+
+    /// The login that could not be had, if that is why.
+    pub fn login(&self) -> Option<&auth::Error> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let boxed = error.downcast_ref::<Box<auth::Error>>().map(Box::as_ref);
+            if let Some(found) = boxed.or_else(|| error.downcast_ref()) {
+                return Some(found);
+            }
+            cause = error.source();
+        }
+        None
     }
 
     pub(super) fn io(

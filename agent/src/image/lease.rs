@@ -95,6 +95,17 @@ impl Store {
         self.leases().grant(Held { ids: BTreeSet::from([id.to_owned()]), open: false })
     }
 
+    /// [`Store::find`] for a pull that finds what it was to fetch: open leases take it, as if it were
+    /// committed now.
+    pub(super) fn find_new(&self, reference: &str) -> Result<Option<Image>, Error> {
+        let lock = self.lock()?;
+        let found = self.find_locked(&lock, reference)?;
+        if let Some(image) = &found {
+            self.leases().committed(&image.id);
+        }
+        Ok(found)
+    }
+
     /// A lease on every image that is committed from now on, until it is narrowed.
     pub fn lease_new(&self) -> Arc<Lease> {
         self.leases().grant(Held { open: true, ..Held::default() })

@@ -312,6 +312,8 @@ fn descriptor(media_type: &str, digest: String, size: u64) -> Descriptor {
         size,
         platform: None,
         annotations: None,
+        artifact_type: None,
+        urls: Vec::new(),
     }
 }
 

@@ -320,5 +320,7 @@ fn descriptor(media_type: &str, digest: &str, size: u64) -> Descriptor {
         size,
         platform: None,
         annotations: None,
+        artifact_type: None,
+        urls: Vec::new(),
     }
 }

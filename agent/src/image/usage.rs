@@ -2,7 +2,7 @@
 //! whom, and which are to be kept.
 //!
 //! ```text
-//! usage/<id hex>.json          pulled at; used by a task (tracked); names this agent pulled it by.
+//! usage/<id hex>.json          first pulled at; used by a task (tracked); names this agent pulled it by.
 //!                              Its time of modification: when the image was used last
 //! kept/<sha256 of name>.json   a name whose image is kept, whatever it is at the moment
 //! ```
@@ -70,7 +70,7 @@ impl Store {
     pub fn note_pull(&self, id: &str, reference: &str) -> Result<(), Error> {
         let name = spelled_out(reference)?;
         self.change_usage(id, |record| {
-            record.pulled_at = Some(Timestamp::now());
+            record.pulled_at.get_or_insert_with(Timestamp::now);
             record.pulled.insert(name.to_string());
         })
     }

@@ -1,12 +1,15 @@
 //! The image store against real registries and hand-made images.
 
+mod collect;
 mod commands;
 mod crash;
 mod hostile;
+mod limits;
 mod load;
 mod pull;
 mod registry;
 mod save;
+mod signature;
 mod store;
 
 use std::collections::BTreeSet;
@@ -59,7 +62,7 @@ impl Fixture {
     fn load(&self, archive: &[u8]) -> Result<Vec<Image>, Error> {
         let path = self.dir.path().join("archive");
         std::fs::write(&path, archive).unwrap();
-        self.runtime.block_on(self.store.load(&path, self.progress()))
+        self.runtime.block_on(self.store.load(&path, &Registries::default(), self.progress()))
     }
 
     /// Everything in the store but its lock and its fixed directories.

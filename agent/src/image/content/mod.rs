@@ -45,6 +45,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use super::gate::Gate;
 use super::layer::digest_of;
 use super::lease::Leases;
 use super::manifest::ImageConfig;
@@ -72,6 +73,7 @@ struct Inner {
     /// One pull of a layer at a time; entries are dropped when nobody waits.
     layers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     leases: Leases,
+    gate: Gate,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -127,8 +129,13 @@ impl Store {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(Error::io("create", path))?;
         }
-        let (layers, leases) = (Mutex::default(), Leases::default());
-        let store = Self { inner: Arc::new(Inner { dir: dir.to_owned(), layers, leases }) };
+        let inner = Inner {
+            dir: dir.to_owned(),
+            layers: Mutex::default(),
+            leases: Leases::default(),
+            gate: Gate::default(),
+        };
+        let store = Self { inner: Arc::new(inner) };
         let lock = store.lock()?;
         let garbage = store.sweep(&lock)?;
         drop(lock);
@@ -198,6 +205,11 @@ impl Store {
             made(b).cmp(&made(a)).then_with(|| (&a.references, &a.id).cmp(&(&b.references, &b.id)))
         });
         Ok(views)
+    }
+
+    /// How many layers are unpacked at a time.
+    pub(in crate::image) fn gate(&self) -> &Gate {
+        &self.inner.gate
     }
 
     /// Held while a layer is fetched, so that two pulls in this process share the work. To be

@@ -1,0 +1,125 @@
+//! Limits of pulls: how long they may take, and how many go on at once.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use agent::config::Limits;
+use agent::host::pulls::Pulls;
+use tests::registry::{Request, Response, Server};
+
+use super::*;
+
+fn limits() -> Limits {
+    let long = Duration::from_secs(120);
+    Limits { manifest: long, whole: long, inactivity: long, parallel: 4 }
+}
+
+/// A registry with one image, whose answers `change` may change.
+fn serve(
+    image: &Made,
+    change: impl Fn(&Request, Response) -> Response + Send + Sync + 'static,
+) -> Server {
+    let (blobs, manifest) = (image.blobs(), image.manifest());
+    Server::start(move |request| {
+        let path = request.path.as_str();
+        let response = if path.contains("/manifests/") {
+            let kind = "application/vnd.oci.image.manifest.v1+json";
+            Response::new(200, manifest.clone()).header("content-type", kind)
+        } else if let Some((_, blob)) = blobs.iter().find(|(name, _)| path.ends_with(name)) {
+            Response::new(200, blob.clone())
+        } else {
+            Response::new(200, "{}")
+        };
+        change(request, response)
+    })
+    .unwrap()
+}
+
+fn stall(response: Response, after: usize) -> Response {
+    Response { cut: Some(after), stall: true, ..response }
+}
+
+fn noise() -> Made {
+    let bytes: Vec<u8> =
+        (0..2_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    Made::new(vec![Layer::plain(&Tar::new().file("noise", &bytes))])
+}
+
+fn failure(limits: Limits, server: &Server) -> (String, bool) {
+    let fixture = Fixture::new();
+    let pulls = Pulls::new(fixture.store.clone(), Registries::default(), limits, None);
+    let request = PullRequest::of(format!("{}/x:1", server.address()));
+    let failure =
+        fixture.runtime.block_on(pulls.pull(request, fixture.progress())).map(|_| ()).unwrap_err();
+    let last = fixture.events.lock().unwrap().last().cloned();
+    assert!(matches!(last, Some(PullEvent::Failed { .. })), "{last:?}");
+    (chain(&failure.error), failure.resolved)
+}
+
+#[test]
+fn a_registry_that_does_not_say_what_an_image_is() {
+    let server = serve(&noise(), |request, response| {
+        if request.path.contains("/manifests/") { stall(response, 10) } else { response }
+    });
+    let short = Limits { manifest: Duration::from_secs(1), ..limits() };
+    let expected = "Could not transition to MANIFEST_PULLED; timed out after waiting 1s";
+    assert_eq!(failure(short, &server), (expected.to_owned(), false));
+}
+
+#[test]
+fn a_registry_that_stops_in_the_middle_of_a_layer() {
+    let large = |request: &Request, response: Response| {
+        if request.path.contains("/blobs/") && response.body.len() > 1_000_000 {
+            stall(response, 1_500_000)
+        } else {
+            response
+        }
+    };
+    let server = serve(&noise(), large);
+    let idle = Limits { inactivity: Duration::from_secs(1), ..limits() };
+    let expected = "inactivity time exceeded timeout while pulling image";
+    assert_eq!(failure(idle, &server), (expected.to_owned(), true));
+    let short = Limits { whole: Duration::from_secs(2), ..limits() };
+    let expected = "Could not transition to pulled; timed out after waiting 2s";
+    assert_eq!(failure(short, &server), (expected.to_owned(), true));
+}
+
+#[test]
+fn pulls_wait_for_their_place() {
+    let now = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+    let counted = Arc::clone(&now);
+    let image = sample();
+    let server = serve(&image, move |request, response| {
+        // Each pull asks for its manifest once and is in the middle of it for a while.
+        if request.path.contains("/manifests/") {
+            let (inside, most) = (&counted.0, &counted.1);
+            most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(100));
+            inside.fetch_sub(1, Ordering::SeqCst);
+        }
+        response
+    });
+    let fixture = Fixture::new();
+    let two = Limits { parallel: 2, ..limits() };
+    let pulls = Arc::new(Pulls::new(fixture.store.clone(), Registries::default(), two, None));
+    let pulled = fixture.runtime.block_on(async {
+        let mut tasks = Vec::new();
+        for number in 0..8 {
+            let request = PullRequest::of(format!("{}/x{}:1", server.address(), number % 6));
+            let (pulls, progress) = (Arc::clone(&pulls), fixture.progress());
+            tasks.push(tokio::spawn(async move { pulls.pull(request, progress).await }));
+        }
+        let mut pulled = Vec::new();
+        for task in tasks {
+            let result = task.await.unwrap();
+            pulled.push(result.unwrap_or_else(|failure| panic!("{}", chain(&failure.error))));
+        }
+        pulled
+    });
+    assert!(pulled.iter().all(|pulled| pulled.image.id == image.id()));
+    assert!(now.1.load(Ordering::SeqCst) <= 2, "{now:?}");
+    // Leases last as long as what was pulled.
+    assert!(fixture.store.remove(&image.id(), true, &no_one).is_err());
+    drop(pulled);
+    fixture.store.remove(&image.id(), true, &no_one).unwrap();
+}
