@@ -10,7 +10,7 @@ UNITDIR ?= /etc/systemd/system
 # The crash tests' daemons kill themselves at named points; what is shipped has none of them.
 POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoints
 
-.PHONY: build setup setup-test setup-suites setup-vm demo test test-oci test-suites test-vm lint bench install install-files deb clean
+.PHONY: build setup setup-test setup-suites setup-vm demo test test-oci test-suites test-vm fuzz lint bench install install-files deb clean
 
 # The three binaries, release-built. The runtime is static: it starts in two thirds of the time. To be
 # small it has packed relocations (94 kB less), no tables for unwinding (330 kB), and one copy of
@@ -73,6 +73,10 @@ test-suites: setup-suites build
 test-vm: setup-vm deb
 	cargo build --locked --workspace --bins --tests $(POINTS)
 	LIGHTER_POINTS="$(POINTS)" tests/vm/suite
+
+# Each target for SECONDS (60), with nightly. Not in CI: the unit tests feed the same functions.
+fuzz:
+	fuzz/run $(SECONDS)
 
 bench: setup-test build
 	LIGHTER_DIST=$(CURDIR)/$(DIST) benches/run.sh $(BENCH)

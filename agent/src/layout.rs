@@ -54,6 +54,11 @@ impl Layout {
         self.state().join("images")
     }
 
+    /// Hosts of registries, mirrors and certificates, where the configuration names no other.
+    pub fn registry_config(&self) -> PathBuf {
+        self.at("/etc/lighter/certs.d")
+    }
+
     /// The audit log of requests for credentials, where the configuration names no other.
     pub fn audit_log(&self) -> PathBuf {
         self.at("/var/log/ecs/audit.log")

@@ -63,7 +63,7 @@ impl FailPoint {
 
     /// The program with the feature `failpoints` in the directory `LIGHTER_FAILPOINTS` (set by
     /// `make test`), or the one that the other tests use, which lives on.
-    fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: &str) -> Command {
         let directory = std::env::var_os("LIGHTER_FAILPOINTS").map(PathBuf::from);
         let path = directory.map_or_else(|| crate::binary(program), |path| path.join(program));
         let mut command = Command::new(path);

@@ -1,11 +1,13 @@
 //! Helpers of the tests: where the binaries are, and a host of a test's own.
 
+pub mod aws;
 pub mod bundle;
 pub mod cluster;
 pub mod host;
 pub mod image;
 pub mod monitor;
 pub mod registry;
+pub mod tokens;
 pub mod user;
 
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
-//! Registries on loopback: Debian's `docker-registry`, and a scripted HTTP server for what a good
-//! registry does not do.
+//! Registries on loopback: Debian's `docker-registry` with TLS, logins, tokens and as a mirror, and a
+//! scripted HTTP server for what a good registry does not do.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,11 +11,28 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+pub use crate::tokens::{Authority, ISSUER, SERVICE, TlsFront, Tokens};
+
 /// The login of a registry with authentication.
 pub const USER: &str = "alice";
 pub const PASSWORD: &str = "s3cret";
 /// `USER` and `PASSWORD` as `htpasswd -B` writes them.
 const HTPASSWD: &str = "alice:$2y$05$SaTQDtN3Pybr3nLZ0iBu3u7oORfysI4nx/VFhwlS8QmnphzkyWrgW\n";
+
+/// How a registry is started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Basic authentication as [`USER`].
+    pub login: bool,
+    /// TLS with a certificate of this authority.
+    pub tls: Option<&'a Authority>,
+    /// And with certificates of it on the other side, too.
+    pub client_certificates: bool,
+    /// Tokens of this server.
+    pub tokens: Option<&'a Tokens>,
+    /// Serves and keeps what this registry has; asks it as [`USER`].
+    pub mirror_of: Option<&'a Registry>,
+}
 
 /// A running `docker-registry` with a directory of its own; ends with this value.
 #[derive(Debug)]
@@ -24,6 +41,7 @@ pub struct Registry {
     child: Child,
     directory: tempfile::TempDir,
     login: bool,
+    tls: bool,
 }
 
 impl Registry {
@@ -32,7 +50,7 @@ impl Registry {
     /// # Errors
     /// If `docker-registry` does not start.
     pub fn start() -> Result<Self> {
-        Self::launch(false)
+        Self::with(Options::default())
     }
 
     /// With basic authentication as [`USER`].
@@ -40,33 +58,28 @@ impl Registry {
     /// # Errors
     /// If `docker-registry` does not start.
     pub fn start_with_login() -> Result<Self> {
-        Self::launch(true)
+        Self::with(Options { login: true, ..Options::default() })
     }
 
-    fn launch(login: bool) -> Result<Self> {
+    /// # Errors
+    /// If `docker-registry` does not start.
+    pub fn with(options: Options<'_>) -> Result<Self> {
         // The port is free a moment before the registry binds it; if another takes it, the
         // registry ends and the next port is tried.
         for _ in 0..5 {
             let directory = tempfile::tempdir()?;
             let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
             let path = directory.path();
-            let mut config = format!(
-                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
-                 delete:\n    enabled: true\nhttp:\n  addr: {address}\n",
-                path.join("data").display()
-            );
-            if login {
-                let file = path.join("htpasswd");
-                std::fs::write(&file, HTPASSWD)?;
-                config.push_str(&format!(
-                    "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
-                    file.display()
-                ));
-            }
+            std::fs::write(path.join("htpasswd"), HTPASSWD)?;
             let file = path.join("config.yml");
-            std::fs::write(&file, config)?;
+            std::fs::write(&file, config(&options, path, address))?;
             let log = std::fs::File::create(path.join("log"))?;
-            let mut child = Command::new("docker-registry")
+            let mut command = Command::new("docker-registry");
+            if let Some(authority) = options.tls {
+                // For what it mirrors.
+                command.env("SSL_CERT_FILE", authority.certificate());
+            }
+            let mut child = command
                 .arg("serve")
                 .arg(&file)
                 .env("OTEL_TRACES_EXPORTER", "none")
@@ -78,7 +91,9 @@ impl Registry {
             let deadline = Instant::now() + Duration::from_secs(20);
             while Instant::now() < deadline && child.try_wait()?.is_none() {
                 if TcpStream::connect(address).is_ok() {
-                    return Ok(Self { address, child, directory, login });
+                    let login = options.login || options.tokens.is_some();
+                    let tls = options.tls.is_some();
+                    return Ok(Self { address, child, directory, login, tls });
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -86,6 +101,21 @@ impl Registry {
             child.wait()?;
         }
         bail!("docker-registry does not listen")
+    }
+
+    /// Ends it; its address answers no more.
+    ///
+    /// # Errors
+    /// If it cannot be waited for.
+    pub fn stop(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// `http(s)://127.0.0.1:<port>`
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
     }
 
     /// `127.0.0.1:<port>`
@@ -126,6 +156,49 @@ impl Registry {
     }
 }
 
+fn config(options: &Options<'_>, path: &Path, address: SocketAddr) -> String {
+    let data = path.join("data");
+    let mut config = format!(
+        "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
+         delete:\n    enabled: true\nhttp:\n  addr: {address}\n",
+        data.display()
+    );
+    if let Some(authority) = options.tls {
+        let [certificate, key] = authority.server();
+        config.push_str(&format!(
+            "  tls:\n    certificate: {}\n    key: {}\n",
+            certificate.display(),
+            key.display()
+        ));
+        if options.client_certificates {
+            let certificate = authority.certificate();
+            config.push_str(&format!("    clientcas:\n      - {}\n", certificate.display()));
+        }
+    }
+    if options.login {
+        let file = path.join("htpasswd");
+        config.push_str(&format!(
+            "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
+            file.display()
+        ));
+    }
+    if let Some(tokens) = options.tokens {
+        config.push_str(&format!(
+            "auth:\n  token:\n    realm: {}\n    service: {SERVICE}\n    issuer: {ISSUER}\n    \
+             rootcertbundle: {}\n",
+            tokens.realm(),
+            tokens.certificate.display()
+        ));
+    }
+    if let Some(origin) = options.mirror_of {
+        config.push_str(&format!(
+            "proxy:\n  remoteurl: {}\n  username: {USER}\n  password: {PASSWORD}\n",
+            origin.url()
+        ));
+    }
+    config
+}
+
 impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -136,10 +209,12 @@ impl Drop for Registry {
 /// A request to a [`Server`].
 #[derive(Debug)]
 pub struct Request {
+    pub method: String,
     /// With its query.
     pub path: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
 }
 
 /// What a [`Server`] answers.
@@ -198,16 +273,23 @@ impl Server {
 }
 
 fn serve(mut stream: TcpStream, handler: &Arc<Handler>) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut lines = reader.by_ref().lines();
     let first = lines.next().transpose()?.unwrap_or_default();
-    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut headers = BTreeMap::new();
-    for line in lines {
+    let mut words = first.split(' ').map(str::to_owned);
+    let method = words.next().unwrap_or_default();
+    let path = words.next().unwrap_or_default();
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
+    for line in lines.by_ref() {
         let line = line?;
         let Some((name, value)) = line.split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let response = handler(&Request { path, headers });
+    let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let head_only = method == "HEAD";
+    let response = handler(&Request { method, path, headers, body });
     let mut head = format!(
         "HTTP/1.1 {} scripted\r\ncontent-length: {}\r\nconnection: close\r\n",
         response.status,
@@ -218,6 +300,9 @@ fn serve(mut stream: TcpStream, handler: &Arc<Handler>) -> std::io::Result<()> {
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes())?;
+    if head_only {
+        return Ok(());
+    }
     let cut = response.cut.unwrap_or(response.body.len()).min(response.body.len());
     stream.write_all(&response.body[..cut])?;
     stream.flush()?;

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 
 use super::server::{Api, Refusal, lines, off_reactor};
 use super::types::{
-    HistoryView, ImageDetail, KeepImage, PruneImages, PrunedImages, PullEvent, PullImage,
-    SaveImages, TagImage,
+    GivenLogin, HistoryView, ImageDetail, KeepImage, PruneImages, PrunedImages, PullEvent,
+    PullImage, SaveImages, TagImage,
 };
 use crate::error::chain;
 use crate::image::{Error, PullRequest, Store};
@@ -83,7 +83,8 @@ async fn save(
 ) -> Result<Json<()>, Refusal> {
     let cancel = tokio_util::sync::CancellationToken::new();
     let _guard = cancel.clone().drop_guard();
-    ask(&api, move |store| store.save(&references, PathBuf::from(path).as_path(), &cancel)).await
+    let path = PathBuf::from(path);
+    ask(&api, move |store| store.save(&references, &path, &|| cancel.is_cancelled())).await
 }
 
 async fn prune(
@@ -103,8 +104,15 @@ async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
 
 async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
     progress(move |report| async move {
-        let PullImage { reference, platform, keep } = request;
-        let request = PullRequest { platform, ..PullRequest::of(&reference) };
+        let PullImage { reference, platform, login, keep } = request;
+        let login = match login.map(GivenLogin::into_login).transpose() {
+            Ok(login) => login,
+            Err(error) => {
+                let _ = report.send(PullEvent::Failed { reference, message: chain(&error) }).await;
+                return;
+            }
+        };
+        let request = PullRequest { platform, login, ..PullRequest::of(&reference) };
         let last = match api.hands.pulls().pull(request, sink(report.clone())).await {
             Ok(pulled) => {
                 let name = reference.clone();

@@ -27,6 +27,8 @@ use std::collections::BTreeMap;
 use protocol::taskdef::TaskDefinition;
 use serde::{Deserialize, Serialize};
 
+use crate::image::{Login, auth};
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AgentInfo {
     pub version: String,
@@ -50,6 +52,32 @@ pub struct RunTask {
     pub pull: PullPolicy,
     /// Remove the task's record and files once it has stopped and its logs are read.
     pub remove: bool,
+    /// What the user is logged in with to the registries of the containers' images, by the
+    /// containers' names. Never stored.
+    #[serde(default)]
+    pub logins: BTreeMap<String, GivenLogin>,
+}
+
+/// A login that the user of a command has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum GivenLogin {
+    Login(Login),
+    /// Why it could not be had: the failure of a pull that needs it.
+    Failed(String),
+}
+
+impl GivenLogin {
+    /// As a pull takes it.
+    ///
+    /// # Errors
+    /// Why the user's login could not be had.
+    pub fn into_login(self) -> Result<Login, auth::Error> {
+        match self {
+            Self::Login(login) => Ok(login),
+            Self::Failed(why) => Err(auth::Error::Given(why)),
+        }
+    }
 }
 
 /// Docker's `--pull`, and what ECS does by default.
@@ -161,6 +189,9 @@ pub struct PullImage {
     pub reference: String,
     /// `linux/amd64`; the host's if absent.
     pub platform: Option<String>,
+    /// What the user is logged in with to the registry.
+    #[serde(default)]
+    pub login: Option<GivenLogin>,
     /// Keep it from being cleaned up.
     #[serde(default)]
     pub keep: bool,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::connect::Connection;
 use super::progress::Progress;
-use super::{Error, Failure, output};
+use super::{Error, Failure, login, output};
 use crate::api::client::Lines;
 use crate::api::types::{KeepImage, PullEvent, PullImage, TagImage};
 
@@ -100,7 +100,8 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
             Ok(0)
         }
         Verb::Pull { platform, quiet, keep, reference } => {
-            let request = PullImage { reference: reference.clone(), platform, keep };
+            let login = login::of_image(&reference).await;
+            let request = PullImage { reference: reference.clone(), platform, login, keep };
             let events = connection.client.pull(&request).await?;
             let mut text = String::new();
             for (name, digest) in follow(events, quiet, &reference, &reference).await? {

@@ -13,6 +13,7 @@ mod human;
 mod image;
 mod inspect;
 mod listing;
+mod login;
 mod logs;
 mod output;
 mod printer;

@@ -118,7 +118,7 @@ const fn seconds(least: u64) -> Kind {
 }
 
 /// Sorted by name.
-pub const VARIABLES: [Variable; 50] = [
+pub const VARIABLES: [Variable; 54] = [
     variable(
         "AWS_ACCESS_KEY_ID",
         Kind::Word,
@@ -130,6 +130,20 @@ pub const VARIABLES: [Variable; 50] = [
         Kind::Word,
         "",
         "Region of the cluster; required where there is no instance metadata.",
+    ),
+    variable(
+        "AWS_ENDPOINT_URL_ECR",
+        Kind::Endpoint,
+        "",
+        "Where Amazon ECR is asked for logins. Default: AWS_ENDPOINT_URL of the environment, else \
+         Amazon's.",
+    ),
+    variable(
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+        Kind::Endpoint,
+        "",
+        "Where the secrets of repositoryCredentials are. Default: AWS_ENDPOINT_URL of the \
+         environment, else Amazon's.",
     ),
     variable(
         "AWS_REGION",
@@ -336,6 +350,15 @@ pub const VARIABLES: [Variable; 50] = [
         "Network of which awsvpc tasks get their addresses. Default: one that is free on the host.",
     ),
     variable(
+        "LIGHTER_AWS_CREDENTIALS",
+        Kind::OneOf(&["task", "host"]),
+        "task",
+        "With what Amazon ECR and AWS Secrets Manager are asked for the logins of registries. task: \
+         the credentials of the task's execution role, else those of this file or of the host. host: \
+         always those of the host (profile, container or instance role), because the keys and roles \
+         of a self-hosted control plane mean nothing to Amazon.",
+    ),
+    variable(
         "LIGHTER_BRIDGE_SUBNET",
         Kind::Subnet,
         "",
@@ -384,6 +407,12 @@ pub const VARIABLES: [Variable; 50] = [
         Kind::Port,
         "51679",
         "Port of the host behind 169.254.170.2, for task metadata and credentials.",
+    ),
+    variable(
+        "LIGHTER_REGISTRY_CONFIG_DIR",
+        Kind::Path,
+        "",
+        "Directory with a directory for each registry, as containerd's certs.d: mirrors, certificates and headers in hosts.toml, or Docker's ca.crt, client.cert and client.key. Read at each pull. Default: /etc/lighter/certs.d.",
     ),
     Variable {
         environment_only: true,

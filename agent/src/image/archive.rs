@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::decompress::{decompress, is_compressed};
 use super::entries::{Entries, Input, Kind};
-use super::layer::decompress;
 use super::manifest::{self, Descriptor, Document, Manifest};
 use super::platform::Platform;
 use super::reference::{Reference, is_digest};
@@ -76,6 +76,14 @@ impl Read for Seekable {
 }
 
 impl Input for Seekable {
+    fn data(&mut self) -> io::Result<&[u8]> {
+        self.0.data()
+    }
+
+    fn take_data(&mut self, bytes: usize) {
+        self.0.take_data(bytes);
+    }
+
     fn skip(&mut self, bytes: u64) -> io::Result<()> {
         let bytes = i64::try_from(bytes).map_err(io::Error::other)?;
         self.0.seek_relative(bytes)
@@ -111,7 +119,7 @@ impl Archive {
         }
         let mut magic = [0; 4];
         let have = file.read_at(&mut magic, 0).map_err(|error| format!("read: {error}"))?;
-        if magic[..have].starts_with(&[0x1f, 0x8b]) || magic == [0x28, 0xb5, 0x2f, 0xfd] {
+        if is_compressed(&magic[..have]) {
             file = expand(file, scratch)?;
         }
         let table = file.try_clone().map_err(|error| format!("read: {error}"))?;
@@ -143,7 +151,7 @@ impl Archive {
             let Ok(name) = String::from_utf8(entry.path) else { continue };
             let name = name.trim_start_matches("./").to_owned();
             match entry.kind {
-                Kind::File if entry.segments.len() <= 1 => {
+                Kind::File if entry.segments == [(0, entry.size)] => {
                     let member = Member { offset: entries.position(), size: entry.size };
                     if member.offset.checked_add(member.size).is_none_or(|past| past > end) {
                         return Err(format!("truncated within {name:?}"));
@@ -358,8 +366,7 @@ fn expand(file: File, scratch: &Path) -> Result<File, Reason> {
         .create_new(true)
         .open(scratch.join("archive.tar"))
         .map_err(failed)?;
-    let mut input = BufReader::new(file);
-    let reader = decompress(&mut input).map_err(|error| format!("decompress: {error}"))?;
+    let reader = decompress(BufReader::new(file), &Arc::default()).map_err(failed)?;
     let copied = io::copy(&mut reader.take(MAX_ARCHIVE + 1), &mut to).map_err(failed)?;
     if copied > MAX_ARCHIVE {
         return Err(format!("decompresses to more than {MAX_ARCHIVE} bytes"));

@@ -1,42 +1,158 @@
-//! A blob from a registry, to its end: a broken transfer goes on where it stopped.
+//! A blob from a registry, to its end: a broken transfer goes on where it stopped, at the same host
+//! or the next.
+//!
+//! A host that ignores `Range` is read from the start again, and what we have is skipped; one that
+//! answers another range than was asked is asked again without. Whoever served what turns out to be
+//! wrong is not asked for it again ([`Session::distrust`]).
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use reqwest::Response;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::layer;
 use super::manifest::Descriptor;
-use super::registry::{self, ATTEMPTS, Session};
+use super::registry::{self, ATTEMPTS, Endpoint, Session, check, chunk, put};
 use super::unpack;
 
-/// Repeats what may work a moment later. A registry that refuses connections is not asked again:
-/// the caller knows better how long to wait for it.
-pub(super) async fn retry<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, registry::Error>
-where
-    // Not an async closure: its futures cannot be promised to be `Send` for every lifetime.
-    F: Future<Output = Result<T, registry::Error>>,
-{
-    let mut tries = 0;
-    loop {
-        match attempt().await {
-            Err(error)
-                if error.is_transient()
-                    && !matches!(error, registry::Error::Down(_))
-                    && tries + 1 < ATTEMPTS =>
-            {
-                tokio::time::sleep(backoff(tries)).await;
-                tries += 1;
-            }
-            result => return result,
-        }
+/// Less than this in an attempt is no progress.
+const PROGRESS: u64 = 64 << 10;
+
+/// Where the body of an answer begins in a blob of `size` bytes, asked for from `offset` on. `None`:
+/// not where it may.
+fn begins(status: StatusCode, range: Option<&str>, offset: u64, size: u64) -> Option<u64> {
+    if status != StatusCode::PARTIAL_CONTENT {
+        return Some(0);
+    }
+    let (place, total) = range?.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = place.split_once('-')?;
+    let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    let fits = total == "*" || total.parse() == Ok(size);
+    (fits && first == offset && first <= last && last < size).then_some(first)
+}
+
+/// Why a transfer ended early.
+enum Stop {
+    /// Whatever others say.
+    Final(unpack::Error),
+    /// Another attempt or host may do.
+    Host(registry::Error),
+}
+
+impl From<registry::Error> for Stop {
+    fn from(error: registry::Error) -> Self {
+        Self::Host(error)
     }
 }
 
-fn backoff(tries: u32) -> Duration {
-    Duration::from_millis(200 << tries.min(5))
+impl Endpoint {
+    /// The answer with a blob from some byte on, and which that is.
+    async fn blob(
+        &self,
+        blob: &Descriptor,
+        offset: u64,
+    ) -> Result<(Response, u64), registry::Error> {
+        let url = self.url(&format!("blobs/{}", blob.digest));
+        if offset > 0 {
+            let mut headers = HeaderMap::new();
+            let range = HeaderValue::try_from(format!("bytes={offset}-"))
+                .map_err(|error| registry::Error::Protocol(error.to_string()))?;
+            headers.insert(header::RANGE, range);
+            let response = self.request(Method::GET, url.clone(), headers).await?;
+            if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
+                let response = check(response, "such blob", self.who()).await?;
+                if let Some(first) = self.first(&response, offset, blob.size) {
+                    return Ok((response, first));
+                }
+            }
+        }
+        let response = self.request(Method::GET, url, HeaderMap::new()).await?;
+        let response = check(response, "such blob", self.who()).await?;
+        match self.first(&response, 0, blob.size) {
+            Some(first) => Ok((response, first)),
+            None => {
+                Err(registry::Error::Protocol("a part of a blob where all was asked".to_owned()))
+            }
+        }
+    }
+
+    fn first(&self, response: &Response, offset: u64, size: u64) -> Option<u64> {
+        let range = response.headers().get(header::CONTENT_RANGE);
+        begins(response.status(), range.and_then(|range| range.to_str().ok()), offset, size)
+    }
+}
+
+/// A download in progress.
+struct Transfer<'a, S> {
+    session: &'a Session,
+    descriptor: &'a Descriptor,
+    hash: &'a mut Sha256,
+    cancel: &'a CancellationToken,
+    sink: &'a mut S,
+    /// Bytes that the sink has.
+    done: u64,
+}
+
+impl<S: Sink> Transfer<'_, S> {
+    /// One answer of one host, to its end.
+    async fn attempt(&mut self, endpoint: &Endpoint) -> Result<(), Stop> {
+        let cancelled = || Stop::Final(unpack::Error::Cancelled);
+        let size = self.descriptor.size;
+        let wrong = |actual: String| Stop::Final(unpack::Error::Size { expected: size, actual });
+        let (mut response, first) = tokio::select! {
+            () = self.cancel.cancelled() => return Err(cancelled()),
+            opened = endpoint.blob(self.descriptor, self.done) => opened?,
+        };
+        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
+        self.session.served(&self.descriptor.digest, endpoint);
+        if let Some(length) = response.content_length()
+            && !partial
+            && length != size
+        {
+            return Err(wrong(length.to_string()));
+        }
+        let mut skip = self.done - first;
+        loop {
+            let next = tokio::select! {
+                () = self.cancel.cancelled() => return Err(cancelled()),
+                next = chunk(&mut response) => next?,
+            };
+            let Some(mut chunk) = next else {
+                return match self.done {
+                    done if done == size => Ok(()),
+                    // Not all of what is left was in the range.
+                    _ if partial => Err(Stop::Host(registry::Error::Broken(
+                        std::io::Error::other("the registry sent a part of what was asked"),
+                    ))),
+                    done => Err(wrong(done.to_string())),
+                };
+            };
+            if skip > 0 {
+                let over = skip.min(chunk.len() as u64);
+                chunk = chunk.split_off(usize::try_from(over).unwrap_or(chunk.len()));
+                skip -= over;
+            }
+            if self.done + chunk.len() as u64 > size {
+                return Err(wrong(format!("more than {size}")));
+            }
+            self.done += chunk.len() as u64;
+            self.hash.update(&chunk);
+            if !chunk.is_empty() && !self.sink.take(chunk).await {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn sleep(&self, pause: std::time::Duration) -> Result<(), unpack::Error> {
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(unpack::Error::Cancelled),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
+    }
 }
 
 impl Session {
@@ -49,61 +165,46 @@ impl Session {
         cancel: &CancellationToken,
         sink: &mut impl Sink,
     ) -> Result<(), unpack::Error> {
-        let (mut done, mut tries) = (0_u64, 0_u32);
-        let size = |actual: String| unpack::Error::Size { expected: descriptor.size, actual };
-        loop {
-            let before = done;
-            let failure = 'transfer: {
-                let opened = tokio::select! {
-                    () = cancel.cancelled() => return Err(unpack::Error::Cancelled),
-                    opened = self.blob(&descriptor.digest, done) => opened,
-                };
-                let (mut stream, resumed) = match opened {
-                    Ok(opened) => opened,
-                    Err(error) => break 'transfer error,
-                };
-                let mut skip = if resumed { 0 } else { done };
-                loop {
-                    let chunk = tokio::select! {
-                        () = cancel.cancelled() => return Err(unpack::Error::Cancelled),
-                        chunk = stream.next() => chunk,
+        let mut open = self.sources(&descriptor.digest);
+        let mut failures = Vec::new();
+        let mut transfer = Transfer { session: self, descriptor, hash, cancel, sink, done: 0 };
+        let mut tries = 0;
+        while tries < ATTEMPTS {
+            let mut pause = None;
+            let mut again = Vec::new();
+            for endpoint in open {
+                let error = loop {
+                    let before = transfer.done;
+                    let error = match transfer.attempt(&endpoint).await {
+                        Ok(()) => return Ok(()),
+                        Err(Stop::Final(error)) => return Err(error),
+                        Err(Stop::Host(error)) => error,
                     };
-                    let mut chunk = match chunk {
-                        None if done == descriptor.size => return Ok(()),
-                        None => return Err(size(done.to_string())),
-                        Some(Ok(chunk)) => chunk,
-                        Some(Err(error)) if registry::is_digest_error(&error) => {
-                            // The client noticed what our own comparison is about to tell.
-                            return Ok(());
-                        }
-                        Some(Err(error)) => {
-                            break 'transfer registry::Error::Broken(error);
-                        }
-                    };
-                    if skip > 0 {
-                        let over = skip.min(chunk.len() as u64);
-                        chunk = chunk.split_off(usize::try_from(over).unwrap_or(chunk.len()));
-                        skip -= over;
+                    if !error.is_transient() || transfer.done - before < PROGRESS {
+                        break error;
                     }
-                    done += chunk.len() as u64;
-                    if done > descriptor.size {
-                        return Err(size(format!("more than {}", descriptor.size)));
-                    }
-                    hash.update(&chunk);
-                    if !chunk.is_empty() && !sink.take(chunk).await {
-                        return Ok(());
-                    }
+                    // It broke after a good while: the same host goes on.
+                    tries = 0;
+                    transfer.sleep(error.pause(0)).await?;
+                };
+                if matches!(error, registry::Error::Down(_)) {
+                    endpoint.failed.store(true, Ordering::Relaxed);
                 }
-            };
-            tries = if done > before { 0 } else { tries + 1 };
-            if !failure.is_transient() || tries >= ATTEMPTS {
-                return Err(unpack::Error::Transfer(failure));
+                if error.is_transient() {
+                    let wanted = error.pause(tries);
+                    pause = Some(pause.map_or(wanted, |pause| wanted.min(pause)));
+                    again.push(Arc::clone(&endpoint));
+                }
+                put(&mut failures, endpoint, error);
             }
-            tokio::select! {
-                () = cancel.cancelled() => return Err(unpack::Error::Cancelled),
-                () = tokio::time::sleep(backoff(tries)) => {}
+            open = again;
+            tries += 1;
+            match pause {
+                Some(pause) if tries < ATTEMPTS => transfer.sleep(pause).await?,
+                _ => break,
             }
         }
+        Err(unpack::Error::Transfer(self.failed(failures)))
     }
 }
 
@@ -130,4 +231,33 @@ pub(super) fn check_digest(expected: &str, hash: Sha256) -> Result<(), unpack::E
         return Ok(());
     }
     Err(unpack::Error::Digest { expected: expected.to_owned(), actual })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_range_that_was_asked_is_taken() {
+        let part = |range| begins(StatusCode::PARTIAL_CONTENT, range, 10, 100);
+        assert_eq!(part(Some("bytes 10-99/100")), Some(10));
+        assert_eq!(part(Some("bytes 10-49/100")), Some(10));
+        assert_eq!(part(Some("bytes 10-99/*")), Some(10));
+        for wrong in [
+            "bytes 0-99/100",
+            "bytes 11-99/100",
+            "bytes 10-100/100",
+            "bytes 10-99/101",
+            "bytes 10-9/100",
+            "bytes 10-/100",
+            "bytes */100",
+            "items 10-99/100",
+            "bytes 10-99",
+            "",
+        ] {
+            assert_eq!(part(Some(wrong)), None, "{wrong}");
+        }
+        assert_eq!(part(None), None);
+        assert_eq!(begins(StatusCode::OK, Some("bytes 5-6/7"), 10, 100), Some(0));
+    }
 }

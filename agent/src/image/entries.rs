@@ -1,19 +1,24 @@
 //! The tar format: ustar, GNU (long names, sparse files, base-256 numbers) and pax, as a stream
-//! of entries with bounded memory.
+//! of entries with bounded memory. `pax.rs` reads extended headers, `sparse.rs` maps of holes.
 //!
 //! Fields of a header are decoded by the `tar` crate. The sequence of headers is ours, because the
 //! crate's own iterator holds extension headers of any size in memory, splits pax records at
 //! newlines (which binary `security.capability` values contain) and does not bound sparse maps.
-//! Where parsers disagree we read as Go's `archive/tar`, which wrote nearly every layer: links,
-//! devices and directories have no data, whatever their size field says.
+//!
+//! Where parsers disagree we read as Go's `archive/tar`, which wrote nearly every layer and by
+//! which containerd reads them, so that nobody can show one image to a scanner and another to us:
+//! links, devices and directories have no data, whatever their size field says; a later extended
+//! header replaces an earlier one; GNU long names win over pax; an archive ends with two blocks of
+//! zeros, and one that is followed by something else is an error.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
-/// The largest extension header, in bytes.
-const MAX_EXTENSION: u64 = 1 << 20;
-/// Continuation blocks of a GNU sparse map, 21 segments each.
-const MAX_SPARSE_BLOCKS: usize = 4096;
-const BLOCK: u64 = 512;
+use super::pax::{self, Extensions};
+use super::sparse::{self, Map};
+
+/// The largest extension header, in bytes: Go's limit.
+pub(super) const MAX_EXTENSION: u64 = 1 << 20;
+pub(super) const BLOCK: u64 = 512;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,20 +28,31 @@ pub enum Error {
     Malformed { at: u64, reason: &'static str },
 }
 
-/// A reader that may know how to pass over bytes without reading them.
+/// Where an archive comes from. `read` and `skip` take what describes the files, `data` and
+/// `take_data` what becomes their content, without copying it.
 pub(super) trait Input: Read + Sized {
+    /// What is at hand; empty at the end only.
+    fn data(&mut self) -> io::Result<&[u8]>;
+
+    /// So much of what [`Input::data`] showed is used.
+    fn take_data(&mut self, bytes: usize);
+
+    /// Passes over bytes, maybe without reading them.
     fn skip(&mut self, bytes: u64) -> io::Result<()> {
         let skipped = io::copy(&mut self.by_ref().take(bytes), &mut io::sink())?;
         if skipped < bytes { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
-
-    /// Reads what becomes content of a file. All else of the archive comes by the other methods.
-    fn read_data(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read(buffer)
-    }
 }
 
-impl<R: Read> Input for io::BufReader<R> {}
+impl<R: Read> Input for io::BufReader<R> {
+    fn data(&mut self) -> io::Result<&[u8]> {
+        self.fill_buf()
+    }
+
+    fn take_data(&mut self, bytes: usize) {
+        self.consume(bytes);
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -77,17 +93,6 @@ pub(super) struct Entries<R> {
     padding: u64,
 }
 
-#[derive(Default)]
-struct Extensions {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    mtime: Option<(i64, u32)>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
 impl<R: Input> Entries<R> {
     pub(super) fn new(input: R) -> Self {
         Self { input, at: 0, data: 0, padding: 0 }
@@ -98,28 +103,32 @@ impl<R: Input> Entries<R> {
         self.at
     }
 
-    /// Reads data of the current entry; 0 at its end.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        let most = usize::try_from(self.data).unwrap_or(usize::MAX).min(buffer.len());
-        if most == 0 {
-            return Ok(0);
+    /// Data of the current entry as it lies in the reader's buffer; empty at its end only.
+    pub(super) fn data(&mut self) -> Result<&[u8], Error> {
+        if self.data == 0 {
+            return Ok(&[]);
         }
-        let at = self.at;
-        let read = self
-            .input
-            .read_data(&mut buffer[..most])
-            .map_err(|source| Error::Read { at, source })?;
-        if read == 0 {
-            return Err(self.truncated());
+        let (at, left) = (self.at, self.data);
+        let data = self.input.data().map_err(|source| Error::Read { at, source })?;
+        if data.is_empty() {
+            return Err(Error::Read { at, source: io::ErrorKind::UnexpectedEof.into() });
         }
-        self.at += read as u64;
-        self.data -= read as u64;
-        Ok(read)
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(data.len());
+        Ok(&data[..most])
+    }
+
+    /// So much of what [`Entries::data`] showed is used.
+    pub(super) fn take(&mut self, bytes: usize) {
+        self.input.take_data(bytes);
+        self.at += bytes as u64;
+        self.data = self.data.saturating_sub(bytes as u64);
     }
 
     /// The next entry; `None` at the end of the archive.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, Error> {
         let mut extensions = Extensions::default();
+        // GNU's, which win over those of pax.
+        let (mut path, mut link) = (None, None);
         let mut extended = false;
         loop {
             self.skip_rest()?;
@@ -135,20 +144,30 @@ impl<R: Input> Entries<R> {
             match header.as_old().linkflag[0] {
                 b'x' => {
                     let text = self.extension(size)?;
-                    self.pax(&text, &mut extensions)?;
+                    extensions = pax::parse(&text).map_err(|reason| self.malformed(reason))?;
                     extended = true;
                 }
                 // Global records are comments in practice; Docker ignores them too.
                 b'g' => drop(self.extension(size)?),
                 b'L' => {
-                    extensions.path = Some(until_nul(self.extension(size)?));
+                    path = Some(until_nul(self.extension(size)?));
                     extended = true;
                 }
                 b'K' => {
-                    extensions.link = Some(until_nul(self.extension(size)?));
+                    link = Some(until_nul(self.extension(size)?));
                     extended = true;
                 }
-                flag => return self.entry(header, flag, size, extensions).map(Some),
+                flag => {
+                    let named =
+                        |name: &Option<Vec<u8>>| name.as_ref().is_some_and(|n| !n.is_empty());
+                    if named(&path) {
+                        extensions.path = path;
+                    }
+                    if named(&link) {
+                        extensions.link = link;
+                    }
+                    return self.entry(header, flag, size, extensions).map(Some);
+                }
             }
         }
     }
@@ -178,9 +197,14 @@ impl<R: Input> Entries<R> {
         header: &tar::Header,
         flag: u8,
         size: u64,
-        extensions: Extensions,
+        mut extensions: Extensions,
     ) -> Result<Entry, Error> {
-        let path = extensions.path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let map = extensions.sparse.take();
+        let path = map
+            .as_ref()
+            .and_then(|map| map.name.clone())
+            .or(extensions.path)
+            .unwrap_or_else(|| header.path_bytes().into_owned());
         let link = extensions
             .link
             .or_else(|| header.link_name_bytes().map(|name| name.into_owned()))
@@ -200,39 +224,27 @@ impl<R: Input> Entries<R> {
             b'6' => Kind::Fifo,
             other => Kind::Other(other),
         };
-        let (stored, segments, size) = match (kind, flag) {
-            (Kind::File, b'S') => {
-                let segments = self.sparse(header)?;
-                let gnu = header.as_gnu().ok_or_else(|| self.malformed("sparse file"))?;
-                let size =
-                    gnu.real_size().ok().ok_or_else(|| self.malformed("size of a sparse file"))?;
-                let mut end = 0;
-                let mut sum = 0;
-                for (offset, length) in &segments {
-                    let fits = offset.checked_add(*length).filter(|past| *past <= size);
-                    match fits {
-                        Some(past) if *offset >= end => end = past,
-                        _ => return Err(self.malformed("sparse segments overlap or pass the end")),
-                    }
-                    sum += length;
-                }
-                if sum != stored {
-                    return Err(self.malformed("sparse segments do not add up to the entry"));
-                }
-                (stored, segments, size)
-            }
-            (Kind::File, _) => (stored, vec![(0, stored)], stored),
-            (Kind::Other(_), _) => (stored, Vec::new(), stored),
-            _ => (0, Vec::new(), 0),
+        self.data = match kind {
+            Kind::File | Kind::Other(_) => stored,
+            _ => 0,
         };
-        self.data = stored;
-        self.padding = padding(stored);
+        self.padding = padding(self.data);
+        let (segments, size) = match (kind, flag) {
+            (Kind::File, b'S') => self.old_sparse(header)?,
+            (Kind::File, _) => match map {
+                Some(map) => self.pax_sparse(map)?,
+                None => (vec![(0, stored)], stored),
+            },
+            (Kind::Other(_), _) => (Vec::new(), stored),
+            _ => (Vec::new(), 0),
+        };
         let number = |field: io::Result<u64>, at| {
             field.ok().ok_or(Error::Malformed { at, reason: "owner, mode or time" })
         };
         let mtime = match extensions.mtime {
             Some(mtime) => mtime,
-            None => (i64::try_from(number(header.mtime(), self.at)?).unwrap_or(0), 0),
+            // In base 256 times before 1970 are complements of two.
+            None => (number(header.mtime(), self.at)?.cast_signed(), 0),
         };
         let device = |field: io::Result<Option<u32>>| {
             field.ok().flatten().ok_or(Error::Malformed { at: self.at, reason: "device number" })
@@ -257,39 +269,58 @@ impl<R: Input> Entries<R> {
         })
     }
 
-    fn sparse(&mut self, header: &tar::Header) -> Result<Vec<(u64, u64)>, Error> {
+    /// Segments and size of a file whose map is in GNU's own header and in blocks after it.
+    fn old_sparse(&mut self, header: &tar::Header) -> Result<(Vec<(u64, u64)>, u64), Error> {
         let Some(gnu) = header.as_gnu() else {
             return Err(self.malformed("sparse file without a GNU header"));
         };
+        let refused = |at, reason| Error::Malformed { at, reason };
         let mut segments = Vec::new();
-        let mut take = |blocks: &[tar::GnuSparseHeader], at: u64| {
-            for block in blocks.iter().filter(|block| !block.is_empty()) {
-                match (block.offset(), block.length()) {
-                    (Ok(_), Ok(0)) => {}
-                    (Ok(offset), Ok(length)) => segments.push((offset, length)),
-                    _ => return Err(Error::Malformed { at, reason: "sparse segment" }),
-                }
-            }
-            Ok(())
-        };
-        take(&gnu.sparse, self.at)?;
+        let at = self.at;
+        sparse::take(&mut segments, &gnu.sparse).map_err(|reason| refused(at, reason))?;
         let mut more = gnu.is_extended();
-        let mut blocks = 0;
         while more {
-            blocks += 1;
-            if blocks > MAX_SPARSE_BLOCKS {
-                return Err(self.malformed("a sparse map of more than 86016 segments"));
-            }
             let mut extension = tar::GnuExtSparseHeader::new();
             let at = self.at;
             self.input
                 .read_exact(extension.as_mut_bytes())
                 .map_err(|source| Error::Read { at, source })?;
             self.at += BLOCK;
-            take(&extension.sparse, at)?;
+            sparse::take(&mut segments, &extension.sparse).map_err(|reason| refused(at, reason))?;
             more = extension.is_extended();
         }
-        Ok(segments)
+        let size = gnu.real_size().ok().ok_or_else(|| self.malformed("size of a sparse file"))?;
+        sparse::check(&segments, size, self.data).map_err(|reason| self.malformed(reason))?;
+        Ok((segments, size))
+    }
+
+    /// Segments and size of a file whose map is in pax records or, from version 1.0 on, before its
+    /// data.
+    fn pax_sparse(&mut self, map: Map) -> Result<(Vec<(u64, u64)>, u64), Error> {
+        let segments = match map.segments {
+            Some(segments) => segments,
+            None => {
+                let mut reader = sparse::Reader::default();
+                loop {
+                    if self.data < BLOCK {
+                        return Err(self.malformed("a sparse map that does not end"));
+                    }
+                    let mut block = [0; BLOCK as usize];
+                    let at = self.at;
+                    self.input
+                        .read_exact(&mut block)
+                        .map_err(|source| Error::Read { at, source })?;
+                    self.at += BLOCK;
+                    self.data -= BLOCK;
+                    let segments = reader.block(&block).map_err(|reason| self.malformed(reason))?;
+                    if let Some(segments) = segments {
+                        break segments;
+                    }
+                }
+            }
+        };
+        sparse::check(&segments, map.size, self.data).map_err(|reason| self.malformed(reason))?;
+        Ok((segments, map.size))
     }
 
     fn skip_rest(&mut self) -> Result<(), Error> {
@@ -307,13 +338,13 @@ impl<R: Input> Entries<R> {
         Ok(())
     }
 
-    fn header(&mut self) -> Result<Option<[u8; 512]>, Error> {
-        let mut block = [0; 512];
+    /// `false` at the end of the input.
+    fn block(&mut self, block: &mut [u8; 512]) -> Result<bool, Error> {
         let mut filled = 0;
         while filled < block.len() {
             let at = self.at;
             match self.input.read(&mut block[filled..]) {
-                Ok(0) if filled == 0 => return Ok(None),
+                Ok(0) if filled == 0 => return Ok(false),
                 Ok(0) => return Err(self.truncated()),
                 Ok(read) => {
                     filled += read;
@@ -323,16 +354,26 @@ impl<R: Input> Entries<R> {
                 Err(source) => return Err(Error::Read { at, source }),
             }
         }
-        if block.iter().all(|byte| *byte == 0) {
+        Ok(true)
+    }
+
+    fn header(&mut self) -> Result<Option<[u8; 512]>, Error> {
+        let mut block = [0; 512];
+        if !self.block(&mut block)? {
             return Ok(None);
         }
-        let sum: u32 = block
-            .iter()
-            .enumerate()
-            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
-            .sum();
+        if block == [0; 512] {
+            return if self.block(&mut block)? && block != [0; 512] {
+                Err(self.malformed("something follows a single block of zeros"))
+            } else {
+                Ok(None)
+            };
+        }
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        let own: u32 = block[148..156].iter().map(|byte| u32::from(*byte)).sum();
         match tar::Header::from_byte_slice(&block).cksum() {
-            Ok(expected) if expected == sum => Ok(Some(block)),
+            // The field itself counts as blanks.
+            Ok(expected) if expected == sum - own + 8 * 32 => Ok(Some(block)),
             _ => Err(self.malformed("checksum of a header")),
         }
     }
@@ -356,43 +397,6 @@ impl<R: Input> Entries<R> {
         Ok(text)
     }
 
-    /// Records are `<length> <key>=<value>\n`; the length counts the whole record, so values may
-    /// hold anything.
-    fn pax(&self, mut text: &[u8], extensions: &mut Extensions) -> Result<(), Error> {
-        while !text.is_empty() {
-            let (record, rest) = split_record(text).ok_or_else(|| self.malformed("pax record"))?;
-            let (key, value) = record;
-            text = rest;
-            match key {
-                b"path" => extensions.path = Some(value.to_vec()),
-                b"linkpath" => extensions.link = Some(value.to_vec()),
-                b"size" => extensions.size = Some(self.decimal(value)?),
-                b"uid" => extensions.uid = Some(self.decimal(value)?),
-                b"gid" => extensions.gid = Some(self.decimal(value)?),
-                b"mtime" => {
-                    let time = parse_time(value).ok_or_else(|| self.malformed("pax mtime"))?;
-                    extensions.mtime = Some(time);
-                }
-                _ if key.starts_with(b"GNU.sparse.") => {
-                    return Err(self.malformed("sparse files in pax format are not supported"));
-                }
-                _ => {
-                    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                        extensions.xattrs.push((name.to_vec(), value.to_vec()));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn decimal(&self, value: &[u8]) -> Result<u64, Error> {
-        std::str::from_utf8(value)
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| self.malformed("number in a pax record"))
-    }
-
     fn malformed(&self, reason: &'static str) -> Error {
         Error::Malformed { at: self.at, reason }
     }
@@ -413,46 +417,13 @@ fn until_nul(mut name: Vec<u8>) -> Vec<u8> {
     name
 }
 
-type Record<'a> = (&'a [u8], &'a [u8]);
-
-fn split_record(text: &[u8]) -> Option<(Record<'_>, &[u8])> {
-    let space = text.iter().take(20).position(|byte| *byte == b' ')?;
-    let length: usize = std::str::from_utf8(&text[..space]).ok()?.parse().ok()?;
-    let record = text.get(space + 1..length)?.strip_suffix(b"\n")?;
-    let equals = record.iter().position(|byte| *byte == b'=')?;
-    Some(((&record[..equals], &record[equals + 1..]), &text[length..]))
-}
-
-/// `[-]seconds[.fraction]`
-fn parse_time(value: &[u8]) -> Option<(i64, u32)> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let nanoseconds: u32 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
-    let whole: i64 = seconds.parse().ok()?;
-    if seconds.starts_with('-') && nanoseconds > 0 {
-        return Some((whole.checked_sub(1)?, 1_000_000_000 - nanoseconds));
-    }
-    Some((whole, nanoseconds))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use proptest::prelude::*;
 
+    use super::super::pax::tests::record;
     use super::*;
-
-    fn record(key: &str, value: &[u8]) -> Vec<u8> {
-        let rest = key.len() + value.len() + 3;
-        let mut length = rest + 1;
-        while rest + length.to_string().len() != length {
-            length = rest + length.to_string().len();
-        }
-        [length.to_string().as_bytes(), b" ", key.as_bytes(), b"=", value, b"\n"].concat()
-    }
 
     fn archive(parts: &[(u8, &str, &[u8])]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -496,9 +467,9 @@ mod tests {
         assert_eq!(entry.path, "long/näme".as_bytes());
         assert_eq!(entry.xattrs, [(b"security.capability".to_vec(), capability.to_vec())]);
         assert_eq!((entry.mtime, entry.uid, entry.gid), ((-2, 750_000_000), 4_000_000, 2));
-        let mut data = [0; 10];
-        assert_eq!(entries.read(&mut data).unwrap(), 4);
-        assert_eq!(entries.read(&mut data).unwrap(), 0);
+        assert_eq!(entries.data().unwrap(), b"data");
+        entries.take(4);
+        assert_eq!(entries.data().unwrap(), b"");
         let entry = entries.next().unwrap().unwrap();
         assert_eq!((entry.kind, entry.path.as_slice()), (Kind::Directory, b"d/".as_slice()));
         assert!(entries.next().unwrap().is_none());
@@ -521,9 +492,13 @@ mod tests {
             (archive(&[(b'x', "a", &record("path", b"a\0b")), (b'0', "b", b"")]), "zero byte"),
             (
                 archive(&[(b'x', "a", &record("GNU.sparse.major", b"1")), (b'0', "b", b"")]),
-                "sparse",
+                "an unknown version of the sparse format",
             ),
             (archive(&[(b'S', "a", b"")]), "sparse"),
+            (
+                [[0; 512].to_vec(), archive(&[(b'0', "hidden", b"")])].concat(),
+                "something follows a single block of zeros",
+            ),
         ] {
             let mut entries = entries(&bytes);
             let error = loop {
@@ -535,6 +510,45 @@ mod tests {
             };
             assert!(error.contains(text), "{error} does not say {text}");
         }
+    }
+
+    #[test]
+    fn extension_headers_replace_each_other_as_in_go() {
+        let first = [record("path", b"pax"), record("uid", b"7")].concat();
+        let second = record("gid", b"8");
+        let bytes = archive(&[(b'x', "x", &first), (b'x', "x", &second), (b'0', "own", b"")]);
+        let entry = entries(&bytes).next().unwrap().unwrap();
+        assert_eq!((entry.path.as_slice(), entry.uid, entry.gid), (b"own".as_slice(), 1, 8));
+        let bytes = archive(&[(b'L', "L", b"gnu\0rest"), (b'x', "x", &first), (b'0', "own", b"")]);
+        assert_eq!(entries(&bytes).next().unwrap().unwrap().path, b"gnu");
+        let bytes = archive(&[(b'L', "L", b"\0"), (b'x', "x", &first), (b'0', "own", b"")]);
+        assert_eq!(entries(&bytes).next().unwrap().unwrap().path, b"pax");
+    }
+
+    #[test]
+    fn pax_sparse_files_have_their_map_in_records_or_before_the_data() {
+        let sparse =
+            |key: &str, value: &str| record(&format!("GNU.sparse.{key}"), value.as_bytes());
+        let zero_one = [sparse("size", "20"), sparse("map", "2,3,18,2"), sparse("name", "real")];
+        let zero_one = zero_one.concat();
+        let one = [("major", "1"), ("minor", "0"), ("name", "real"), ("realsize", "20")];
+        let one: Vec<u8> = one.iter().flat_map(|(key, value)| sparse(key, value)).collect();
+        let mut with_map = b"2\n2\n3\n18\n2\n".to_vec();
+        with_map.resize(512, 0);
+        with_map.extend_from_slice(b"abcde");
+        for (pax, data) in [(zero_one, b"abcde".to_vec()), (one.clone(), with_map)] {
+            let bytes = archive(&[(b'x', "x", &pax), (b'0', "fake", &data), (b'0', "next", b"")]);
+            let mut entries = entries(&bytes);
+            let entry = entries.next().unwrap().unwrap();
+            assert_eq!((entry.path.as_slice(), entry.size), (b"real".as_slice(), 20));
+            assert_eq!(entry.segments, [(2, 3), (18, 2)]);
+            assert_eq!(entries.data().unwrap(), b"abcde");
+            assert_eq!(entries.next().unwrap().unwrap().path, b"next");
+        }
+        let endless =
+            archive(&[(b'x', "x", &one), (b'0', "fake", &[b'1'; 8]), (b'0', "next", b"")]);
+        let error = entries(&endless).next().unwrap_err().to_string();
+        assert!(error.contains("a sparse map that does not end"), "{error}");
     }
 
     proptest! {

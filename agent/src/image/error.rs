@@ -10,7 +10,7 @@ pub enum Error {
     #[error("image reference {reference:?}")]
     Reference { reference: String, source: reference::Error },
     #[error("registry credentials")]
-    Auth(#[from] auth::Error),
+    Auth(#[source] Box<auth::Error>),
     #[error("platform {platform:?}: expected os/architecture[/variant] such as linux/amd64")]
     PlatformSyntax { platform: String },
     #[error("pull {reference} from {registry}")]
@@ -73,6 +73,12 @@ pub enum Error {
     User { id: String, user: String, reason: String },
     #[error("the image worker ended early")]
     Worker(#[source] tokio::task::JoinError),
+}
+
+impl From<auth::Error> for Error {
+    fn from(error: auth::Error) -> Self {
+        Self::Auth(Box::new(error))
+    }
 }
 
 impl Error {

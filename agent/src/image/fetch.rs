@@ -1,7 +1,8 @@
-//! Layers that the store has not: at most [`PARALLEL`] in transit, each hashed by the async task as
-//! it arrives and sent through a bounded queue to a blocking worker that unpacks it; when the queue
-//! is full the task stops reading and TCP slows the registry down. The first failure cancels the
-//! others, and all workers have ended before the error is returned.
+//! Layers that the store has not: at most [`PARALLEL`] of an image in transit, and of all images
+//! as many as `gate.rs` lets in, each hashed by the async task as it arrives and sent through a
+//! bounded queue to a blocking worker that unpacks it; when the queue is full the task stops
+//! reading and TCP slows the registry down. The first failure cancels the others, and all workers
+//! have ended before the error is returned.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,22 +12,26 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::content::{LayerRecord, RECIPE, Staging, seal_layer};
 use super::download::{Sink, check_digest};
-use super::layer::{self, Channel};
+use super::gate::Windows;
+use super::layer::{self, Channel, Chunk};
 use super::manifest::{Descriptor, ImageConfig, Manifest};
 use super::pull::Pull;
 use super::unpack::{self, Limits, make_directory};
 use crate::api::types::PullEvent;
+use crate::error::chain;
 
 const PARALLEL: usize = 3;
-/// Chunks between a download and its worker; a chunk is what a read of the socket gave, at most
-/// some 100 KiB.
-const QUEUE: usize = 32;
+/// Bytes between a download and its worker. A chunk is what a read of the socket gave, at most
+/// some 400 KiB.
+const QUEUE: usize = 1 << 20;
+/// Chunks, which may be small.
+const CHUNKS: usize = 256;
 const REPORT_EVERY: u64 = 1 << 20;
 /// A slow transfer is told from none.
 const REPORT_AT_LEAST: Duration = Duration::from_secs(1);
@@ -111,16 +116,52 @@ impl Pull {
         });
     }
 
+    /// Fetches a layer; if what came is wrong, from the next host.
     async fn fetch(
         &self,
         fetch: &Fetch,
         staging: Arc<Staging>,
         cancel: &CancellationToken,
     ) -> Result<LayerRecord, Error> {
-        let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE);
+        loop {
+            let error = match self.fetch_once(fetch, Arc::clone(&staging), cancel).await {
+                Err(Error::Layer { reference, layer, source })
+                    if source.is_of_content()
+                        && self.session.distrust(&fetch.descriptor.digest) =>
+                {
+                    Error::Layer { reference, layer, source }
+                }
+                result => return result,
+            };
+            tracing::warn!(error = chain(&error), "a host served a wrong layer; asking the next");
+            let dir = fetch.dir.clone();
+            tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io("remove", dir)(error))
+                }
+                _ => Ok(()),
+            })
+            .await
+            .map_err(Error::Worker)??;
+        }
+    }
+
+    async fn fetch_once(
+        &self,
+        fetch: &Fetch,
+        staging: Arc<Staging>,
+        cancel: &CancellationToken,
+    ) -> Result<LayerRecord, Error> {
+        let gate = self.store.gate();
+        let _place = tokio::select! {
+            place = gate.layer() => place,
+            () = cancel.cancelled() => None,
+        };
+        let (sender, receiver) = mpsc::channel::<Chunk>(CHUNKS);
         let (dir, diff_id) = (fetch.dir.clone(), fetch.diff_id.clone());
+        let windows = Arc::clone(gate.windows());
         let worker = tokio::task::spawn_blocking(move || {
-            let result = unpack_into(Channel::new(receiver), &diff_id, &dir);
+            let result = unpack_into(Channel::new(receiver), &diff_id, &dir, &windows);
             drop(staging);
             result
         });
@@ -131,6 +172,7 @@ impl Pull {
             pull: self,
             descriptor,
             worker: Some(sender),
+            queue: Arc::new(Semaphore::new(QUEUE)),
             done: 0,
             reported: 0,
             reported_at: Instant::now(),
@@ -168,7 +210,8 @@ struct Piped<'a> {
     pull: &'a Pull,
     descriptor: &'a Descriptor,
     /// `None` once the worker wants no more.
-    worker: Option<mpsc::Sender<Bytes>>,
+    worker: Option<mpsc::Sender<Chunk>>,
+    queue: Arc<Semaphore>,
     done: u64,
     reported: u64,
     reported_at: Instant,
@@ -190,7 +233,16 @@ impl Sink for Piped<'_> {
             self.after_end += chunk.len() as u64;
             return self.after_end <= READ_ON;
         };
-        if worker.send(chunk).await.is_err() {
+        let share = u32::try_from(chunk.len().min(QUEUE)).unwrap_or(u32::MAX);
+        let sent = tokio::select! {
+            // Chunks that a worker leaves behind give their shares back with its end.
+            share = Arc::clone(&self.queue).acquire_many_owned(share) => match share {
+                Ok(share) => worker.send((chunk, share)).await.is_ok(),
+                Err(_) => false,
+            },
+            () = worker.closed() => false,
+        };
+        if !sent {
             self.worker = None;
         }
         true
@@ -200,9 +252,10 @@ impl Sink for Piped<'_> {
 /// Unpacks a layer into the new directory `dir` and makes it a layer of the store, but for its
 /// place.
 pub(super) fn unpack_into(
-    blob: impl std::io::Read,
+    blob: impl std::io::BufRead + Send,
     diff_id: &str,
     dir: &std::path::Path,
+    windows: &Arc<Windows>,
 ) -> Result<LayerRecord, unpack::Error> {
     let failed = |operation| move |source| unpack::Error::Io { operation, source };
     let fs = dir.join("fs");
@@ -210,7 +263,7 @@ pub(super) fn unpack_into(
     make_directory(&fs, 0o755).map_err(failed("make the layer's directory"))?;
     let recipe =
         std::fs::File::create_new(dir.join(RECIPE)).map_err(failed("make the layer's recipe"))?;
-    let unpacked = layer::unpack(blob, diff_id, &fs, recipe, Limits::DEFAULT)?;
+    let unpacked = layer::unpack(blob, diff_id, &fs, recipe, Limits::DEFAULT, windows)?;
     let record = LayerRecord {
         diff_id: diff_id.to_owned(),
         size: unpacked.bytes,

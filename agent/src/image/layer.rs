@@ -1,21 +1,24 @@
 //! One blob of a layer on its way to a directory: decompress, hash, unpack, compare.
 //!
-//! Memory per layer: the transfer's queue, one read buffer on each side of the decompressor, and
-//! what the decompressor needs (zstd: at most 128 MiB, its own limit for untrusted input).
+//! Memory per layer: the transfer's queue, the blocks of the pipeline, and what the decompressor
+//! needs (gzip: 64 KiB; zstd: its window, out of the budget of `gate.rs`).
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::decompress::decompress;
 use super::entries::Entries;
+use super::gate::Windows;
+use super::pipeline::{self, Stream};
 use super::recipe::Recorder;
 use super::unpack::{self, Error, Limits};
-
-const BUFFER: usize = 128 << 10;
 
 /// `sha256:<hex>` of what was fed.
 pub(super) fn digest(hash: Sha256) -> String {
@@ -26,23 +29,49 @@ pub(super) fn digest_of(bytes: &[u8]) -> String {
     digest(Sha256::new_with_prefix(bytes))
 }
 
-/// Counts and hashes what passes, and ends it at a limit.
-struct Hashing<R> {
+/// Counts what is read of the blob.
+struct Counted<'a, R> {
     inner: R,
-    hash: Sha256,
-    left: u64,
-    exceeded: bool,
+    read: &'a AtomicU64,
 }
 
-impl<R: Read> Read for Hashing<R> {
+impl<R: BufRead> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        if read as u64 > self.left {
-            self.exceeded = true;
-            return Err(io::Error::other("the limit of uncompressed bytes is reached"));
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+impl<R: BufRead> BufRead for Counted<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.inner.consume(bytes);
+        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// Ends what is decompressed at the limits.
+struct Bounded<'a, R> {
+    inner: R,
+    limits: Limits,
+    compressed: &'a AtomicU64,
+    made: u64,
+    exceeded: Option<Error>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.made += read as u64;
+        let exceeded = self.limits.check(self.made, self.compressed.load(Ordering::Relaxed));
+        if let Err(error) = exceeded {
+            self.exceeded = Some(error);
+            return Err(io::Error::other("a limit is exceeded"));
         }
-        self.left -= read as u64;
-        self.hash.update(&buffer[..read]);
         Ok(read)
     }
 }
@@ -60,99 +89,90 @@ pub(super) struct Unpacked {
 /// it to its end and compares the digest of the uncompressed archive with `diff_id`. The new file
 /// `recipe` takes what the archive has beside the files' content.
 pub(super) fn unpack(
-    blob: impl Read,
+    mut blob: impl BufRead + Send,
     diff_id: &str,
     dir: &Path,
     recipe: File,
     limits: Limits,
+    windows: &Arc<Windows>,
 ) -> Result<Unpacked, Error> {
-    let mut blob = BufReader::with_capacity(BUFFER, blob);
-    let (unpacked, actual) = unpack_stream(decompress(&mut blob)?, dir, recipe, limits)?;
+    let compressed = AtomicU64::new(0);
+    let (result, hash, archive) = {
+        let counted = Counted { inner: &mut blob, read: &compressed };
+        let inner = decompress(counted, windows)
+            .map_err(|source| Error::Io { operation: "decompress", source })?;
+        let mut source =
+            Bounded { inner, limits, compressed: &compressed, made: 0, exceeded: None };
+        let run = pipeline::run(&mut source, |stream| fill(stream, dir, recipe, limits));
+        if let Some(error) = source.exceeded {
+            return Err(error);
+        }
+        let failed = |source| Error::Io { operation: "start threads", source };
+        let (result, hash) = run.map_err(failed)?;
+        (result, hash, source.made)
+    };
+    let bytes = result?;
     io::copy(&mut blob, &mut io::sink())
         .map_err(|source| Error::Io { operation: "read", source })?;
+    let actual = digest(hash);
     if actual != diff_id {
         return Err(Error::DiffId { expected: diff_id.to_owned(), actual });
     }
-    Ok(unpacked)
+    Ok(Unpacked { bytes, archive })
 }
 
-fn unpack_stream(
-    inner: Box<dyn Read + '_>,
-    dir: &Path,
-    recipe: File,
-    limits: Limits,
-) -> Result<(Unpacked, String), Error> {
-    let hashing = Hashing { inner, hash: Sha256::new(), left: limits.bytes, exceeded: false };
-    let input = BufReader::with_capacity(BUFFER, hashing);
-    let mut entries = Entries::new(Recorder::new(input, recipe));
-    let applied = unpack::apply(&mut entries, dir, limits);
+/// Applies an archive and reads what follows it, which belongs to the digest.
+fn fill(stream: Stream, dir: &Path, recipe: File, limits: Limits) -> Result<u64, Error> {
+    let mut entries = Entries::new(Recorder::new(stream, recipe));
+    let bytes = unpack::apply(&mut entries, dir, limits)?;
     let mut rest = entries.into_inner();
-    // What follows the archive belongs to the digest.
-    let drained = match &applied {
-        Ok(_) => io::copy(&mut rest, &mut io::sink()),
-        Err(_) => Ok(0),
-    };
-    let recorded = rest.finish();
-    let hashing = rest.into_inner().into_inner();
-    if hashing.exceeded {
-        return Err(Error::TooManyBytes(limits.bytes));
-    }
-    let bytes = applied?;
-    drained.map_err(|source| Error::Io { operation: "decompress", source })?;
-    recorded.map_err(|source| Error::Io { operation: "write the layer's recipe", source })?;
-    let archive = limits.bytes - hashing.left;
-    Ok((Unpacked { bytes, archive }, digest(hashing.hash)))
+    io::copy(&mut rest, &mut io::sink())
+        .map_err(|source| Error::Io { operation: "decompress", source })?;
+    rest.finish().map_err(|source| Error::Io { operation: "write the layer's recipe", source })?;
+    Ok(bytes)
 }
 
-/// The content of `blob`, whose compression is known by its first bytes.
-pub(super) fn decompress<'a, R: Read>(
-    blob: &'a mut BufReader<R>,
-) -> Result<Box<dyn Read + 'a>, Error> {
-    let failed = |operation| move |source| Error::Io { operation, source };
-    // A reader may give a byte at a time; the longest magic has four.
-    let mut magic = [0; 4];
-    let mut have = 0;
-    while have < magic.len() {
-        match blob.read(&mut magic[have..]).map_err(failed("read"))? {
-            0 => break,
-            read => have += read,
-        }
-    }
-    let head = io::Cursor::new(magic).take(have as u64);
-    let gzip = magic.starts_with(&[0x1f, 0x8b]);
-    let zstd = magic == [0x28, 0xb5, 0x2f, 0xfd];
-    let input = BufReader::with_capacity(BUFFER, head.chain(blob));
-    Ok(if gzip {
-        Box::new(flate2::bufread::MultiGzDecoder::new(input))
-    } else if zstd {
-        Box::new(zstd::stream::read::Decoder::with_buffer(input).map_err(failed("decompress"))?)
-    } else {
-        Box::new(input)
-    })
-}
+/// A chunk of a transfer and its share of the queue.
+pub(super) type Chunk = (Bytes, OwnedSemaphorePermit);
 
 /// Bytes on their way from an async download to a blocking worker.
 pub(super) struct Channel {
-    receiver: mpsc::Receiver<Bytes>,
-    current: Bytes,
+    receiver: mpsc::Receiver<Chunk>,
+    current: Option<Chunk>,
 }
 
 impl Channel {
-    pub(super) fn new(receiver: mpsc::Receiver<Bytes>) -> Self {
-        Self { receiver, current: Bytes::new() }
+    pub(super) fn new(receiver: mpsc::Receiver<Chunk>) -> Self {
+        Self { receiver, current: None }
     }
 }
 
 impl Read for Channel {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
+        let bytes = self.fill_buf()?;
+        let most = bytes.len().min(buffer.len());
+        buffer[..most].copy_from_slice(&bytes[..most]);
+        self.consume(most);
+        Ok(most)
+    }
+}
+
+impl BufRead for Channel {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.current.as_ref().is_none_or(|(bytes, _)| bytes.is_empty()) {
+            // Its share of the queue is free before the next is waited for.
+            self.current = None;
             match self.receiver.blocking_recv() {
-                Some(bytes) => self.current = bytes,
-                None => return Ok(0),
+                Some(chunk) => self.current = Some(chunk),
+                None => return Ok(&[]),
             }
         }
-        let most = self.current.len().min(buffer.len());
-        buffer[..most].copy_from_slice(&self.current.split_to(most));
-        Ok(most)
+        Ok(self.current.as_ref().map_or(&[], |(bytes, _)| bytes))
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        if let Some((chunk, _)) = &mut self.current {
+            chunk.advance(bytes.min(chunk.len()));
+        }
     }
 }

@@ -61,6 +61,8 @@ impl Store {
         progress: &Progress,
     ) -> Result<Vec<Image>, Error> {
         let failed = |reason| Error::Archive { archive: path.to_owned(), reason };
+        // What is committed is still there when it is told.
+        let _lease = self.lease_new();
         let staging = self.stage()?;
         let archive = Archive::open(path, staging.path()).map_err(failed)?;
         let found = archive.images(&Platform::host()).map_err(failed)?;
@@ -92,6 +94,8 @@ impl Store {
         }
     }
 }
+
+const BUFFER: usize = 128 << 10;
 
 struct Loader<'a> {
     store: &'a Store,
@@ -157,6 +161,8 @@ impl Loader<'_> {
                         size: found.config.len() as u64,
                         platform: None,
                         annotations: None,
+                        artifact_type: None,
+                        urls: Vec::new(),
                     },
                     layers: descriptors,
                 };
@@ -212,7 +218,8 @@ impl Loader<'_> {
             None => {
                 let name = format!("{}-{}", self.attempt, self.staged.len());
                 let dir = self.staging.path().join(name);
-                let unpacked = unpack_into(&mut hashing, diff_id, &dir);
+                let blob = std::io::BufReader::with_capacity(BUFFER, &mut hashing);
+                let unpacked = unpack_into(blob, diff_id, &dir, self.store.gate().windows());
                 if unpacked.is_err() {
                     // A wrong digest explains more than where the reader stumbled over it.
                     drain(&mut hashing).map_err(failed)?;
@@ -242,6 +249,8 @@ impl Loader<'_> {
             size,
             platform: None,
             annotations: None,
+            artifact_type: None,
+            urls: Vec::new(),
         };
         Ok((record, dir, descriptor))
     }

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::Config;
+use super::bounded::{annotations, list, map, nullable};
 use super::reference::is_digest;
 
 pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -30,12 +31,32 @@ const LAYERS: &[&str] = &[
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
 ];
+
+/// Types that are refused, and what to say beside.
+const REFUSED: &[(&str, &str)] = &[
+    ("application/vnd.in-toto+json", ": this is an attestation about an image, not an image"),
+    ("application/vnd.oci.artifact.manifest.v1+json", ARTIFACT),
+    ("application/vnd.cncf.helm.", ": this is a Helm chart, not a container image"),
+    ("application/vnd.cncf.artifacthub.", ARTIFACT),
+    ("application/vnd.dev.cosign.", ": this is a signature of an image, not an image"),
+    ("application/vnd.wasm.", ": WebAssembly modules do not run here"),
+    ("application/vnd.docker.plugin", ": this is a Docker plugin, not a container image"),
+    ("application/vnd.oci.empty.v1+json", ARTIFACT),
+    ("application/vnd.erofs.", ": build the image with layers in tar"),
+];
+const ARTIFACT: &str = ": this is an artifact, not a container image";
 
 /// The largest manifest or configuration, in bytes: the limit of the registries.
 pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
 /// As many as overlayfs stacks.
 pub(super) const MAX_LAYERS: usize = 500;
+/// Entries of an index.
+const MAX_ENTRIES: usize = 4096;
+/// Variables, arguments, labels, … of a configuration, of each.
+const MAX_ITEMS: usize = 10_000;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,8 +67,44 @@ pub(super) struct Descriptor {
     pub(super) size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) platform: Option<DescriptorPlatform>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "annotations")]
     pub(super) annotations: Option<BTreeMap<String, String>>,
+    /// What it is, if it is no image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) artifact_type: Option<String>,
+    /// Where a layer is that its registry may not give away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "urls")]
+    pub(super) urls: Vec<String>,
+}
+
+fn urls<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    list::<_, _, 16>(deserializer)
+}
+
+fn layers<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<Descriptor>>, D::Error> {
+    list::<_, _, MAX_LAYERS>(deserializer).map(Some)
+}
+
+fn entries<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<Descriptor>>, D::Error> {
+    list::<_, _, MAX_ENTRIES>(deserializer).map(Some)
+}
+
+fn diff_ids<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    list::<_, _, MAX_LAYERS>(deserializer)
+}
+
+fn strings<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    list::<_, _, MAX_ITEMS>(deserializer)
+}
+
+fn items<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, T>, D::Error> {
+    map::<_, _, MAX_ITEMS>(deserializer)
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -91,7 +148,9 @@ struct Raw {
     #[serde(default)]
     media_type: Option<String>,
     config: Option<Descriptor>,
+    #[serde(default, deserialize_with = "layers")]
     layers: Option<Vec<Descriptor>>,
+    #[serde(default, deserialize_with = "entries")]
     manifests: Option<Vec<Descriptor>>,
 }
 
@@ -104,7 +163,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Document, Refusal> {
         let media_type = if declared.is_empty() { "Docker schema 1".to_owned() } else { declared };
         return Err(Refusal::MediaType {
             media_type,
-            hint: ": push the image again with a current tool",
+            hint: ", the format of 2014: pull the image with an old Docker and push it with a current one",
         });
     }
     // Docker's and OCI's documents differ in names only. A document that could be read as both is
@@ -123,13 +182,12 @@ pub(super) fn parse(text: &[u8]) -> Result<Document, Refusal> {
             check(&config)?;
             layers.iter().try_for_each(check)?;
             if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG | "") {
-                let hint = ": this is an artifact, not a container image";
+                let hint = hint(&config.media_type, ARTIFACT);
                 return Err(Refusal::MediaType { media_type: config.media_type, hint });
             }
             for layer in &layers {
                 if !LAYERS.contains(&layer.media_type.as_str()) {
-                    let encrypted = layer.media_type.contains("encrypted");
-                    let hint = if encrypted { ": encrypted layers need their key" } else { "" };
+                    let hint = hint(&layer.media_type, "");
                     return Err(Refusal::MediaType { media_type: layer.media_type.clone(), hint });
                 }
             }
@@ -137,12 +195,6 @@ pub(super) fn parse(text: &[u8]) -> Result<Document, Refusal> {
                 return Err(Refusal::Inconsistent(format!(
                     "the configuration has {} bytes; the limit is {MAX_DOCUMENT}",
                     config.size
-                )));
-            }
-            if layers.len() > MAX_LAYERS {
-                return Err(Refusal::Inconsistent(format!(
-                    "the image has {} layers; overlayfs stacks {MAX_LAYERS}",
-                    layers.len()
                 )));
             }
             let media_type = if declared.is_empty() { OCI_MANIFEST.to_owned() } else { declared };
@@ -161,8 +213,16 @@ pub(super) fn parse(text: &[u8]) -> Result<Document, Refusal> {
                 "the document does not have the fields of its type {declared}"
             )))
         }
-        _ => Err(Refusal::MediaType { media_type: declared, hint: "" }),
+        _ => Err(Refusal::MediaType { hint: hint(&declared, ""), media_type: declared }),
     }
+}
+
+fn hint(media_type: &str, otherwise: &'static str) -> &'static str {
+    if media_type.contains("encrypted") {
+        return ": encrypted layers need their key";
+    }
+    let known = REFUSED.iter().find(|(prefix, _)| media_type.starts_with(prefix));
+    known.map_or(otherwise, |(_, hint)| hint)
 }
 
 fn check(descriptor: &Descriptor) -> Result<(), Refusal> {
@@ -194,7 +254,7 @@ pub(super) struct ImageConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RootFs {
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "diff_ids")]
     pub(super) diff_ids: Vec<String>,
 }
 
@@ -203,25 +263,19 @@ pub(super) struct RootFs {
 struct Process {
     #[serde(deserialize_with = "nullable")]
     user: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "strings")]
     env: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "strings")]
     entrypoint: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "strings")]
     cmd: Vec<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "items")]
     volumes: BTreeMap<String, serde::de::IgnoredAny>,
     #[serde(deserialize_with = "nullable")]
     working_dir: String,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "items")]
     labels: BTreeMap<String, String>,
     stop_signal: Option<String>,
-}
-
-fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl ImageConfig {
@@ -300,7 +354,7 @@ mod tests {
             (json!({"schemaVersion": 1, "fsLayers": []}), "Docker schema 1"),
             (
                 json!({"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v1+prettyjws"}),
-                "push the image again",
+                "push it with a current one",
             ),
             (json!({"config": config, "layers": [], "manifests": []}), "neither"),
             (json!({"mediaType": OCI_INDEX, "config": config, "layers": []}), "fields of its type"),
@@ -312,7 +366,7 @@ mod tests {
             ),
             (
                 json!({"config": {"digest": digest(), "size": 1, "mediaType": "application/vnd.cncf.helm.config.v1+json"}, "layers": []}),
-                "artifact",
+                "a Helm chart, not a container image",
             ),
             (
                 json!({"config": config, "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "digest": digest(), "size": 1}]}),
@@ -322,7 +376,12 @@ mod tests {
                 json!({"config": {"mediaType": OCI_CONFIG, "digest": digest(), "size": 99_999_999}, "layers": []}),
                 "99999999 bytes",
             ),
-            (json!({"config": config, "layers": vec![layer; 501]}), "501 layers"),
+            (json!({"config": config, "layers": vec![layer; 501]}), "more than 500 elements"),
+            (json!({"manifests": vec![config.clone(); 4097]}), "more than 4096 elements"),
+            (
+                json!({"config": config, "layers": [{"mediaType": "application/vnd.in-toto+json", "digest": digest(), "size": 1}]}),
+                "an attestation about an image",
+            ),
         ] {
             let refusal = refusal(document);
             assert!(refusal.contains(text), "{refusal} does not say {text}");
@@ -340,5 +399,36 @@ mod tests {
         assert_eq!(config.volumes, ["/a", "/b"]);
         assert_eq!(config.stop_signal, None);
         assert!(ImageConfig::parse(br#"{"rootfs":{"diff_ids":["sha256:1"]}}"#).is_err());
+    }
+
+    #[test]
+    fn configurations_of_millions_of_fields_are_refused_early() {
+        let many = |element: &str| vec![element; 1_000_000].join(",");
+        let labels: Vec<String> = (0..10_001).map(|at| format!("\"{at}\":\"\"")).collect();
+        for (text, reason) in [
+            (format!(r#"{{"config":{{"Env":[{}]}}}}"#, many(r#""""#)), "more than 10000 elements"),
+            (format!(r#"{{"config":{{"Labels":{{{}}}}}}}"#, labels.join(",")), "more than 10000"),
+            (format!(r#"{{"rootfs":{{"diff_ids":[{}]}}}}"#, many(r#""""#)), "more than 500"),
+            ("[".repeat(1_000_000), "expected a string"),
+            (format!(r#"{{"x":{}"#, "[".repeat(1_000_000)), "EOF"),
+        ] {
+            match ImageConfig::parse(text.as_bytes()) {
+                Err(Refusal::Json(error)) => {
+                    assert!(error.to_string().contains(reason), "{error} does not say {reason}");
+                }
+                other => panic!("{other:?} does not say {reason}"),
+            }
+        }
+        // What nobody reads costs nothing.
+        let history = format!(r#"{{"history":[{}],"rootfs":{{}}}}"#, many("{}"));
+        assert!(ImageConfig::parse(history.as_bytes()).is_ok());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            let _ = parse(&bytes);
+            let _ = ImageConfig::parse(&bytes);
+        }
     }
 }

@@ -3,17 +3,22 @@
 //!
 //! ```text
 //! reference.rs  what people write: name[:tag][@digest], Docker's grammar and defaults
-//! auth.rs       credentials of registries
+//! auth/         logins of registries
 //! platform.rs   which entry of an index fits
-//! manifest.rs   the documents of the OCI image specification and their Docker twins
-//! registry.rs   OCI distribution API; the only module that knows the client crate
+//! manifest.rs, bounded.rs  the documents of the OCI image specification and their Docker twins
+//! registry.rs   OCI distribution API: a repository at all its hosts
+//! hosts.rs      which hosts, in which order, and what is trusted
+//! transport.rs  HTTP to a host                  token.rs  who we are to it
+//! push.rs       blobs and manifests to a registry
 //! signature/    which images must be signed, and whether they are
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
 //! save.rs       store → archive           inspect.rs  an image as people see it
 //! download.rs   one blob, resumed         fetch.rs the missing layers of an image
-//! layer.rs      one blob: digest → decompress → digest → unpack, bounded memory
-//! entries.rs    tar format                unpack.rs  entry → directory
+//! gate.rs       how many layers at once   layer.rs   one blob, all its way to a directory
+//! decompress.rs gzip, zstd                pipeline.rs  its stages, each on a thread
+//! entries.rs    tar format                pax.rs, sparse.rs  its extensions
+//! unpack.rs     entry → directory         metadata.rs  owner, mode, times, attributes
 //! recipe.rs     the archive of an unpacked layer, made again
 //! tree.rs       the only way to a path below a layer's directory
 //! whiteout.rs   names with `.wh.`
@@ -22,7 +27,7 @@
 //! plan.rs       which images go, decided  reclaim.rs carried out
 //! snapshot.rs   reading an image's files as a container would see them
 //! passwd.rs     the image's users
-//! error.rs      why any of it failed
+//! error.rs      why any of it failed   fuzzing.rs  ways in for fuzz targets
 //! ```
 //!
 //! Everything that comes from a registry or an archive is hostile: sizes, counts and memory are
@@ -30,21 +35,32 @@
 //! or write what is not in the layer's own directory. A pull that fails leaves nothing.
 
 mod archive;
-mod auth;
+pub mod auth;
+mod bounded;
 mod content;
+mod decompress;
 mod download;
 mod entries;
 mod error;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+mod gate;
+mod hosts;
 mod inspect;
 mod layer;
 mod lease;
 mod load;
 mod manifest;
+mod metadata;
 mod passwd;
+mod pax;
+mod pipeline;
 mod plan;
 mod platform;
 mod pull;
+#[cfg_attr(not(test), expect(dead_code, reason = "what `image push` is made of"))]
+mod push;
 mod recipe;
 mod reclaim;
 mod reference;
@@ -52,6 +68,9 @@ mod registry;
 mod save;
 mod signature;
 mod snapshot;
+mod sparse;
+mod token;
+mod transport;
 mod tree;
 mod unpack;
 mod usage;
@@ -61,9 +80,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use auth::{Auth, Login};
+pub use auth::Auth;
+pub use auth::Login;
 pub use content::Store;
 pub use error::Error;
+pub use hosts::Hosts;
 pub use lease::Lease;
 pub use passwd::User;
 pub use plan::{Mark, Marks, Rules, Usage};
@@ -77,6 +98,7 @@ use crate::api::types::PullEvent;
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     pub auth: Auth,
+    pub hosts: Hosts,
     /// Which images must be signed; `None`: none.
     pub policy: Option<Arc<Policy>>,
 }

@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Registries;
 use super::content::{Commit, NewImage, Store};
-use super::download::{Collected, check_digest, retry};
+use super::download::{Collected, check_digest};
 use super::layer;
 use super::manifest::{self, Descriptor, Document, ImageConfig, Manifest, Refusal};
 use super::platform::{self, Platform};
 use super::reference::Reference;
-use super::registry::{self, Session};
+use super::registry::{self, Access, Found, Session};
 use super::signature::Policy;
 use super::unpack;
 use super::{Error, Image, Progress, PullRequest};
@@ -31,6 +31,8 @@ impl Store {
         progress: Progress,
     ) -> Result<Image, Error> {
         let reference = request.reference.clone();
+        // What is committed is still there when it is told.
+        let _lease = self.lease_new();
         progress(PullEvent::Resolving { reference: reference.clone() });
         let result = self.pull_parsed(request, registries, &progress).await;
         let result = result.map_err(|error| self.explain(error));
@@ -55,9 +57,7 @@ impl Store {
                 .ok_or_else(|| Error::PlatformSyntax { platform: text.clone() })?,
             None => Platform::host(),
         };
-        let login = login.as_ref().or_else(|| registries.auth.of(&reference));
-        let session = retry(|| Session::open(&reference, login))
-            .await
+        let session = Session::open(&reference, login, registries, Access::Pull)
             .map_err(|source| registry_error(&text, &reference, source))?;
         let pull = Pull {
             store: self.clone(),
@@ -101,7 +101,7 @@ pub(super) fn check_config(
             format!("the manifest has {layers} layers, the configuration {diff_ids} diff ids");
         return Err(Error::Inconsistent { reference: reference.to_owned(), reason });
     }
-    let os = if config.os.is_empty() { "linux" } else { config.os.as_str() };
+    let os = os(config);
     let fits = match wanted {
         Some(wanted) => wanted.fits(os, &config.architecture, Some(&config.variant)),
         None => os == "linux",
@@ -116,6 +116,10 @@ pub(super) fn check_config(
     })
 }
 
+fn os(config: &ImageConfig) -> &str {
+    if config.os.is_empty() { "linux" } else { &config.os }
+}
+
 pub(super) struct Pull {
     pub(super) store: Store,
     pub(super) session: Session,
@@ -128,14 +132,29 @@ pub(super) struct Pull {
 
 impl Pull {
     async fn run(self, wanted: &Platform, explicit: bool) -> Result<Image, Error> {
-        let (text, resolved, manifest) = self.manifest(wanted).await?;
+        let target = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
+        let found = self.session.resolve(target).await.map_err(|source| self.registry(source))?;
+        let resolved = match &found {
+            Found::Digest(digest) | Found::Manifest(_, digest) => digest.clone(),
+        };
+        let known =
+            || PullEvent::Resolved { reference: self.text.clone(), digest: resolved.clone() };
+        if let Some(image) = self.unchanged(&resolved, wanted).await? {
+            self.trusted(&resolved, &image.digest).await?;
+            (self.progress)(known());
+            return Ok(image);
+        }
+        let bytes = match found {
+            Found::Manifest(bytes, _) => bytes,
+            Found::Digest(digest) => self.fetch_manifest(&digest).await?,
+        };
+        let (text, manifest) = self.manifest(bytes, wanted).await?;
         self.trusted(&resolved, &layer::digest_of(&text)).await?;
         let config_text = self.config(&manifest.config).await?;
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
         check_config(&self.text, &manifest, &config, explicit.then_some(wanted))?;
-        let (reference, digest) = (self.text.clone(), resolved.clone());
-        (self.progress)(PullEvent::Resolved { reference, digest });
+        (self.progress)(known());
 
         // In one order everywhere, or two pulls could wait for each other.
         let diff_ids: BTreeSet<&String> = config.rootfs.diff_ids.iter().collect();
@@ -196,12 +215,43 @@ impl Pull {
         )
     }
 
-    /// The manifest for the platform, and the digest that the reference stands for.
-    async fn manifest(&self, wanted: &Platform) -> Result<(Bytes, String, Manifest), Error> {
-        let (bytes, resolved) =
-            retry(|| self.session.manifest(None)).await.map_err(|error| self.registry(error))?;
+    /// The image, if the reference stands already for what it stands for at the registry, and runs
+    /// where it is wanted.
+    async fn unchanged(&self, digest: &str, wanted: &Platform) -> Result<Option<Image>, Error> {
+        let pinned = self.reference.with_digest(digest).to_string();
+        let tagged = match self.reference.digest() {
+            Some(_) => None,
+            None => self.reference.tagged().map(|tagged| tagged.to_string()),
+        };
+        let wanted = wanted.clone();
+        self.blocking(move |store| {
+            let Some(image) = store.find(&pinned)? else { return Ok(None) };
+            if let Some(tagged) = tagged
+                && store.find(&tagged)?.is_none_or(|tagged| tagged.id != image.id)
+            {
+                return Ok(None);
+            }
+            let Some(config) = store.blob(&image.id) else { return Ok(None) };
+            let Ok(config) = ImageConfig::parse(&config) else { return Ok(None) };
+            let fits = wanted.fits(os(&config), &config.architecture, Some(&config.variant));
+            Ok(fits.then_some(image))
+        })
+        .await
+    }
+
+    /// A manifest by its digest, from the store if it is there.
+    async fn fetch_manifest(&self, digest: &str) -> Result<Bytes, Error> {
+        if let Some(known) = self.store.blob(digest) {
+            return Ok(known.into());
+        }
+        let fetched = self.session.manifest(digest).await;
+        fetched.map(|(bytes, _)| bytes).map_err(|source| self.registry(source))
+    }
+
+    /// The manifest for the platform, of what the reference stands for.
+    async fn manifest(&self, bytes: Bytes, wanted: &Platform) -> Result<(Bytes, Manifest), Error> {
         let entries = match self.document(&bytes, "manifest")? {
-            Document::Manifest(manifest) => return Ok((bytes, resolved, manifest)),
+            Document::Manifest(manifest) => return Ok((bytes, manifest)),
             Document::Index(entries) => entries,
         };
         let Some(entry) = wanted.choose(&entries) else {
@@ -212,16 +262,9 @@ impl Pull {
                 offered: platform::offered(&entries),
             });
         };
-        let (bytes, actual) = retry(|| self.session.manifest(Some(&entry.digest)))
-            .await
-            .map_err(|error| self.registry(error))?;
-        if actual != entry.digest {
-            let reason =
-                format!("the manifest has digest {actual}, the index says {}", entry.digest);
-            return Err(Error::Inconsistent { reference: self.text.clone(), reason });
-        }
+        let bytes = self.fetch_manifest(&entry.digest).await?;
         match self.document(&bytes, "manifest of the platform")? {
-            Document::Manifest(manifest) => Ok((bytes, resolved, manifest)),
+            Document::Manifest(manifest) => Ok((bytes, manifest)),
             Document::Index(_) => {
                 let reason = "the index names another index for this platform".to_owned();
                 Err(Error::Inconsistent { reference: self.text.clone(), reason })
@@ -241,14 +284,22 @@ impl Pull {
         if let Some(known) = self.store.blob(&descriptor.digest) {
             return Ok(known);
         }
-        let mut text = Collected(Vec::new());
         let cancel = CancellationToken::new();
-        let mut hash = Sha256::new();
-        let result = self
-            .session
-            .download(descriptor, &mut hash, &cancel, &mut text)
-            .await
-            .and_then(|()| check_digest(&descriptor.digest, hash));
+        let mut text;
+        let result = loop {
+            text = Collected(Vec::new());
+            let mut hash = Sha256::new();
+            let result = self
+                .session
+                .download(descriptor, &mut hash, &cancel, &mut text)
+                .await
+                .and_then(|()| check_digest(&descriptor.digest, hash));
+            match &result {
+                Err(error)
+                    if error.is_of_content() && self.session.distrust(&descriptor.digest) => {}
+                _ => break result,
+            }
+        };
         match result {
             Ok(()) => Ok(text.0),
             Err(unpack::Error::Transfer(source)) => Err(self.registry(source)),

@@ -80,10 +80,6 @@ impl<R: Input> Recorder<R> {
         }
     }
 
-    pub(super) fn into_inner(self) -> R {
-        self.inner
-    }
-
     /// A failure is told at the end: it is none of the archive.
     fn end_run(&mut self) {
         if (self.raw.is_empty() && self.data == 0) || self.recipe.is_err() {
@@ -115,10 +111,13 @@ impl<R: Input> Read for Recorder<R> {
 }
 
 impl<R: Input> Input for Recorder<R> {
-    fn read_data(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.data += read as u64;
-        Ok(read)
+    fn data(&mut self) -> io::Result<&[u8]> {
+        self.inner.data()
+    }
+
+    fn take_data(&mut self, bytes: usize) {
+        self.inner.take_data(bytes);
+        self.data += bytes as u64;
     }
 }
 
@@ -187,7 +186,14 @@ impl<I: Read, W: Write> Read for Replay<I, W> {
     }
 }
 
-impl<I: Read, W: Write> Input for Replay<I, W> {}
+impl<I: Read, W: Write> Input for Replay<I, W> {
+    /// Data is had from the files.
+    fn data(&mut self) -> io::Result<&[u8]> {
+        Err(io::ErrorKind::InvalidData.into())
+    }
+
+    fn take_data(&mut self, _: usize) {}
+}
 
 /// Hashes what is written.
 struct Hashing<W> {

@@ -1,242 +1,630 @@
-//! The OCI distribution API: manifests and blobs of one repository. The only module that knows
-//! `oci-client`.
+//! The OCI distribution API 1.1: manifests and blobs of one repository, from whichever host has
+//! them.
 //!
-//! HTTPS with the roots of the host (`rustls-native-certs`: the system's CA bundle, or
-//! `SSL_CERT_FILE`/`SSL_CERT_DIR`), except for registries on loopback, which are spoken to in plain
-//! HTTP. Proxies come from the environment. Credentials go to the registry and to the token server
-//! that it names, never to where it redirects to.
+//! ```text
+//! hosts.rs      who is asked, in which order, and what is trusted
+//! transport.rs  HTTP to a host and to where it sends us
+//! token.rs      who we are to it
+//! download.rs   blobs, resumed and from the next host     push.rs  the other direction
+//! ```
 //!
-//! Blobs are asked for as a range from their first byte on: `oci-client` then leaves the hashing
-//! to us, who hash anyway, and an interrupted transfer continues where it stopped.
+//! A session tries the hosts in order, those last that have failed it already. What may work a
+//! moment later is tried again, with growing pauses or as long as the host asks (`Retry-After`, up
+//! to [`MAX_WAIT`]); a host that refuses connections is not, for the caller knows better how long
+//! to wait for it. Content is verified wherever it comes from, so a host that serves something
+//! else is one that failed.
+//!
+//! A tag is asked for by HEAD, which registries do not count as a pull, and its manifest then by
+//! the digest that they answered with.
 
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::stream::BoxStream;
-use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, RegistryOperation};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use jiff::Timestamp;
+use reqwest::{Response, Url};
+use serde::Deserialize;
 
-use super::auth::Login;
-use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
-use super::reference::Reference;
+use super::Registries;
+use super::auth::{self, Login};
+use super::hosts::{self, Capabilities, Host};
+use super::layer::digest_of;
+use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_DOCUMENT, OCI_INDEX, OCI_MANIFEST};
+use super::reference::{Reference, is_digest};
+use super::token::{Authenticator, Logins};
+use super::transport::{Call, SILENCE, Transport, failure, silence};
+use crate::error::chain;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Silence after which a transfer counts as broken.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// Answers in a row without a byte of progress after which we give up.
+/// Answers in a row without progress after which we give up.
 pub(super) const ATTEMPTS: u32 = 5;
+/// The longest pause that a host may ask for.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+const MAX_ERROR: usize = 64 << 10;
+const CONTENT_DIGEST: &str = "docker-content-digest";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(transparent)]
+    Hosts(#[from] hosts::Error),
+    #[error("find the login")]
+    Login(#[source] Box<auth::Error>),
     #[error("set up HTTPS (are CA certificates installed?)")]
-    Client(#[source] OciDistributionError),
+    Client(#[source] reqwest::Error),
+    #[error("set up HTTPS: {0}")]
+    Trust(String),
     #[error("registry does not answer")]
     Down(#[source] std::io::Error),
-    #[error("unauthorized: the registry refuses {login}")]
-    Unauthorized { login: &'static str },
+    #[error(
+        "the certificate is not trusted (its authority belongs into the host's directory of LIGHTER_REGISTRY_CONFIG_DIR)"
+    )]
+    Certificate(#[source] std::io::Error),
+    #[error("unauthorized: the registry refuses {login}{message}")]
+    Unauthorized { login: &'static str, message: String },
+    #[error("token server {server}")]
+    Token { server: String, source: Box<Error> },
     #[error("unknown image: the registry has no {0}")]
     Unknown(&'static str),
-    #[error("registry limits the rate of requests; log in or try later")]
-    RateLimit,
-    #[error("registry answers {code}: {message}")]
-    Status { code: u16, message: String },
-    #[error("registry serves content of another digest than was asked for")]
-    Digest(#[source] OciDistributionError),
-    #[error("registry protocol")]
-    Protocol(#[source] OciDistributionError),
+    #[error("registry limits the rate of requests; log in or try {}", when(*after))]
+    RateLimit { after: Option<Duration> },
+    #[error("registry answers {code}{message}")]
+    Status { code: u16, message: String, after: Option<Duration> },
+    #[error("registry serves content of another digest than was asked for: {served} for {asked}")]
+    Digest { asked: String, served: String },
+    #[error("registry serves a document of more than {0} bytes")]
+    Oversized(usize),
+    #[error("registry sends us to {to}, {reason}")]
+    Elsewhere { to: String, reason: &'static str },
+    #[error("registry protocol: {0}")]
+    Protocol(String),
     #[error("transfer broken")]
     Broken(#[source] std::io::Error),
+    #[error("no host of this registry is configured for this (capabilities in hosts.toml)")]
+    Nobody,
+    #[error("every host failed: {0}")]
+    Everywhere(Failures),
+}
+
+fn when(after: Option<Duration>) -> String {
+    after.map_or_else(|| "later".to_owned(), |after| format!("in {} s", after.as_secs()))
+}
+
+/// What each host of a registry answered, in the order in which they were asked.
+#[derive(Debug)]
+pub struct Failures(Vec<(String, Error)>);
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (host, error)) in self.0.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            write!(f, "{separator}{host}: {}", chain(error))?;
+        }
+        Ok(())
+    }
 }
 
 impl Error {
-    fn from(error: OciDistributionError, what: &'static str, has_login: bool) -> Self {
-        let login = if has_login { "these credentials" } else { "anonymous access" };
-        match error {
-            OciDistributionError::RequestError(error) if error.is_builder() => {
-                Self::Client(error.into())
-            }
-            OciDistributionError::RequestError(error) => {
-                Self::Down(std::io::Error::other(error.without_url()))
-            }
-            OciDistributionError::IoError(error) => Self::Broken(error),
-            OciDistributionError::AuthenticationFailure(_)
-            | OciDistributionError::UnauthorizedError { .. } => Self::Unauthorized { login },
-            OciDistributionError::ImageManifestNotFoundError(_) => Self::Unknown(what),
-            OciDistributionError::DigestError(_) => Self::Digest(error),
-            OciDistributionError::ServerError { code: 404, .. } => Self::Unknown(what),
-            OciDistributionError::ServerError { code: 403, .. } => Self::Unauthorized { login },
-            OciDistributionError::ServerError { code: 429, .. } => Self::RateLimit,
-            OciDistributionError::ServerError { code, message, .. } => {
-                Self::Status { code, message: message.chars().take(200).collect() }
-            }
-            OciDistributionError::RegistryError { ref envelope, .. } => {
-                match envelope.errors.first().map(|error| &error.code) {
-                    Some(
-                        OciErrorCode::ManifestUnknown
-                        | OciErrorCode::NameUnknown
-                        | OciErrorCode::NotFound
-                        | OciErrorCode::BlobUnknown
-                        | OciErrorCode::ManifestBlobUnknown,
-                    ) => Self::Unknown(what),
-                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => {
-                        Self::Unauthorized { login }
-                    }
-                    Some(OciErrorCode::Toomanyrequests) => Self::RateLimit,
-                    _ => Self::Protocol(error),
-                }
-            }
-            other => Self::Protocol(other),
+    /// Do all who were asked say that there is no such thing?
+    pub(super) fn is_unknown(&self) -> bool {
+        match self {
+            Self::Unknown(_) => true,
+            Self::Everywhere(Failures(all)) => all.iter().all(|(_, error)| error.is_unknown()),
+            _ => false,
         }
     }
 
     /// May the same request work a moment later?
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Down(_) | Self::Broken(_) | Self::RateLimit => true,
-            Self::Status { code, .. } => *code >= 500,
+            Self::Down(_) | Self::Broken(_) => true,
+            Self::RateLimit { after } => after.is_none_or(|after| after <= MAX_WAIT),
+            Self::Status { code, after, .. } => {
+                (*code >= 500 || *code == 408) && after.is_none_or(|after| after <= MAX_WAIT)
+            }
+            Self::Token { source, .. } => source.is_transient(),
             _ => false,
         }
     }
+
+    /// How long the host asks us to wait.
+    fn after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimit { after } | Self::Status { after, .. } => *after,
+            Self::Token { source, .. } => source.after(),
+            _ => None,
+        }
+    }
+
+    /// The pause before the next attempt.
+    pub(super) fn pause(&self, tries: u32) -> Duration {
+        let own = Duration::from_millis(200 << tries.min(5));
+        self.after().map_or(own, |after| after.max(own)).min(MAX_WAIT)
+    }
 }
 
-/// One repository, with the login for it.
+/// The seconds or the date of `Retry-After`.
+fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
+    let seconds = date.timestamp().as_second() - now.as_second();
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+/// The error document of the specification.
+#[derive(Deserialize)]
+struct Refusals {
+    errors: Vec<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    code: String,
+    message: Option<String>,
+}
+
+/// What an answer other than success says.
+fn refusal(
+    status: StatusCode,
+    after: Option<Duration>,
+    body: &[u8],
+    what: &'static str,
+    login: &'static str,
+) -> Error {
+    let first = serde_json::from_slice::<Refusals>(body)
+        .ok()
+        .and_then(|refusals| refusals.errors.into_iter().next());
+    let (code, message) = match first {
+        Some(Refusal { code, message }) => {
+            let shown = message.filter(|text| !text.is_empty()).unwrap_or_else(|| code.clone());
+            (code, shown)
+        }
+        None => (String::new(), String::new()),
+    };
+    let message = match message.is_empty() {
+        true => String::new(),
+        false => {
+            let clean = message.chars().map(|c| if c.is_control() { ' ' } else { c });
+            format!(": {}", clean.take(300).collect::<String>().trim())
+        }
+    };
+    match (status.as_u16(), code.as_str()) {
+        (429, _) | (_, "TOOMANYREQUESTS") => Error::RateLimit { after },
+        (401 | 403, _) => Error::Unauthorized { login, message },
+        (404, "UNAUTHORIZED" | "DENIED") => Error::Unauthorized { login, message },
+        // Of something that was sent.
+        (404, "MANIFEST_BLOB_UNKNOWN" | "BLOB_UPLOAD_UNKNOWN") => {
+            Error::Status { code: 404, message, after }
+        }
+        (404, _) => Error::Unknown(what),
+        (code, _) => Error::Status { code, message, after },
+    }
+}
+
+/// Success, or what the host has against it.
+pub(super) async fn check(
+    response: Response,
+    what: &'static str,
+    login: &'static str,
+) -> Result<Response, Error> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let after = response.headers().get(header::RETRY_AFTER).and_then(|text| text.to_str().ok());
+    let after = after.and_then(|text| retry_after(text, Timestamp::now()));
+    let body = small_body(response, MAX_ERROR).await.unwrap_or_default();
+    Err(refusal(status, after, &body, what, login))
+}
+
+/// A body that must not be larger than `limit`.
+pub(super) async fn small_body(mut response: Response, limit: usize) -> Result<Bytes, Error> {
+    if response.content_length().is_some_and(|length| length > limit as u64) {
+        return Err(Error::Oversized(limit));
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = chunk(&mut response).await? {
+        if body.len() + chunk.len() > limit {
+            return Err(Error::Oversized(limit));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// The next piece of a body, if it comes in time.
+pub(super) async fn chunk(response: &mut Response) -> Result<Option<Bytes>, Error> {
+    match tokio::time::timeout(SILENCE, response.chunk()).await {
+        Ok(Ok(chunk)) => Ok(chunk),
+        Ok(Err(error)) => match failure(error) {
+            Error::Down(source) => Err(Error::Broken(source)),
+            error => Err(error),
+        },
+        Err(_elapsed) => Err(Error::Broken(silence())),
+    }
+}
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Pull,
+    #[cfg_attr(not(test), expect(dead_code, reason = "for push.rs"))]
+    Push,
+}
+
+/// One host, in one session.
+pub(super) struct Endpoint {
+    pub(super) host: Host,
+    repository: String,
+    pub(super) transport: Transport,
+    authenticator: Authenticator,
+    place: usize,
+    /// It has failed already; others are asked before.
+    pub(super) failed: AtomicBool,
+}
+
+impl Endpoint {
+    /// An address of the repository.
+    pub(super) fn url(&self, rest: &str) -> Url {
+        let mut url = self.host.base.clone();
+        let path = format!("{}/{}/{rest}", url.path().trim_end_matches('/'), self.repository);
+        url.set_path(&path);
+        if let Some(registry) = &self.host.mirror_of {
+            // As containerd tells a mirror of several registries which one is meant.
+            url.query_pairs_mut().append_pair("ns", registry);
+        }
+        url
+    }
+
+    pub(super) fn who(&self) -> &'static str {
+        self.authenticator.who()
+    }
+
+    /// Sends a request without a body, logs in if asked to, and follows redirects.
+    pub(super) async fn request(
+        &self,
+        method: Method,
+        url: Url,
+        headers: HeaderMap,
+    ) -> Result<Response, Error> {
+        let mut renewed = false;
+        loop {
+            let authorization = self.authenticator.authorization(&self.transport).await?;
+            let call = Call {
+                method: method.clone(),
+                url: url.clone(),
+                headers: headers.clone(),
+                authorization: authorization.as_ref(),
+            };
+            let (response, own) = self.transport.follow(call).await?;
+            if renewed || !own || !self.renew(&response, authorization.as_ref()).await? {
+                return Ok(response);
+            }
+            renewed = true;
+            // Read to its end, the connection can be used again.
+            let _ = small_body(response, MAX_ERROR).await;
+        }
+    }
+
+    /// Whether a refused request is worth repeating with what [`Self::authorization`] now gives.
+    pub(super) async fn renew(
+        &self,
+        response: &Response,
+        used: Option<&HeaderValue>,
+    ) -> Result<bool, Error> {
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(false);
+        }
+        self.authenticator.renew(&self.transport, response.headers(), used).await
+    }
+
+    pub(super) async fn authorization(&self) -> Result<Option<HeaderValue>, Error> {
+        self.authenticator.authorization(&self.transport).await
+    }
+
+    async fn resolve(&self, target: &str) -> Result<Found, Error> {
+        let url = self.url(&format!("manifests/{target}"));
+        let response = self.request(Method::HEAD, url, accept()).await?;
+        let status = response.status();
+        // Without a body they do not say why, and some registries have no HEAD.
+        if matches!(status.as_u16(), 400 | 403 | 404 | 405 | 501) {
+            return self.manifest(target).await;
+        }
+        let response = check(response, MANIFEST, self.who()).await?;
+        let digest = response.headers().get(CONTENT_DIGEST).and_then(|text| text.to_str().ok());
+        match digest.filter(|digest| is_digest(digest)) {
+            Some(digest) if is_digest(target) && digest != target => {
+                Err(Error::Digest { asked: target.to_owned(), served: digest.to_owned() })
+            }
+            Some(digest) => Ok(Found::Digest(digest.to_owned())),
+            None => self.manifest(target).await,
+        }
+    }
+
+    async fn manifest(&self, target: &str) -> Result<Found, Error> {
+        let url = self.url(&format!("manifests/{target}"));
+        let response = self.request(Method::GET, url, accept()).await?;
+        let response = check(response, MANIFEST, self.who()).await?;
+        let limit = usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX);
+        let bytes = small_body(response, limit).await?;
+        let digest = digest_of(&bytes);
+        if is_digest(target) && digest != target {
+            return Err(Error::Digest { asked: target.to_owned(), served: digest });
+        }
+        Ok(Found::Manifest(bytes, digest))
+    }
+}
+
+const MANIFEST: &str = "such tag or digest";
+
+fn accept() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for kind in [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST] {
+        headers.append(header::ACCEPT, HeaderValue::from_static(kind));
+    }
+    headers
+}
+
+/// What a tag or digest stands for.
+pub(super) enum Found {
+    /// As the registry says; the content is not here yet.
+    Digest(String),
+    /// Verified where a digest was asked for, and the digest of the content.
+    Manifest(Bytes, String),
+}
+
+/// Who served a blob, and whom we do not ask for it again.
+#[derive(Default)]
+struct Blob {
+    served: BTreeSet<usize>,
+    distrusted: BTreeSet<usize>,
+}
+
+struct Inner {
+    endpoints: Vec<Arc<Endpoint>>,
+    blobs: Mutex<BTreeMap<String, Blob>>,
+}
+
+/// One repository, at all its hosts. Clones share connections, tokens and experience.
 #[derive(Clone)]
 pub(super) struct Session {
-    client: Client,
-    image: oci_client::Reference,
-    has_login: bool,
+    inner: Arc<Inner>,
 }
 
 impl Session {
-    /// Finds out how the registry authenticates and logs in.
-    pub(super) async fn open(reference: &Reference, login: Option<&Login>) -> Result<Self, Error> {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // The program installs it at its start; a library user or a test may not have. Losing
-            // a race to install the same provider is fine.
-            let _ = rustls::crypto::ring::default_provider().install_default();
+    /// Reads the configuration; nobody is asked yet. `login` is for the registry itself and goes
+    /// before what is configured for it.
+    pub(super) fn open(
+        reference: &Reference,
+        login: Option<Login>,
+        registries: &Registries,
+        access: Access,
+    ) -> Result<Self, Error> {
+        let repository = reference.path().to_owned();
+        let actions = match access {
+            Access::Pull => "pull",
+            Access::Push => "pull,push",
+        };
+        let mut endpoints = Vec::new();
+        for (place, host) in registries.hosts.of(reference.domain())?.into_iter().enumerate() {
+            let logins = match &login {
+                Some(login) if host.mirror_of.is_none() => Logins::Given(login.clone()),
+                _ => Logins::Of {
+                    auth: registries.auth.clone(),
+                    host: host.name(),
+                    repository: repository.clone(),
+                },
+            };
+            let scopes = vec![format!("repository:{repository}:{actions}")];
+            endpoints.push(Arc::new(Endpoint {
+                transport: Transport::new(&host, &registries.hosts.clients)?,
+                authenticator: Authenticator::new(logins, scopes),
+                repository: repository.clone(),
+                failed: AtomicBool::new(false),
+                host,
+                place,
+            }));
         }
-        let image = image(reference);
-        let registry = image.resolve_registry().to_owned();
-        let protocol = if is_loopback(&registry) {
-            ClientProtocol::HttpsExcept(vec![registry])
-        } else {
-            ClientProtocol::Https
-        };
-        let config = ClientConfig {
-            protocol,
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: concat!("lighter/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        };
-        let client = Client::try_from(config).map_err(Error::Client)?;
-        let auth = match login {
-            Some(login) => RegistryAuth::Basic(login.user.clone(), login.password.clone()),
-            None => RegistryAuth::Anonymous,
-        };
-        let has_login = login.is_some();
-        client
-            .auth(&image, &auth, RegistryOperation::Pull)
-            .await
-            .map_err(|error| Error::from(error, "such repository", has_login))?;
-        Ok(Self { client, image, has_login })
+        Ok(Self { inner: Arc::new(Inner { endpoints, blobs: Mutex::default() }) })
     }
 
-    /// The manifest or index of the reference, or the one with this digest; verified against the
-    /// digest that was asked for. Returns its digest, too.
-    pub(super) async fn manifest(&self, digest: Option<&str>) -> Result<(Bytes, String), Error> {
-        let image = match digest {
-            Some(digest) => self.image.clone_with_digest(digest.to_owned()),
-            None => self.image.clone(),
-        };
-        let types = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
-        let (bytes, _) = self
-            .client
-            .pull_manifest_raw(&image, &RegistryAuth::Anonymous, &types)
-            .await
-            .map_err(|error| Error::from(error, "such tag or digest", self.has_login))?;
-        let actual = super::layer::digest_of(&bytes);
-        Ok((bytes, actual))
-    }
-
-    /// The manifest of another tag of the repository.
-    pub(super) async fn tagged(&self, tag: &str) -> Result<Bytes, Error> {
-        let (registry, repository) = (self.image.registry(), self.image.repository());
-        let image = oci_client::Reference::with_tag(
-            registry.to_owned(),
-            repository.to_owned(),
-            tag.to_owned(),
-        );
-        let (bytes, _) = self
-            .client
-            .pull_manifest_raw(&image, &RegistryAuth::Anonymous, &[OCI_MANIFEST, DOCKER_MANIFEST])
-            .await
-            .map_err(|error| Error::from(error, "such tag", self.has_login))?;
-        Ok(bytes)
-    }
-
-    /// A blob from byte `offset` on, and whether the registry honoured the offset.
-    pub(super) async fn blob(
-        &self,
-        digest: &str,
-        offset: u64,
-    ) -> Result<(BoxStream<'static, std::io::Result<Bytes>>, bool), Error> {
-        let response = self
-            .client
-            .pull_blob_stream_partial(&self.image, digest, offset, None)
-            .await
-            .map_err(|error| Error::from(error, "such blob", self.has_login))?;
-        Ok(match response {
-            BlobResponse::Partial(stream) => (stream.stream, true),
-            BlobResponse::Full(stream) => (stream.stream, offset == 0),
+    /// What a tag or digest stands for, without fetching it where the registry can say so.
+    pub(super) async fn resolve(&self, target: &str) -> Result<Found, Error> {
+        let tag = !is_digest(target);
+        let can = |can: &Capabilities| if tag { can.resolve } else { can.pull };
+        self.ask(can, |endpoint| {
+            let target = target.to_owned();
+            async move { endpoint.resolve(&target).await }
         })
+        .await
+    }
+
+    /// The manifest or index of a tag or digest, verified if it is a digest; and its digest.
+    pub(super) async fn manifest(&self, target: &str) -> Result<(Bytes, String), Error> {
+        let tag = !is_digest(target);
+        let can = |can: &Capabilities| if tag { can.resolve } else { can.pull };
+        let found = self
+            .ask(can, |endpoint| {
+                let target = target.to_owned();
+                async move { endpoint.manifest(&target).await }
+            })
+            .await?;
+        match found {
+            Found::Manifest(bytes, digest) => Ok((bytes, digest)),
+            Found::Digest(_) => Err(Error::Protocol("a manifest without content".to_owned())),
+        }
+    }
+
+    /// Tries the hosts that can.
+    pub(super) async fn ask<T, F>(
+        &self,
+        can: impl Fn(&Capabilities) -> bool,
+        attempt: impl Fn(Arc<Endpoint>) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut open = self.candidates(can);
+        let mut failures = Vec::new();
+        for tries in 0..ATTEMPTS {
+            let mut pause: Option<Duration> = None;
+            let mut again = Vec::new();
+            for endpoint in open {
+                let error = match attempt(Arc::clone(&endpoint)).await {
+                    Ok(value) => return Ok(value),
+                    Err(error) => error,
+                };
+                endpoint.failed.store(true, Ordering::Relaxed);
+                if error.is_transient() && !matches!(error, Error::Down(_)) {
+                    let wanted = error.pause(tries);
+                    pause = Some(pause.map_or(wanted, |pause| pause.min(wanted)));
+                    again.push(Arc::clone(&endpoint));
+                }
+                put(&mut failures, endpoint, error);
+            }
+            open = again;
+            match pause {
+                Some(pause) if tries + 1 < ATTEMPTS => tokio::time::sleep(pause).await,
+                _ => break,
+            }
+        }
+        Err(self.failed(failures))
+    }
+
+    fn candidates(&self, can: impl Fn(&Capabilities) -> bool) -> Vec<Arc<Endpoint>> {
+        let mut found: Vec<_> = self
+            .inner
+            .endpoints
+            .iter()
+            .filter(|endpoint| can(&endpoint.host.can))
+            .cloned()
+            .collect();
+        // Stable: among equals the order of the configuration.
+        found.sort_by_key(|endpoint| endpoint.failed.load(Ordering::Relaxed));
+        found
+    }
+
+    /// One error of what all hosts said.
+    pub(super) fn failed(&self, mut failures: Vec<(Arc<Endpoint>, Error)>) -> Error {
+        if failures.is_empty() {
+            return Error::Nobody;
+        }
+        if self.inner.endpoints.len() == 1 && failures.len() == 1 {
+            return failures.remove(0).1;
+        }
+        let all = failures.into_iter().map(|(endpoint, error)| (endpoint.host.origin(), error));
+        Error::Everywhere(Failures(all.collect()))
+    }
+
+    pub(super) fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.inner.endpoints
+    }
+
+    // --- blobs: who is believed ------------------------------------------------------------------
+
+    /// Whom to ask for a blob.
+    pub(super) fn sources(&self, digest: &str) -> Vec<Arc<Endpoint>> {
+        let mut sources = self.candidates(|can| can.pull);
+        let blobs = self.inner.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(blob) = blobs.get(digest) {
+            sources.retain(|endpoint| !blob.distrusted.contains(&endpoint.place));
+        }
+        sources
+    }
+
+    pub(super) fn served(&self, digest: &str, endpoint: &Endpoint) {
+        let mut blobs = self.inner.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        blobs.entry(digest.to_owned()).or_default().served.insert(endpoint.place);
+    }
+
+    /// After a blob turned out wrong: does not ask the first host that served a part of it again.
+    /// Whether another is left to ask, from the first byte on.
+    pub(super) fn distrust(&self, digest: &str) -> bool {
+        {
+            let mut blobs = self.inner.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+            let blob = blobs.entry(digest.to_owned()).or_default();
+            let Some(first) = blob.served.pop_first() else { return false };
+            blob.served.clear();
+            blob.distrusted.insert(first);
+        }
+        !self.sources(digest).is_empty()
     }
 }
 
-/// Did the client find content of another digest than asked for? It looks only where a registry
-/// does not serve ranges.
-pub(super) fn is_digest_error(error: &std::io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<oci_client::errors::DigestError>())
-}
-
-fn image(reference: &Reference) -> oci_client::Reference {
-    let (registry, repository) = (reference.domain().to_owned(), reference.path().to_owned());
-    match (reference.digest(), reference.tag()) {
-        (Some(digest), _) => {
-            oci_client::Reference::with_digest(registry, repository, digest.to_owned())
-        }
-        (None, tag) => {
-            let tag = tag.unwrap_or("latest").to_owned();
-            oci_client::Reference::with_tag(registry, repository, tag)
-        }
+/// The latest failure of each host.
+pub(super) fn put(
+    failures: &mut Vec<(Arc<Endpoint>, Error)>,
+    endpoint: Arc<Endpoint>,
+    error: Error,
+) {
+    match failures.iter_mut().find(|(known, _)| known.place == endpoint.place) {
+        Some((_, old)) => *old = error,
+        None => failures.push((endpoint, error)),
     }
-}
-
-/// 127.0.0.0/8, ::1, localhost; with or without a port.
-fn is_loopback(registry: &str) -> bool {
-    let host = match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => registry.split(':').next().unwrap_or(registry),
-    };
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
     #[test]
-    fn only_loopback_is_spoken_to_in_the_clear() {
-        for registry in ["localhost", "localhost:5000", "127.0.0.1:1", "127.9.9.9", "[::1]:5000"] {
-            assert!(is_loopback(registry), "{registry}");
-        }
-        for registry in
-            ["docker.io", "10.0.0.1:5000", "localhost.example", "127.0.0.1.example", "[::2]:1"]
-        {
-            assert!(!is_loopback(registry), "{registry}");
-        }
+    fn retry_after_is_seconds_or_a_date() {
+        let now: Timestamp = "1994-11-06T08:49:00Z".parse().unwrap();
+        let of = |text: &str| retry_after(text, now).map(|after| after.as_secs());
+        assert_eq!(of("120"), Some(120));
+        assert_eq!(of(" 0 "), Some(0));
+        assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(37));
+        assert_eq!(of("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0));
+        assert_eq!(of("-1"), None);
+        assert_eq!(of("soon"), None);
+        assert_eq!(of("99999999999999999999"), None);
+    }
+
+    #[test]
+    fn a_host_is_waited_for_as_long_as_it_asks_but_not_for_ever() {
+        let limited = |seconds| Error::RateLimit { after: Some(Duration::from_secs(seconds)) };
+        assert_eq!(limited(7).pause(0), Duration::from_secs(7));
+        assert_eq!(limited(0).pause(2), Duration::from_millis(800));
+        assert!(limited(60).is_transient());
+        assert!(!limited(61).is_transient());
+        assert!(limited(61).to_string().ends_with("try in 61 s"));
+        assert!(Error::RateLimit { after: None }.is_transient());
+        let status = |code| Error::Status { code, message: String::new(), after: None };
+        assert!(
+            status(503).is_transient() && status(500).is_transient() && status(408).is_transient()
+        );
+        assert!(!status(400).is_transient());
+        let token = Error::Token { server: "t".to_owned(), source: Box::new(limited(9)) };
+        assert_eq!(token.pause(0), Duration::from_secs(9));
+    }
+
+    #[test]
+    fn refusals_are_told_in_the_registrys_words() {
+        let say = |status: u16, body: &str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            refusal(status, None, body.as_bytes(), "such blob", "anonymous access").to_string()
+        };
+        let body = r#"{"errors":[{"code":"DENIED","message":"no\u001b[1m way","detail":null}]}"#;
+        assert_eq!(
+            say(403, body),
+            "unauthorized: the registry refuses anonymous access: no [1m way"
+        );
+        assert_eq!(say(401, "<html>"), "unauthorized: the registry refuses anonymous access");
+        assert_eq!(say(404, "{}"), "unknown image: the registry has no such blob");
+        assert_eq!(
+            say(404, r#"{"errors":[{"code":"DENIED"}]}"#),
+            "unauthorized: the registry refuses anonymous access: DENIED"
+        );
+        assert!(say(429, "").contains("limits the rate"));
+        assert!(say(400, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#).contains("limits the rate"));
+        assert_eq!(say(500, "{\"errors\":[]}"), "registry answers 500");
+        let long = format!("{{\"errors\":[{{\"message\":\"{}\"}}]}}", "x".repeat(9000));
+        assert!(say(500, &long).len() < 400);
     }
 }

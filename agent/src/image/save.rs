@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::content::{LayerRecord, RECIPE, Store};
 use super::layer::digest_of;
+use super::lease::Lease;
 use super::manifest::{
     Descriptor, ImageConfig, Manifest, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST,
 };
@@ -28,22 +29,25 @@ struct Chosen {
     id: String,
     layers: Vec<LayerRecord>,
     names: BTreeSet<Reference>,
+    /// It stays while it is read.
+    _lease: Arc<Lease>,
 }
 
 impl Store {
     /// Writes the images to the file `path`: each under the tag that is asked for, under all tags of
     /// the repository if only that is named, or without a name if it is asked for by id or digest.
+    /// Ends early with an error when it is `cancelled`.
     pub fn save(
         &self,
         references: &[String],
         path: &Path,
-        cancel: &CancellationToken,
+        cancelled: &dyn Fn() -> bool,
     ) -> Result<(), Error> {
         let failed =
             |source| Error::Io { operation: "write archive", path: path.to_owned(), source };
         let chosen = self.choose(references)?;
         let file = File::options().write(true).open(path).map_err(failed)?;
-        let out = Checked { inner: file, cancel };
+        let out = Checked { inner: file, cancelled };
         let mut archive = Archive {
             out: BufWriter::with_capacity(BUFFER, out),
             written: BTreeSet::new(),
@@ -83,7 +87,8 @@ impl Store {
                     None => {
                         let (_, record) = self.whole_by_id(&lock, &id)?;
                         let names = name.into_iter().collect();
-                        chosen.push(Chosen { id, layers: record.layers, names });
+                        let _lease = self.lease_id(&lock, &id);
+                        chosen.push(Chosen { id, layers: record.layers, names, _lease });
                     }
                 }
             }
@@ -114,12 +119,12 @@ fn unsynced(error: io::Error) -> io::Result<()> {
 /// Stops when nobody waits any more.
 struct Checked<'a> {
     inner: File,
-    cancel: &'a CancellationToken,
+    cancelled: &'a dyn Fn() -> bool,
 }
 
 impl Write for Checked<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
+        if (self.cancelled)() {
             return Err(io::Error::other("cancelled"));
         }
         self.inner.write(bytes)
@@ -315,5 +320,7 @@ fn descriptor(media_type: &str, digest: &str, size: u64) -> Descriptor {
         size,
         platform: None,
         annotations: None,
+        artifact_type: None,
+        urls: Vec::new(),
     }
 }

@@ -5,46 +5,63 @@
 //! container's device cgroup and mount flags decide what they are worth inside). Unlike Docker:
 //! a name, link or parent that leads out of the layer is an error, not a silent confinement.
 //!
-//! Of extended attributes, `security.capability`, `user.*` and POSIX ACLs are kept. `trusted.*` and
-//! `user.overlay.*` would be orders to overlayfs, other `security.*` labels are the host's
-//! business; they are dropped.
-//!
-//! Order: owner before mode (chown clears set-id), owner before `security.capability` (chown
-//! drops it), data before times, directories after everything below them.
+//! Holes of sparse files stay holes. Directories get their metadata after everything below them,
+//! because filling one changes its time and a set-gid one would pass its group on.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::entries::{self, Entries, Entry, Input, Kind};
+use super::metadata::{self, Metadata};
 use super::tree::{self, Tree, lossy, normalise, split};
 use super::whiteout::{self, Name};
 
 const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
-const BUFFER: usize = 256 << 10;
 
 /// What a layer may cost.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Files of all kinds.
+    /// Files of all kinds, directories that no entry describes included.
     pub(super) entries: u64,
     /// Bytes of all files, holes included; also of the uncompressed archive.
     pub(super) bytes: u64,
+    /// Bytes that a byte of the blob may become, once there are [`Limits::expansion_from`] of them.
+    pub(super) expansion: u64,
+    pub(super) expansion_from: u64,
+    /// Bytes of memory for the names and attributes of directories.
+    pub(super) directories: usize,
 }
 
 impl Limits {
-    /// Far above real images, far below what would harm a host for long.
-    pub(super) const DEFAULT: Self = Self { entries: 2_000_000, bytes: 64 << 30 };
+    /// Far above real images, far below what would harm a host for long. Programs and text become
+    /// ten times smaller at best; gzip makes zeros 1032 times smaller.
+    pub(super) const DEFAULT: Self = Self {
+        entries: 2_000_000,
+        bytes: 64 << 30,
+        expansion: 200,
+        expansion_from: 1 << 30,
+        directories: 16 << 20,
+    };
+
+    /// For an archive of `made` bytes so far, decompressed from `compressed`.
+    pub(super) fn check(&self, made: u64, compressed: u64) -> Result<(), Error> {
+        if made > self.bytes {
+            return Err(Error::TooManyBytes(self.bytes));
+        }
+        if made > self.expansion_from && made / self.expansion > compressed {
+            return Err(Error::Expansion { made, compressed, most: self.expansion });
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +78,12 @@ pub enum Error {
     TooManyEntries(u64),
     #[error("unpacks to more than {0} bytes")]
     TooManyBytes(u64),
+    #[error(
+        "{compressed} bytes decompress to {made} and more, over {most} times as many: a decompression bomb"
+    )]
+    Expansion { made: u64, compressed: u64, most: u64 },
+    #[error("names and attributes of its directories take more than {0} bytes of memory")]
+    Directories(usize),
     #[error(transparent)]
     Archive(#[from] entries::Error),
     #[error("uncompressed content has digest {actual}, the configuration says {expected}")]
@@ -82,69 +105,16 @@ impl Error {
     pub(super) fn is_damage(&self) -> bool {
         matches!(self, Self::Archive(_) | Self::DiffId { .. } | Self::Io { .. })
     }
+
+    /// Is the content to blame, which another host may have as it should be?
+    pub(super) fn is_of_content(&self) -> bool {
+        !matches!(self, Self::Transfer(_) | Self::Io { .. } | Self::Cancelled)
+    }
 }
 
-fn apply_error(name: &[u8], operation: &'static str) -> impl FnOnce(Errno) -> Error {
+pub(super) fn apply_error(name: &[u8], operation: &'static str) -> impl FnOnce(Errno) -> Error {
     let name = lossy(name);
     move |errno| Error::Apply { name, operation, source: errno.into() }
-}
-
-struct Meta {
-    uid: u32,
-    gid: u32,
-    mode: u32,
-    mtime: Timestamps,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Meta {
-    fn implied() -> Self {
-        let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
-        let mtime = Timestamps { last_access: now, last_modification: now };
-        Self { uid: 0, gid: 0, mode: 0o755, mtime, xattrs: Vec::new() }
-    }
-
-    fn of(entry: &mut Entry) -> Result<Self, Error> {
-        let id = |id: u64| {
-            // The largest value means "do not change" to chown.
-            u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or_else(|| Error::Refused {
-                name: lossy(&entry.path),
-                reason: "its owner is not a 32-bit number",
-            })
-        };
-        let (uid, gid) = (id(entry.uid)?, id(entry.gid)?);
-        let time = Timespec { tv_sec: entry.mtime.0, tv_nsec: i64::from(entry.mtime.1) };
-        let mtime = Timestamps { last_access: time, last_modification: time };
-        let xattrs = std::mem::take(&mut entry.xattrs);
-        Ok(Self { uid, gid, mode: entry.mode, mtime, xattrs })
-    }
-
-    fn apply(&self, fd: BorrowedFd<'_>, name: &[u8]) -> Result<(), Error> {
-        // What root makes belongs to root: no directory is set-gid before its content is there.
-        if (self.uid, self.gid) != (0, 0) {
-            rustix::fs::fchown(fd, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))
-                .map_err(apply_error(name, "set its owner"))?;
-        }
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode))
-            .map_err(apply_error(name, "set its mode"))?;
-        for (key, value) in self.xattrs.iter().filter(|(key, _)| keeps(key)) {
-            match rustix::fs::fsetxattr(fd, OsStr::from_bytes(key), value, XattrFlags::empty()) {
-                Ok(()) => {}
-                // A filesystem without this kind of attribute: Docker goes on, too.
-                Err(Errno::OPNOTSUPP) => {}
-                // On others than regular files and directories the kernel knows no user.*.
-                Err(Errno::PERM) if key.starts_with(b"user.") => {}
-                Err(errno) => return Err(apply_error(name, "set its extended attributes")(errno)),
-            }
-        }
-        rustix::fs::futimens(fd, &self.mtime).map_err(apply_error(name, "set its time"))
-    }
-}
-
-fn keeps(key: &[u8]) -> bool {
-    key == b"security.capability"
-        || key.starts_with(b"system.posix_acl_")
-        || (key.starts_with(b"user.") && !key.starts_with(b"user.overlay."))
 }
 
 /// Fills the empty directory `dir`; returns the bytes of the files.
@@ -155,18 +125,19 @@ pub(super) fn apply<R: Input>(
 ) -> Result<u64, Error> {
     let tree = Tree::open(dir)
         .map_err(|source| Error::Io { operation: "open the layer's directory", source })?;
-    let mut unpacker =
-        Unpacker { tree, directories: BTreeMap::new(), buffer: vec![0; BUFFER], bytes: 0 };
-    let mut count = 0;
+    let umask = metadata::umask()
+        .map_err(|source| Error::Io { operation: "find out the umask", source })?;
+    let mut unpacker = Unpacker {
+        tree,
+        directories: BTreeMap::new(),
+        memory: 0,
+        limits,
+        entries: 0,
+        bytes: 0,
+        umask,
+    };
     while let Some(entry) = entries.next()? {
-        count += 1;
-        if count > limits.entries {
-            return Err(Error::TooManyEntries(limits.entries));
-        }
-        unpacker.bytes = unpacker.bytes.saturating_add(entry.size);
-        if unpacker.bytes > limits.bytes {
-            return Err(Error::TooManyBytes(limits.bytes));
-        }
+        unpacker.count(entry.size)?;
         unpacker.entry(entries, entry)?;
     }
     unpacker.finish()
@@ -174,13 +145,52 @@ pub(super) fn apply<R: Input>(
 
 struct Unpacker {
     tree: Tree,
-    /// Applied last, because filling a directory changes its time.
-    directories: BTreeMap<Vec<u8>, Meta>,
-    buffer: Vec<u8>,
+    /// Applied last.
+    directories: BTreeMap<Vec<u8>, Metadata>,
+    /// Bytes of `directories`.
+    memory: usize,
+    limits: Limits,
+    entries: u64,
     bytes: u64,
+    umask: u32,
 }
 
 impl Unpacker {
+    fn count(&mut self, bytes: u64) -> Result<(), Error> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(Error::TooManyEntries(self.limits.entries));
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > self.limits.bytes {
+            return Err(Error::TooManyBytes(self.limits.bytes));
+        }
+        Ok(())
+    }
+
+    /// The metadata of a directory, for later.
+    fn remember(&mut self, path: Vec<u8>, metadata: Metadata) -> Result<(), Error> {
+        self.memory += path.len() + size_of::<(Vec<u8>, Metadata)>() + metadata.memory();
+        if self.memory > self.limits.directories {
+            return Err(Error::Directories(self.limits.directories));
+        }
+        if let Some(former) = self.directories.insert(path, metadata) {
+            self.memory -= size_of::<(Vec<u8>, Metadata)>() + former.memory();
+        }
+        Ok(())
+    }
+
+    /// Directories that were made without an entry of their own are files of the layer, too.
+    fn remember_implied(&mut self) -> Result<(), Error> {
+        for path in std::mem::take(&mut self.tree.implied) {
+            self.count(0)?;
+            if !self.directories.contains_key(&path) {
+                self.remember(path, Metadata::implied())?;
+            }
+        }
+        Ok(())
+    }
+
     fn entry<R: Input>(&mut self, entries: &mut Entries<R>, mut entry: Entry) -> Result<(), Error> {
         let named = |source| Error::Path { name: lossy(&entry.path), source };
         let path = normalise(&entry.path).map_err(named)?;
@@ -189,8 +199,7 @@ impl Unpacker {
                 let reason = "the root of a layer is a directory";
                 return Err(Error::Refused { name: lossy(&entry.path), reason });
             }
-            self.directories.insert(path, Meta::of(&mut entry)?);
-            return Ok(());
+            return self.remember(path, Metadata::of(&mut entry)?);
         }
         let (parent, name) = split(&path);
         // A whiteout as a parent would hide what lies below it.
@@ -203,6 +212,7 @@ impl Unpacker {
             return Ok(());
         }
         let at = self.tree.directory(parent, true).map_err(named)?.fd;
+        self.remember_implied()?;
         match class {
             Name::Invalid => {
                 let reason = "a whiteout of nothing, of its own directory or of the parent";
@@ -234,15 +244,14 @@ impl Unpacker {
         name: &[u8],
     ) -> Result<(), Error> {
         let os_name = OsStr::from_bytes(name);
-        let mode = Mode::RUSR | Mode::WUSR;
         match entry.kind {
             Kind::Directory => {
                 self.create(at, name, path, true, || rustix::fs::mkdirat(at, os_name, Mode::RWXU))?;
-                self.directories.insert(path.to_vec(), Meta::of(&mut entry)?);
-                return Ok(());
+                self.remember(path.to_vec(), Metadata::of(&mut entry)?)
             }
             Kind::File => {
-                let meta = Meta::of(&mut entry)?;
+                let metadata = Metadata::of(&mut entry)?;
+                let (mode, has_mode) = metadata.creation(self.umask);
                 let flags = OFlags::CREATE
                     | OFlags::EXCL
                     | OFlags::WRONLY
@@ -253,10 +262,10 @@ impl Unpacker {
                 })?;
                 if let Some(fd) = file {
                     let file = File::from(fd);
-                    self.write(entries, &entry, &file)?;
-                    meta.apply(file.as_fd(), path)?;
+                    write(entries, &entry, &file)?;
+                    metadata.apply(file.as_fd(), path, has_mode)?;
                 }
-                return Ok(());
+                Ok(())
             }
             Kind::HardLink => {
                 let failed = |source| Error::HardLink {
@@ -277,6 +286,10 @@ impl Unpacker {
                         let reason = "a hard link to a directory";
                         return Err(Error::Refused { name: lossy(path), reason });
                     }
+                    Ok(stat) if is_whiteout(&stat) => {
+                        let reason = "a hard link to what a whiteout removes";
+                        return Err(Error::Refused { name: lossy(path), reason });
+                    }
                     Ok(_) => {}
                     Err(Errno::NOENT) => return Err(failed(tree::Error::Missing(lossy(&target)))),
                     Err(errno) => return Err(apply_error(path, "look at its target")(errno)),
@@ -284,7 +297,7 @@ impl Unpacker {
                 self.create(at, name, path, false, || {
                     rustix::fs::linkat(&*from, link, at, os_name, AtFlags::empty())
                 })?;
-                return Ok(());
+                Ok(())
             }
             Kind::Symlink => {
                 if entry.link.is_empty() || entry.link.len() > 4095 {
@@ -293,6 +306,7 @@ impl Unpacker {
                 }
                 let target = OsStr::from_bytes(&entry.link);
                 self.create(at, name, path, false, || rustix::fs::symlinkat(target, at, os_name))?;
+                Metadata::of(&mut entry)?.apply_at(at, name, path, true)
             }
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 let (kind, device) = match entry.kind {
@@ -301,31 +315,17 @@ impl Unpacker {
                     _ => (FileType::Fifo, (0, 0)),
                 };
                 let device = rustix::fs::makedev(device.0, device.1);
+                let mode = Mode::RUSR | Mode::WUSR;
                 self.create(at, name, path, false, || {
                     rustix::fs::mknodat(at, os_name, kind, mode, device)
                 })?;
+                Metadata::of(&mut entry)?.apply_at(at, name, path, false)
             }
             Kind::Other(_) => {
                 let reason = "a kind of entry that layers do not have";
-                return Err(Error::Refused { name: lossy(path), reason });
+                Err(Error::Refused { name: lossy(path), reason })
             }
         }
-        let meta = Meta::of(&mut entry)?;
-        rustix::fs::chownat(
-            at,
-            os_name,
-            Some(Uid::from_raw(meta.uid)),
-            Some(Gid::from_raw(meta.gid)),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .map_err(apply_error(path, "set its owner"))?;
-        if entry.kind != Kind::Symlink {
-            // Not a link, and nobody else writes here, so there is none to follow.
-            rustix::fs::chmodat(at, os_name, Mode::from_raw_mode(meta.mode), AtFlags::empty())
-                .map_err(apply_error(path, "set its mode"))?;
-        }
-        rustix::fs::utimensat(at, os_name, &meta.mtime, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(apply_error(path, "set its time"))
     }
 
     /// Makes a file with `make`, replacing what is there. A directory keeps its place and content
@@ -354,41 +354,10 @@ impl Unpacker {
         make().map(Some).map_err(apply_error(path, "create it"))
     }
 
-    fn write<R: Input>(
-        &mut self,
-        entries: &mut Entries<R>,
-        entry: &Entry,
-        file: &File,
-    ) -> Result<(), Error> {
-        let failed =
-            |source| Error::Apply { name: lossy(&entry.path), operation: "write it", source };
-        let mut written = 0;
-        for (offset, length) in &entry.segments {
-            written = *offset;
-            let end = offset + length;
-            while written < end {
-                let most = usize::try_from(end - written).unwrap_or(BUFFER).min(BUFFER);
-                let read = entries.read(&mut self.buffer[..most])?;
-                if read == 0 {
-                    return Err(failed(io::ErrorKind::UnexpectedEof.into()));
-                }
-                file.write_all_at(&self.buffer[..read], written).map_err(failed)?;
-                written += read as u64;
-            }
-        }
-        if written < entry.size {
-            file.set_len(entry.size).map_err(failed)?;
-        }
-        Ok(())
-    }
-
     fn finish(mut self) -> Result<u64, Error> {
-        for path in std::mem::take(&mut self.tree.implied) {
-            self.directories.entry(path).or_insert_with(Meta::implied);
-        }
-        for (path, meta) in std::mem::take(&mut self.directories) {
+        for (path, metadata) in std::mem::take(&mut self.directories) {
             match self.tree.directory(&path, false) {
-                Ok(directory) => meta.apply(directory.fd.as_fd(), &path)?,
+                Ok(directory) => metadata.apply(directory.fd.as_fd(), &path, false)?,
                 // A later entry put something else in its place.
                 Err(tree::Error::Missing(_) | tree::Error::NotDirectory(_)) => {}
                 Err(tree::Error::Dangling { .. } | tree::Error::Links) => {}
@@ -397,6 +366,35 @@ impl Unpacker {
         }
         Ok(self.bytes)
     }
+}
+
+/// Writes the data of an entry where its segments say; what lies between them stays a hole.
+fn write<R: Input>(entries: &mut Entries<R>, entry: &Entry, file: &File) -> Result<(), Error> {
+    let failed = |source| Error::Apply { name: lossy(&entry.path), operation: "write it", source };
+    let mut written = 0;
+    for (offset, length) in &entry.segments {
+        written = *offset;
+        let end = offset.saturating_add(*length);
+        while written < end {
+            let data = entries.data()?;
+            let most = usize::try_from(end - written).unwrap_or(usize::MAX).min(data.len());
+            if most == 0 {
+                return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+            }
+            file.write_all_at(&data[..most], written).map_err(failed)?;
+            entries.take(most);
+            written += most as u64;
+        }
+    }
+    if written < entry.size {
+        file.set_len(entry.size).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// overlayfs's way to say that a name is gone.
+fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
 /// Makes a directory of mode `mode` whatever the umask is.

@@ -6,6 +6,8 @@ mod cli_operations;
 mod crash;
 mod deregister;
 mod hosts;
+mod images;
+mod login;
 mod operations;
 mod roles;
 mod telemetry;

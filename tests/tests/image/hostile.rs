@@ -1,5 +1,6 @@
 //! Layers that attack the host: each is refused with the entry and the reason, and leaves nothing.
 
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 
 use tests::image::{Entry, Image as Made, Layer, Tar, gzip};
@@ -110,6 +111,161 @@ fn paths_out_of_the_layer_are_refused() {
 }
 
 #[test]
+fn hard_links_reach_files_of_their_own_layer_only() {
+    refused(
+        "to a whiteout",
+        Tar::new().file(".wh.gone", b"").hard_link("evil", "gone"),
+        "a hard link to what a whiteout removes",
+    );
+    refused(
+        "to the name of a whiteout",
+        Tar::new().file(".wh.gone", b"").hard_link("evil", ".wh.gone"),
+        "does not exist in this layer",
+    );
+    refused("to itself", Tar::new().file("a", b"").hard_link("a", "./a"), "to itself");
+    refused("to nothing", Tar::new().hard_link("evil", ""), "to itself or to the root");
+    // To a link, not through it: both names are the link then.
+    let fixture = Fixture::new();
+    let outside = fixture.dir.path().join("outside");
+    std::fs::write(&outside, "untouched").unwrap();
+    let tar = Tar::new().symlink("a", outside.to_str().unwrap()).hard_link("b", "a");
+    let loaded = fixture.load(&Made::new(vec![Layer::gzip(&tar)]).oci_archive("x:1")).unwrap();
+    let made = std::fs::symlink_metadata(loaded[0].layers[0].join("b")).unwrap();
+    assert!(made.is_symlink() && made.nlink() == 2);
+    assert_eq!(std::fs::metadata(&outside).unwrap().nlink(), 1);
+}
+
+/// An entry with these pax records, then an innocent one.
+fn pax(name: &str, pax: &[(&str, &[u8])], data: &[u8]) -> Tar {
+    Tar::new().entry(&Entry { name, pax, data, ..Entry::default() }).file("next", b"")
+}
+
+#[test]
+fn tricks_with_pax_records_are_refused() {
+    for (size, reason) in [
+        (&b"-1"[..], "number in a pax record"),
+        (b"+4", "number in a pax record"),
+        (b"4.0", "number in a pax record"),
+        (b"18446744073709551616", "number in a pax record"),
+        (b"18446744073709551615", "malformed tar at byte 1536: size"),
+        (b"9223372036854775807", "unpacks to more than 68719476736 bytes"),
+        // More than there is, less than there is: the next header is not where it should be.
+        (b"100000", "read at byte"),
+        (b"0", "checksum of a header"),
+    ] {
+        let name = String::from_utf8_lossy(size);
+        refused(&format!("size {name}"), pax("a", &[("size", size)], b"data"), reason);
+    }
+    refused(
+        "size given twice",
+        pax("a", &[("size", b"4"), ("size", b"-1")], b"data"),
+        "number in a pax record",
+    );
+    refused(
+        "zero byte in a name",
+        pax("a", &[("path", b"a\0b")], b""),
+        "a name contains a zero byte",
+    );
+    refused("zero byte in a key", pax("a", &[("pa\0th", b"b")], b""), "contains a zero byte");
+    refused("name out of the layer", pax("a", &[("path", b"../../evil")], b""), "leads outside");
+    refused("absolute name", pax("a", &[("path", b"/evil")], b""), "its name is absolute");
+    refused(
+        "name given twice",
+        pax("a", &[("path", b"a"), ("path", b"../b")], b""),
+        "leads outside",
+    );
+    let long = vec![b'a'; 5000];
+    refused("name too long", pax("a", &[("path", &long)], b""), "longer than 4096 bytes");
+    let big = vec![b'a'; 1 << 20];
+    refused("records too long", pax("a", &[("comment", &big)], b""), "larger than 1 MiB");
+    refused(
+        "hard link out of the layer",
+        Tar::new().entry(&Entry {
+            kind: b'1',
+            name: "a",
+            link: "b",
+            pax: &[("linkpath", b"/etc/passwd")],
+            ..Entry::default()
+        }),
+        "hard link to \"/etc/passwd\": its name is absolute",
+    );
+    let gnu = Entry { kind: b'L', name: "L", data: b"../evil\0", ..Entry::default() };
+    refused("GNU name", Tar::new().entry(&gnu).file("innocent", b""), "leads outside");
+    let sparse: &[(&str, &[u8])] = &[("GNU.sparse.size", b"10"), ("GNU.sparse.map", b"8,4")];
+    refused("segments past the end", pax("a", sparse, b"data"), "overlap or pass the end");
+    let sparse: &[(&str, &[u8])] =
+        &[("GNU.sparse.size", b"99999999999999"), ("GNU.sparse.map", b"0,4")];
+    refused("sparse and huge", pax("a", sparse, b"data"), "unpacks to more than 68719476736 bytes");
+    let name: &[(&str, &[u8])] =
+        &[("GNU.sparse.size", b"4"), ("GNU.sparse.map", b"0,4"), ("GNU.sparse.name", b"../evil")];
+    refused("name of a sparse file", pax("a", name, b"data"), "leads outside");
+    let hidden = [&[0; 512][..], &Tar::new().file("hidden", b"").finish()].concat();
+    refused_layer(
+        "entries after the end",
+        Layer::new(gzip(&hidden), "tar+gzip", &hidden),
+        "something follows a single block of zeros",
+    );
+}
+
+/// A blob of gzip members, which [`Layer::gzip`] would have to hold uncompressed.
+fn bomb(head: &[u8], block: &[u8], times: usize) -> Layer {
+    let best = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let blob = [best(head), best(block).repeat(times)].concat();
+    Layer::new(blob, "tar+gzip", b"")
+}
+
+#[test]
+fn ten_gigabytes_of_zeros_in_ten_megabytes_are_refused() {
+    let zeros: &[(&str, &[u8])] = &[("size", b"10737418240")];
+    let head = Tar::new().entry(&Entry { name: "zeros", pax: zeros, ..Entry::default() }).finish();
+    let layer = bomb(&head[..head.len() - 1024], &[0; 1 << 20], 10_240);
+    assert!(layer.blob.len() < 16 << 20, "{}", layer.blob.len());
+    refused_layer("zeros", layer, "over 200 times as many: a decompression bomb");
+}
+
+#[test]
+fn ten_million_entries_are_refused() {
+    let entry = Tar::new().directory("./").finish();
+    let block = entry[..512].repeat(2000);
+    let layer = bomb(&[], &block, 5000);
+    refused_layer("entries", layer, "more than 2000000 entries");
+}
+
+#[test]
+fn names_of_directories_do_not_fill_the_memory() {
+    let component = "d".repeat(250);
+    let tail = vec![component.as_str(); 15].join("/");
+    let tar = (0..1000).fold(Tar::new(), |tar, at| tar.directory(&format!("{at}/{tail}")));
+    refused("directories", tar, "names and attributes of its directories take more than 16777216");
+}
+
+#[test]
+fn more_than_500_layers_are_refused() {
+    let layers = (0..501).map(|at| Layer::gzip(&Tar::new().file(&at.to_string(), b""))).collect();
+    let fixture = Fixture::new();
+    let Err(error) = fixture.load(&Made::new(layers).oci_archive("hostile:1")) else {
+        panic!("accepted");
+    };
+    assert!(chain(&error).contains("more than 500 elements"), "{}", chain(&error));
+    assert_eq!(fixture.content(), Default::default());
+}
+
+#[test]
+fn zstd_windows_that_would_fill_the_memory_are_refused() {
+    // A frame that asks for 128 MiB and has one empty block.
+    let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, 0x88, 1, 0, 0];
+    refused_layer(
+        "window",
+        Layer::new(frame.to_vec(), "tar+zstd", b""),
+        "a zstd window of 134217728 bytes; at most 33554432 are accepted",
+    );
+}
+
+#[test]
 fn content_that_is_not_what_was_promised_is_refused() {
     let tar = Tar::new().file("a", b"content");
     let good = Layer::gzip(&tar);
@@ -152,6 +308,24 @@ fn content_that_is_not_what_was_promised_is_refused() {
         Layer::new(b"\x28\xb5\x2f\xfdrubbish".to_vec(), "tar+zstd", b""),
         "read at byte 0",
     );
+    for (name, part, reason) in
+        [("manifest", 0, "content of sha256:"), ("configuration", 1, "content of sha256:")]
+    {
+        let image = Made::new(vec![good.clone()]);
+        let mut archive = image.oci_archive("hostile:1");
+        // The same length, so that nothing but the digest tells.
+        let blob = &image.blobs()[part].1;
+        let at = archive.windows(blob.len()).position(|bytes| bytes == blob.as_slice()).unwrap();
+        let last = at + blob.len() - 1;
+        archive[last] = b' ';
+        let fixture = Fixture::new();
+        let error = match fixture.load(&archive) {
+            Err(error) => chain(&error),
+            Ok(_) => panic!("{name}: accepted"),
+        };
+        assert!(error.contains(reason), "{name}: {error}");
+        assert_eq!(fixture.content(), Default::default(), "{name}");
+    }
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! The image store against real registries and hand-made images.
 
+mod collect;
+mod crash;
 mod hostile;
 mod load;
 mod pull;
+mod registry;
+mod save;
 mod signature;
 
 use std::collections::BTreeSet;

@@ -169,7 +169,7 @@ fn hostile_layers_are_refused_through_a_registry_too() {
 }
 
 /// Serves one image; `special` may answer first.
-fn scripted(
+pub(super) fn scripted(
     image: &Made,
     special: impl Fn(&Request) -> Option<Response> + Send + Sync + 'static,
 ) -> Server {
@@ -195,13 +195,16 @@ fn scripted(
     .unwrap()
 }
 
-fn ranged(request: &Request, blob: &[u8]) -> Response {
+pub(super) fn ranged(request: &Request, blob: &[u8]) -> Response {
     let from = request
         .headers
         .get("range")
         .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
     match from {
-        Some(from) => Response::new(206, &blob[from..]),
+        Some(from) => {
+            let range = format!("bytes {from}-{}/{}", blob.len() - 1, blob.len());
+            Response::new(206, &blob[from..]).header("content-range", range)
+        }
         None => Response::new(200, blob),
     }
 }

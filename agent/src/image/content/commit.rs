@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 
-use super::files::{sync_dir, write_file, write_record};
+use super::files::{prepare_record, publish, sync_dir, write_file};
 use super::sweep::discard;
-use super::{ImageRecord, LayerRecord, Lock, Store};
+use super::{ImageRecord, LayerRecord, Store};
 use crate::failpoint;
 use crate::image::Error;
 use crate::image::layer::digest_of;
@@ -65,6 +65,7 @@ impl Store {
         let lock = File::open(&path).map_err(Error::io("open", &path))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| Error::io("lock", &path)(errno.into()))?;
+        failpoint::hit("image.staged");
         Ok(Arc::new(Staging { path, _lock: lock }))
     }
     /// Makes images and their names part of the store.
@@ -90,9 +91,8 @@ impl Store {
             self.leases().committed(&digest_of(&image.config));
         }
         let mut garbage = Vec::new();
-        let result = self
-            .commit_layers(layers(), &mut garbage)
-            .and_then(|()| images.iter().try_for_each(|image| self.commit_image(&lock, image)));
+        let result =
+            self.commit_layers(layers(), &mut garbage).and_then(|()| self.commit_images(images));
         // What a moved tag or a failure left; a failure is the error to tell.
         let collected = self.collect(&lock);
         drop(lock);
@@ -124,20 +124,34 @@ impl Store {
         sync_dir(&self.at("l"))
     }
 
-    fn commit_image(&self, lock: &Lock, new: &NewImage) -> Result<(), Error> {
-        let (id, digest) = (digest_of(&new.config), digest_of(&new.manifest));
-        for (name, bytes) in [(&id, &new.config), (&digest, &new.manifest)] {
-            if self.blob(name).is_none() {
-                write_file(&self.blob_path(name), bytes)?;
-                failpoint::hit("image.blob");
+    /// Writes blobs and whatever else takes room, then makes it all visible: a full disk leaves no
+    /// image without its names.
+    fn commit_images(&self, images: &[NewImage]) -> Result<(), Error> {
+        // Two images of an archive may be one, or have one name: the last one stands.
+        let (mut records, mut names) = (BTreeSet::new(), BTreeSet::new());
+        for new in images {
+            let (id, digest) = (digest_of(&new.config), digest_of(&new.manifest));
+            for (name, bytes) in [(&id, &new.config), (&digest, &new.manifest)] {
+                if self.blob(name).is_none() {
+                    write_file(&self.blob_path(name), bytes)?;
+                    failpoint::hit("image.blob");
+                }
             }
+            for name in &new.names {
+                names.insert(self.prepare_name(name, &id)?);
+            }
+            let layers = new.layers.iter().map(|(layer, _)| layer.clone()).collect();
+            let path = self.image_path(&id);
+            let created = new.created.clone();
+            prepare_record(&path, &ImageRecord { id, digest, created, layers })?;
+            records.insert(path);
         }
-        let layers = new.layers.iter().map(|(layer, _)| layer.clone()).collect();
-        let record = ImageRecord { id: id.clone(), digest, created: new.created.clone(), layers };
-        write_record(&self.image_path(&id), &record)?;
-        failpoint::hit("image.record");
-        for name in &new.names {
-            self.name(lock, name, &id)?;
+        for record in &records {
+            publish(record)?;
+            failpoint::hit("image.record");
+        }
+        for name in &names {
+            publish(name)?;
             failpoint::hit("image.name");
         }
         Ok(())
@@ -149,6 +163,9 @@ pub(in crate::image) fn seal_layer(dir: &Path, record: &LayerRecord) -> Result<(
     let path = dir.join("layer");
     let text = serde_json::to_vec(record)
         .map_err(|source| Error::Record { path: path.clone(), source })?;
+    failpoint::hit("image.unpacked");
     // Synced with the layer's content by the commit.
-    fs::write(&path, text).map_err(Error::io("write", path))
+    fs::write(&path, text).map_err(Error::io("write", path))?;
+    failpoint::hit("image.sealed");
+    Ok(())
 }

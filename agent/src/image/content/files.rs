@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::failpoint;
 use crate::image::Error;
+
+/// The extension of what is being written.
+const TEMPORARY: &str = "tmp";
 
 /// The first 130 bits of a digest in base 32.
 pub(in crate::image) fn short_name(digest: &str) -> String {
@@ -26,7 +30,7 @@ pub(in crate::image) fn short_name(digest: &str) -> String {
 }
 
 pub(in crate::image) fn is_temporary(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "tmp")
+    path.extension().is_some_and(|extension| extension == TEMPORARY)
 }
 
 pub(in crate::image) fn all_files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
@@ -50,20 +54,36 @@ pub(in crate::image) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<
 }
 
 pub(in crate::image) fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), Error> {
+    prepare_record(path, record)?;
+    publish(path)
+}
+
+/// All of [`write_record`] but what makes it visible: the rest takes no room.
+pub(super) fn prepare_record<T: Serialize>(path: &Path, record: &T) -> Result<(), Error> {
     let text = serde_json::to_vec(record)
         .map_err(|source| Error::Record { path: path.to_owned(), source })?;
-    write_file(path, &text)
+    prepare(path, &text)
 }
 
 pub(in crate::image) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let temporary = path.with_extension("tmp");
+    prepare(path, bytes)?;
+    publish(path)
+}
+
+fn prepare(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let write = || {
-        let mut file = File::create(&temporary)?;
+        let mut file = File::create(path.with_extension(TEMPORARY))?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
+        file.sync_all()
     };
     write().map_err(Error::io("write", path))?;
+    failpoint::hit("image.temporary");
+    Ok(())
+}
+
+/// Makes what was prepared visible.
+pub(super) fn publish(path: &Path) -> Result<(), Error> {
+    fs::rename(path.with_extension(TEMPORARY), path).map_err(Error::io("write", path))?;
     path.parent().map_or(Ok(()), sync_dir)
 }
 

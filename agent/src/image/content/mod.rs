@@ -45,6 +45,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use super::gate::Gate;
 use super::layer::digest_of;
 use super::lease::Leases;
 use super::manifest::ImageConfig;
@@ -72,6 +73,7 @@ struct Inner {
     /// One pull of a layer at a time; entries are dropped when nobody waits.
     layers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     leases: Leases,
+    gate: Gate,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -114,6 +116,10 @@ pub(in crate::image) type Lock = File;
 impl Store {
     /// Creates the store or opens it, and removes what killed processes left.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_dir(dir).map_err(|error| error.or_full(dir))
+    }
+
+    fn open_dir(dir: &Path) -> Result<Self, Error> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -123,8 +129,13 @@ impl Store {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(Error::io("create", path))?;
         }
-        let (layers, leases) = (Mutex::default(), Leases::default());
-        let store = Self { inner: Arc::new(Inner { dir: dir.to_owned(), layers, leases }) };
+        let inner = Inner {
+            dir: dir.to_owned(),
+            layers: Mutex::default(),
+            leases: Leases::default(),
+            gate: Gate::default(),
+        };
+        let store = Self { inner: Arc::new(inner) };
         let lock = store.lock()?;
         let garbage = store.sweep(&lock)?;
         drop(lock);
@@ -196,6 +207,11 @@ impl Store {
         Ok(views)
     }
 
+    /// How many layers are unpacked at a time.
+    pub(in crate::image) fn gate(&self) -> &Gate {
+        &self.inner.gate
+    }
+
     /// Held while a layer is fetched, so that two pulls in this process share the work. To be
     /// taken in the order of diff ids.
     pub(in crate::image) fn layer_lock(&self, diff_id: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -246,7 +262,11 @@ impl Store {
     }
 
     pub(in crate::image) fn image_by_id(&self, id: &str) -> Result<Image, Error> {
-        self.whole_by_id(&self.lock()?, id).map(|(image, _)| image)
+        self.image(&self.lock()?, id)
+    }
+
+    pub(in crate::image) fn image(&self, lock: &Lock, id: &str) -> Result<Image, Error> {
+        self.whole_by_id(lock, id).map(|(image, _)| image)
     }
 
     /// An image that can be used.

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::files::{files, read_record, write_record};
+use super::files::{files, prepare_record, publish, read_record};
 use super::{Lock, Store};
+use crate::failpoint;
 use crate::image::Error;
 use crate::image::reference::{Reference, is_digest, is_lower_hex};
 
@@ -35,7 +36,10 @@ impl Store {
             };
             let path = self.name_path(&name.to_string());
             match read_record::<NameRecord>(&path) {
-                Ok(record) if is_digest(&record.id) => return Ok(Some((record.id, Some(name)))),
+                // A name without an image is what a kill left of a removal.
+                Ok(record) if is_digest(&record.id) && self.image_path(&record.id).exists() => {
+                    return Ok(Some((record.id, Some(name))));
+                }
                 Ok(_) => {}
                 Err(error) if error.is_damage() => {}
                 Err(error) => return Err(error),
@@ -62,19 +66,18 @@ impl Store {
         }
         let lock = self.lock()?;
         let (image, _) = self.whole(&lock, source)?;
-        self.name(&lock, &target, &image.id)
+        let path = self.prepare_name(&target, &image.id).map_err(|error| self.explain(error))?;
+        publish(&path)?;
+        failpoint::hit("image.name");
+        Ok(())
     }
 
-    /// Makes `name` stand for the image with this id.
-    pub(in crate::image) fn name(
-        &self,
-        _lock: &Lock,
-        name: &Reference,
-        id: &str,
-    ) -> Result<(), Error> {
+    /// All that makes `name` stand for the image with this id, but publishing the path.
+    pub(super) fn prepare_name(&self, name: &Reference, id: &str) -> Result<PathBuf, Error> {
         let reference = name.to_string();
         let path = self.name_path(&reference);
-        write_record(&path, &NameRecord { reference, id: id.to_owned() })
+        prepare_record(&path, &NameRecord { reference, id: id.to_owned() })?;
+        Ok(path)
     }
 
     /// Names that can be read, and the ids of their images.

@@ -43,7 +43,7 @@ use policy::Rule;
 use strict::Object;
 use verify::{Attached, Verdict};
 
-use super::download::{Collected, check_digest, retry};
+use super::download::{Collected, check_digest};
 use super::manifest::{Descriptor, MAX_DOCUMENT};
 use super::reference::{Reference, is_digest};
 use super::registry::{self, Session};
@@ -189,9 +189,9 @@ fn listed(text: &[u8]) -> Result<Vec<(Descriptor, String)>, serde_json::Error> {
 
 async fn signatures_of(session: &Session, digest: &str) -> Result<Vec<Attached>, Error> {
     let tag = tag_of(digest);
-    let text = match retry(|| session.tagged(&tag)).await {
-        Ok(text) => text,
-        Err(registry::Error::Unknown(_)) => return Ok(Vec::new()),
+    let text = match session.manifest(&tag).await {
+        Ok((text, _)) => text,
+        Err(error) if error.is_unknown() => return Ok(Vec::new()),
         Err(source) => return Err(Error::Fetch { tag, source: Box::new(source) }),
     };
     if text.len() as u64 > MAX_DOCUMENT {
