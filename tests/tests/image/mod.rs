@@ -4,6 +4,7 @@ mod collect;
 mod crash;
 mod hostile;
 mod load;
+mod progress;
 mod pull;
 mod registry;
 mod save;
