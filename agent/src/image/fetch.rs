@@ -61,6 +61,7 @@ impl Pull {
                     known.insert(diff_id.clone(), (record, None));
                 }
                 None => {
+                    self.report(descriptor, 0);
                     let count = missing.len();
                     missing.entry(diff_id).or_insert_with(|| Fetch {
                         descriptor: descriptor.clone(),

@@ -108,6 +108,15 @@ impl fmt::Display for Failures {
 }
 
 impl Error {
+    /// Do all who were asked say that there is no such thing?
+    pub(super) fn is_unknown(&self) -> bool {
+        match self {
+            Self::Unknown(_) => true,
+            Self::Everywhere(Failures(all)) => all.iter().all(|(_, error)| error.is_unknown()),
+            _ => false,
+        }
+    }
+
     /// May the same request work a moment later?
     pub(super) fn is_transient(&self) -> bool {
         match self {

@@ -6,6 +6,7 @@ mod crash;
 mod hostile;
 mod limits;
 mod load;
+mod progress;
 mod pull;
 mod registry;
 mod save;
