@@ -53,7 +53,10 @@ impl Step {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let progress: agent::image::Progress = Arc::new(|_| {});
         match self {
-            Self::Load(archive) => runtime.block_on(store.load(archive, progress)).map(drop),
+            Self::Load(archive) => {
+                let registries = Registries::default();
+                runtime.block_on(store.load(archive, &registries, progress)).map(drop)
+            }
             Self::Pull(reference) => {
                 let request = PullRequest::of(reference);
                 runtime.block_on(store.pull(request, &Registries::default(), progress)).map(drop)
