@@ -35,6 +35,8 @@ const CHUNKS: usize = 256;
 const REPORT_EVERY: u64 = 1 << 20;
 /// A slow transfer is told from none.
 const REPORT_AT_LEAST: Duration = Duration::from_secs(1);
+/// Between reports of a layer that waits for this host; less than any timeout of a pull.
+const HELD_UP: Duration = Duration::from_secs(10);
 /// Damaged content is read on to tell a wrong digest from a layer that was made wrong, up to here.
 const READ_ON: u64 = 64 << 20;
 
@@ -181,7 +183,9 @@ impl Pull {
         let downloaded = self.session.download(descriptor, &mut hash, cancel, &mut piped).await;
         let after_end = piped.after_end;
         drop(piped);
-        let unpacked = worker.await.map_err(Error::Worker)?;
+        let nearly = descriptor.size.saturating_sub(1);
+        let unpacked = held_up(worker, || self.report(descriptor, nearly)).await;
+        let unpacked = unpacked.map_err(Error::Worker)?;
         let result = match (downloaded, unpacked) {
             (Err(error), _) => Err(error),
             (Ok(()), Ok(record)) => check_digest(&descriptor.digest, hash).map(|()| record),
@@ -242,18 +246,35 @@ impl Sink for Piped<'_> {
             return self.after_end <= READ_ON;
         };
         let share = u32::try_from(chunk.len().min(QUEUE)).unwrap_or(u32::MAX);
-        let sent = tokio::select! {
-            // Chunks that a worker leaves behind give their shares back with its end.
-            share = Arc::clone(&self.queue).acquire_many_owned(share) => match share {
-                Ok(share) => worker.send((chunk, share)).await.is_ok(),
-                Err(_) => false,
-            },
-            () = worker.closed() => false,
+        let send = async {
+            tokio::select! {
+                // Chunks that a worker leaves behind give their shares back with its end.
+                share = Arc::clone(&self.queue).acquire_many_owned(share) => match share {
+                    Ok(share) => worker.send((chunk, share)).await.is_ok(),
+                    Err(_) => false,
+                },
+                () = worker.closed() => false,
+            }
         };
+        let done = self.done.min(self.descriptor.size.saturating_sub(1));
+        let sent = held_up(send, || self.pull.report(self.descriptor, done)).await;
         if !sent {
             self.worker = None;
         }
         true
+    }
+}
+
+/// Waits for this host: its disk, or the memory that other layers have. Reports at times, for that is
+/// no silence of the registry's.
+async fn held_up<T>(work: impl Future<Output = T>, report: impl Fn()) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return result,
+            () = tokio::time::sleep(HELD_UP) => report(),
+        }
     }
 }
 

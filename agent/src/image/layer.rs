@@ -29,9 +29,9 @@ pub(super) fn digest_of(bytes: &[u8]) -> String {
 }
 
 /// Counts what is read of the blob.
-struct Counted<'a, R> {
-    inner: R,
-    read: &'a AtomicU64,
+pub(super) struct Counted<'a, R> {
+    pub(super) inner: R,
+    pub(super) read: &'a AtomicU64,
 }
 
 impl<R: BufRead> Read for Counted<'_, R> {
@@ -54,12 +54,12 @@ impl<R: BufRead> BufRead for Counted<'_, R> {
 }
 
 /// Ends what is decompressed at the limits.
-struct Bounded<'a, R> {
-    inner: R,
-    limits: Limits,
-    compressed: &'a AtomicU64,
-    made: u64,
-    exceeded: Option<Error>,
+pub(super) struct Bounded<'a, R> {
+    pub(super) inner: R,
+    pub(super) limits: Limits,
+    pub(super) compressed: &'a AtomicU64,
+    pub(super) made: u64,
+    pub(super) exceeded: Option<Error>,
 }
 
 impl<R: Read> Read for Bounded<'_, R> {

@@ -19,7 +19,7 @@ use super::reference::Reference;
 use super::registry::{self, Access, Found, Session};
 use super::signature::Policy;
 use super::unpack;
-use super::{Error, Image, Progress, PullRequest};
+use super::{Error, Image, Lease, Progress, PullRequest};
 use crate::api::types::PullEvent;
 pub(super) use crate::error::chain;
 
@@ -34,9 +34,9 @@ impl Store {
     ) -> Result<Image, Error> {
         let reference = request.reference.clone();
         // What is committed is still there when it is told.
-        let _lease = self.lease_new();
+        let lease = self.lease_new();
         progress(PullEvent::Resolving { reference: reference.clone() });
-        let result = self.pull_parsed(request, registries, &progress).await;
+        let result = self.pull_parsed(request, registries, &progress, &lease).await;
         let result = result.map_err(|error| self.explain(error));
         progress(match &result {
             Ok(image) => PullEvent::Done { reference, digest: image.digest.clone() },
@@ -50,6 +50,7 @@ impl Store {
         request: PullRequest,
         registries: &Registries,
         progress: &Progress,
+        lease: &Arc<Lease>,
     ) -> Result<Image, Error> {
         let PullRequest { reference: text, platform, login } = request;
         let reference = Reference::parse(&text)
@@ -68,6 +69,7 @@ impl Store {
             reference,
             text,
             progress: Arc::clone(progress),
+            lease: Arc::clone(lease),
         };
         pull.run(&wanted, platform.is_some()).await
     }
@@ -157,6 +159,7 @@ pub(super) struct Pull {
     /// As the caller wrote it.
     pub(super) text: String,
     pub(super) progress: Progress,
+    lease: Arc<Lease>,
 }
 
 impl Pull {
@@ -185,9 +188,12 @@ impl Pull {
         check_config(&self.text, &manifest, &config, explicit.then_some(wanted))?;
         (self.progress)(known());
 
-        // In one order everywhere, or two pulls could wait for each other.
-        let diff_ids: BTreeSet<&String> = config.rootfs.diff_ids.iter().collect();
-        let locks: Vec<_> = diff_ids.iter().map(|diff_id| self.store.layer_lock(diff_id)).collect();
+        // In one order everywhere, or two pulls could wait for each other. Of layers that are here
+        // no pull waits for another: images with a common base would come one by one.
+        let diff_ids: BTreeSet<String> = config.rootfs.diff_ids.iter().cloned().collect();
+        self.lease.want(diff_ids.clone());
+        let missing = self.blocking(move |store| store.without(diff_ids)).await?;
+        let locks: Vec<_> = missing.iter().map(|diff_id| self.store.layer_lock(diff_id)).collect();
         let mut guards = Vec::with_capacity(locks.len());
         for lock in &locks {
             guards.push(lock.lock().await);
@@ -362,6 +368,7 @@ impl Pull {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
     #[test]
@@ -399,5 +406,42 @@ mod tests {
             shown.as_ref().is_some_and(|text| text.len() < 1000 && !text.contains('\u{1b}')),
             "{shown:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_pull_that_is_given_up_leaves_its_directory_to_the_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (own, staging) = Own::of(store.stage().unwrap());
+        let path = staging.path().to_owned();
+        drop(own);
+        assert!(path.exists());
+        let (own, last) = Own::of(staging);
+        drop(last);
+        drop(own);
+        while path.exists() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn only_layers_that_are_missing_are_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        let have = dir.path().join("made");
+        std::fs::create_dir_all(have.join("fs")).unwrap();
+        let record =
+            super::super::content::LayerRecord { diff_id: digest("a"), size: 0, archive: Some(0) };
+        super::super::content::seal_layer(&have, &record).unwrap();
+        std::fs::rename(&have, store.layer_path(&record.diff_id)).unwrap();
+        let both = BTreeSet::from([digest("a"), digest("b")]);
+        assert_eq!(store.without(both).unwrap(), BTreeSet::from([digest("b")]));
+        // One that a pull relies on stays as long as the pull, though no image names it.
+        let (lease, lock) = (store.lease_new(), store.lock().unwrap());
+        lease.want(BTreeSet::from([digest("a")]));
+        assert!(store.collect(&lock).unwrap().is_empty());
+        drop(lease);
+        assert_eq!(store.collect(&lock).unwrap().len(), 1);
     }
 }

@@ -308,3 +308,58 @@ fn copy<I: Read, W: Write>(
     }
     if left > 0 { Err(Error::Damaged(io::ErrorKind::InvalidData.into())) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::sync::Arc;
+
+    use super::super::fetch::unpack_into;
+    use super::super::layer::digest_of;
+    use super::*;
+    use crate::image::content::RECIPE;
+
+    fn header(kind: u8, size: u64, device: (u32, u32)) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("a").unwrap();
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_device_major(device.0).unwrap();
+        header.set_device_minor(device.1).unwrap();
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    }
+
+    /// Unpacks an archive and makes it again.
+    fn again(archive: &[u8]) -> Result<Vec<u8>, Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path().join("0");
+        let diff_id = digest_of(archive);
+        unpack_into(archive, &diff_id, &dir, &Arc::default()).unwrap();
+        let mut made = Vec::new();
+        rebuild(&dir.join(RECIPE), &dir.join("fs"), &diff_id, &mut made).map(|()| made)
+    }
+
+    #[test]
+    fn an_archive_is_made_again_and_no_device_is_opened_for_it() {
+        let mut file = [header(b'0', 4, (0, 0)), b"data".to_vec()].concat();
+        file.resize(1024, 0);
+        let end = [0; 1024];
+        let plain = [file.as_slice(), &end, b"what follows"].concat();
+        assert_eq!(again(&plain).unwrap(), plain);
+        // Nothing drives this device: to open it fails otherwise.
+        let device = header(b'3', 0, (240, 77));
+        let error = again(&[file.as_slice(), &device, &end].concat()).unwrap_err();
+        let Error::File { source, .. } = error else { panic!("{error:?}") };
+        assert!(source.to_string().contains("its kind or size"), "{source}");
+        // The later content is not what the first header described.
+        let mut first = file.clone();
+        first[512..516].copy_from_slice(b"DATA");
+        let other = [first.as_slice(), &file, &end].concat();
+        assert!(matches!(again(&other), Err(Error::DiffId { .. })));
+    }
+}

@@ -224,10 +224,16 @@ impl Unpacker {
             return self.remember(path, Metadata::of(&mut entry)?);
         }
         let (parent, name) = split(&path);
-        // A whiteout as a parent would hide what lies below it.
-        if parent.split(|byte| *byte == b'/').any(|name| whiteout::classify(name) != Name::Plain) {
-            let reason = "its path passes a whiteout";
-            return Err(Error::Refused { name: lossy(&entry.path), reason });
+        let mut classes = parent.split(|byte| *byte == b'/').map(whiteout::classify);
+        match classes.find(|class| *class != Name::Plain) {
+            None => {}
+            // aufs kept files in a directory of that name.
+            Some(Name::Bookkeeping) => return Ok(()),
+            // A whiteout as a parent would hide what lies below it.
+            Some(_) => {
+                let reason = "its path passes a whiteout";
+                return Err(Error::Refused { name: lossy(&entry.path), reason });
+            }
         }
         let class = whiteout::classify(name);
         if class == Name::Bookkeeping {
@@ -479,6 +485,15 @@ mod tests {
             let mode = std::fs::metadata(dir.path().join(path)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o755, "{path}");
         }
+    }
+
+    #[test]
+    fn the_bookkeeping_of_aufs_is_passed_over() {
+        let entries = [(".wh..wh.plnk/", 0o755, ""), (".wh..wh.plnk/1.2/", 0o755, "")];
+        let dir = unpacked(&entries, Limits::DEFAULT).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let error = unpacked(&[(".wh.a/b/", 0o755, "")], Limits::DEFAULT).unwrap_err();
+        assert!(error.to_string().contains("passes a whiteout"), "{error}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::no_one;
 fn pair() -> (Made, Made) {
     let layer = |name: &str, size: usize| {
         // Incompressible enough to be several reads.
-        let data: Vec<u8> = (0..size).map(|at| (at * at / 7 % 251) as u8).collect();
+        let data: Vec<u8> = (0..size).map(|at| u8::try_from(at * at / 7 % 251).unwrap()).collect();
         Layer::gzip(&Tar::new().directory("d/").file(&format!("d/{name}"), &data).file(name, b"x"))
     };
     let (a, b) = (layer("a", 300_000), layer("b", 200_000));

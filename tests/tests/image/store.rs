@@ -183,7 +183,8 @@ fn names(root: &std::path::Path, directory: &str) -> Vec<String> {
 /// Twenty images of three shared layers and one of their own.
 fn twenty() -> Vec<Made> {
     let layer = |name: String| {
-        let data: Vec<u8> = (0..100_000_usize).map(|at| (at * at % 249) as u8).collect();
+        let data: Vec<u8> =
+            (0..100_000_usize).map(|at| u8::try_from(at * at % 249).unwrap()).collect();
         Layer::gzip(&Tar::new().file(&name, &data))
     };
     let shared: Vec<Layer> = (0..3).map(|at| layer(format!("shared{at}"))).collect();
@@ -221,7 +222,7 @@ fn twenty_pulls_at_once_fetch_each_layer_once() {
     })
     .unwrap();
     let pulls = (0..20).map(|at| {
-        let request = PullRequest::of(&format!("{}/many:v{at}", server.address()));
+        let request = PullRequest::of(format!("{}/many:v{at}", server.address()));
         let (store, progress) = (fixture.store.clone(), fixture.progress());
         async move { store.pull(request, &Registries::default(), progress).await }
     });

@@ -36,7 +36,7 @@ mod names;
 mod remove;
 mod sweep;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -268,6 +268,22 @@ impl Store {
         }
         tracing::warn!(layer = diff_id, found = record.diff_id, "a layer's record is another's");
         Ok(None)
+    }
+
+    /// Those of the layers that the store has not.
+    pub(in crate::image) fn without(
+        &self,
+        mut diff_ids: BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, Error> {
+        let mut failure = None;
+        diff_ids.retain(|diff_id| match self.layer(diff_id) {
+            Ok(known) => known.is_none(),
+            Err(error) => {
+                failure = Some(error);
+                false
+            }
+        });
+        failure.map_or(Ok(diff_ids), Err)
     }
 
     pub(in crate::image) fn image(&self, lock: &Lock, id: &str) -> Result<Image, Error> {

@@ -51,6 +51,7 @@ impl Store {
             blobs.insert(self.blob_path(&image.digest));
             layers.extend(image.layers.iter().map(|layer| self.layer_path(&layer.diff_id)));
         }
+        layers.extend(self.leases().layers().iter().map(|diff_id| self.layer_path(diff_id)));
         for path in files(&self.at("blobs/sha256"))? {
             if !blobs.contains(&path) {
                 fs::remove_file(&path).map_err(Error::io("remove", path))?;
