@@ -168,6 +168,16 @@ fn api(registry: &str, tls: bool) -> String {
     }
 }
 
+/// The one name of a registry that people can write in several ways: in lower case, without a port
+/// that the scheme implies, Docker Hub as `docker.io`.
+pub(super) fn canonical(registry: &str) -> String {
+    match Url::parse(&api(registry, false)).map(|url| authority(&url)) {
+        Ok(name) if name == DOCKER_API => "docker.io".to_owned(),
+        Ok(name) => name,
+        Err(_) => registry.to_owned(),
+    }
+}
+
 /// 127.0.0.0/8, ::1, localhost; with or without a port.
 pub(super) fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {

@@ -108,15 +108,6 @@ impl fmt::Display for Failures {
 }
 
 impl Error {
-    /// Do all who were asked say that there is no such thing?
-    pub(super) fn is_unknown(&self) -> bool {
-        match self {
-            Self::Unknown(_) => true,
-            Self::Everywhere(Failures(all)) => all.iter().all(|(_, error)| error.is_unknown()),
-            _ => false,
-        }
-    }
-
     /// May the same request work a moment later?
     pub(super) fn is_transient(&self) -> bool {
         match self {
@@ -127,6 +118,16 @@ impl Error {
             }
             Self::Token { source, .. } => source.is_transient(),
             Self::Everywhere(Failures(all)) => all.iter().any(|(_, error)| error.is_transient()),
+            _ => false,
+        }
+    }
+
+    /// Has a host said that there is no such thing, and none had it? A mirror that is down says
+    /// nothing.
+    pub(super) fn is_unknown(&self) -> bool {
+        match self {
+            Self::Unknown(_) => true,
+            Self::Everywhere(Failures(all)) => all.iter().any(|(_, error)| error.is_unknown()),
             _ => false,
         }
     }
@@ -640,6 +641,8 @@ mod tests {
         };
         assert!(all(vec![Error::Unknown("such blob"), status(503)]).is_transient());
         assert!(!all(vec![Error::Unknown("such blob"), limited(3600)]).is_transient());
+        assert!(all(vec![status(503), Error::Unknown("such blob")]).is_unknown());
+        assert!(!all(vec![status(503), status(403)]).is_unknown());
     }
 
     #[test]

@@ -11,9 +11,9 @@
 //!
 //! Read as strictly as the peers do: what is unknown, double or missing refuses the whole file.
 //! Beyond them, a scope that no image can have is refused, because the images that its author meant
-//! would go unchecked. Not supported, and refused where the file has it: `signedBy` (GPG),
-//! `signedBaseLayer`, and Fulcio, Rekor and certificates in `sigstoreSigned`. Scopes of other
-//! transports are none of ours.
+//! would go unchecked; and a registry has one name, however an image writes it. Not supported, and
+//! refused where the file has it: `signedBy` (GPG), `signedBaseLayer`, and Fulcio, Rekor and
+//! certificates in `sigstoreSigned`. Scopes of other transports are none of ours.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +27,7 @@ use super::Error;
 use super::identity::SignedIdentity;
 use super::key::Key;
 use super::strict::{Object, Unique};
+use crate::image::hosts::canonical;
 use crate::image::reference::Reference;
 
 /// More than any policy of people.
@@ -121,7 +122,8 @@ impl Policy {
             if !is_scope(&scope) {
                 let reason = "no image has this scope: expected *.domain, or a registry, \
                               namespace, repository or image in full, such as \
-                              docker.io/library/busybox";
+                              docker.io/library/busybox, the registry in lower case and \
+                              without a port that its scheme implies";
                 return Err(reader.invalid(place, reason));
             }
             let requirements = reader.requirements(&place, raw)?;
@@ -161,9 +163,11 @@ fn rule<'a>(transport: &'static str, scope: &'a str, requirements: &'a [Requirem
     Rule { place: Place::Scope { transport, scope }, requirements }
 }
 
-/// The scopes that an image has, the most particular first. With a digest its tag says nothing.
+/// The scopes that an image has, the most particular first. With a digest its tag says nothing. How
+/// its registry is written makes no difference, or it would be for who names the image to choose.
 fn scopes(reference: &Reference) -> Vec<String> {
-    let mut name = format!("{}/{}", reference.domain(), reference.path());
+    let domain = canonical(reference.domain());
+    let mut name = format!("{domain}/{}", reference.path());
     let mut scopes = Vec::new();
     match (reference.digest(), reference.tag()) {
         (Some(digest), _) => scopes.push(format!("{name}@{digest}")),
@@ -175,7 +179,7 @@ fn scopes(reference: &Reference) -> Vec<String> {
         name.truncate(slash);
         scopes.push(name.clone());
     }
-    let host = reference.domain().split(':').next().unwrap_or_default();
+    let host = domain.split(':').next().unwrap_or_default();
     let mut rest = host;
     while let Some((_, parent)) = rest.split_once('.') {
         scopes.push(format!("*.{parent}"));

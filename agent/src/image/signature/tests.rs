@@ -171,6 +171,9 @@ fn the_longest_scope_decides() {
         ("index.docker.io/library/busybox:1", "docker.io/library/busybox"),
         ("alpine", "docker.io/library"),
         ("team/alpine", "docker.io"),
+        ("registry-1.docker.io/library/busybox:1", "docker.io/library/busybox"),
+        ("REG.example.com:05000/team/app:2", "reg.example.com:5000/team/app"),
+        ("reg.example.com:443/team/app", "*.example.com"),
     ] {
         let place = Place::Scope { transport: "docker", scope };
         assert_eq!(policy.of(&reference(image)).place, place, "{image}");
@@ -292,6 +295,9 @@ fn a_policy_that_is_not_understood_is_refused() {
         (scope("docker.io/library/busybox:"), "no image has this scope"),
         (scope("docker.io/library/busybox@sha256:12"), "no image has this scope"),
         (scope("reg.example.com/App"), "no image has this scope"),
+        (scope("Reg.example.com"), "no image has this scope"),
+        (scope("reg.example.com:443/app"), "no image has this scope"),
+        (scope("registry-1.docker.io"), "no image has this scope"),
         (
             json!({"default": [{"type": "reject"}], "transports": {"oci-archive": {"/srv": [{"type": "reject"}]}}}),
             "has the scope \"\" only",
