@@ -106,6 +106,11 @@ impl Error {
         matches!(self, Self::Registry { source, .. } if source.is_transient())
     }
 
+    /// Does the signature policy not want the image?
+    pub fn is_untrusted(&self) -> bool {
+        matches!(self, Self::Signature { source, .. } if source.is_verdict())
+    }
+
     /// Is a record of the store missing or not what the store wrote?
     pub(super) fn is_damage(&self) -> bool {
         match self {

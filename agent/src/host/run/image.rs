@@ -79,8 +79,10 @@ pub(super) async fn resolve(
         }
         tokio::time::sleep(PAUSES.pause(failures, backoff::random())).await;
     };
+    // What is here may be older than the policy.
+    let untrusted = matches!(&failure.error, Error::Image(error) if error.is_untrusted());
     match here {
-        Some(here) if task.pull == PullPolicy::Refresh => {
+        Some(here) if task.pull == PullPolicy::Refresh && !untrusted => {
             will_do(task, reference, &chain(&failure.error));
             in_use(hands, here).await
         }

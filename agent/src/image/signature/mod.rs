@@ -16,7 +16,8 @@
 //!
 //! Checked at every pull, also where all layers are here already, and at every load: an archive has
 //! no signatures, so that an image that must have one is refused. Images that are here when the
-//! policy changes have been judged by the old one; `image rm` removes what the new one would refuse.
+//! policy changes have been judged by the old one until they are pulled again; what the new one
+//! refuses is then not used although it is here. `image rm` removes it.
 //!
 //! A registry can hold back signatures, and so keep an image from being pulled; it cannot make one.
 //! What it says is bounded: the newest signatures of a manifest, each of a few kilobytes.
@@ -44,6 +45,7 @@ use strict::Object;
 use verify::{Attached, Verdict};
 
 use super::download::{Collected, check_digest};
+use super::error::told;
 use super::manifest::{Descriptor, MAX_DOCUMENT};
 use super::reference::{Reference, is_digest};
 use super::registry::{self, Session};
@@ -86,6 +88,19 @@ pub enum Error {
     Payload { digest: String, source: Box<unpack::Error> },
     #[error("the signatures ({tag}) are malformed")]
     Malformed { tag: String, source: serde_json::Error },
+}
+
+impl Error {
+    /// Has the policy been asked, and said no?
+    pub(super) fn is_verdict(&self) -> bool {
+        matches!(
+            self,
+            Self::Rejected { .. }
+                | Self::Unsigned { .. }
+                | Self::Unaccepted { .. }
+                | Self::Archive { .. }
+        )
+    }
 }
 
 /// The manifest that holds signatures.
@@ -198,7 +213,10 @@ async fn signatures_of(session: &Session, digest: &str) -> Result<Vec<Attached>,
         let source = serde::de::Error::custom(format!("larger than {MAX_DOCUMENT} bytes"));
         return Err(Error::Malformed { tag, source });
     }
-    let listed = listed(&text).map_err(|source| Error::Malformed { tag, source })?;
+    let listed = listed(&text).map_err(|error| {
+        let source = serde::de::Error::custom(told(&error.to_string()));
+        Error::Malformed { tag, source }
+    })?;
     let mut payloads: BTreeMap<String, Bytes> = BTreeMap::new();
     let mut signatures = Vec::with_capacity(listed.len());
     for (descriptor, signature) in listed {
