@@ -145,9 +145,13 @@ async fn keep(
 
 async fn push(State(api): State<Api>, Json(request): Json<PushImage>) -> Response {
     progress(move |report| async move {
-        let PushImage { reference, all_tags } = request;
+        let PushImage { reference, all_tags, login } = request;
         let registries = api.hands.pulls().registries();
-        let pushed = api.hands.images().push(&reference, all_tags, registries, report.clone());
+        let pushed = async {
+            let login = login.map(GivenLogin::into_login).transpose()?;
+            let images = api.hands.images();
+            images.push(&reference, all_tags, login, registries, report.clone()).await
+        };
         if let Err(error) = pushed.await {
             let _ = report.send(PushEvent::Failed { message: chain(&error) }).await;
         }

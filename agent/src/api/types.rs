@@ -344,6 +344,9 @@ pub struct PushImage {
     /// All images of the repository.
     #[serde(default)]
     pub all_tags: bool,
+    /// What the user is logged in with to the registry.
+    #[serde(default)]
+    pub login: Option<GivenLogin>,
 }
 
 /// Progress of a push; without a `Failed` at the end all has gone well.

@@ -26,7 +26,7 @@ use super::pull::refuse;
 use super::push::{Content, Pushed};
 use super::reference::Reference;
 use super::registry::{self, Access, Session};
-use super::{Error, Image, Registries};
+use super::{Error, Image, Login, Registries};
 use crate::api::types::PushEvent;
 
 /// Layers on their way at the same time.
@@ -39,11 +39,13 @@ pub type PushProgress = tokio::sync::mpsc::Sender<PushEvent>;
 
 impl Store {
     /// Pushes the image that has this name, or all images of the repository, to the registry that
-    /// the name says. The last event of each is `Done`; the failure is the caller's to tell.
+    /// the name says. `login` goes before what is configured for it. The last event of each is
+    /// `Done`; the failure is the caller's to tell.
     pub async fn push(
         &self,
         text: &str,
         all_tags: bool,
+        login: Option<Login>,
         registries: &Registries,
         progress: PushProgress,
     ) -> Result<(), Error> {
@@ -54,7 +56,7 @@ impl Store {
             let reference = reference.clone();
             blocking(move || store.to_push(&reference, all_tags)).await?
         };
-        let session = Session::open(&reference, None, registries, Access::Push)
+        let session = Session::open(&reference, login, registries, Access::Push)
             .map_err(|source| failure(&reference, source))?;
         for source in found {
             let push = Push { store: self, session: &session, progress: &progress, source };

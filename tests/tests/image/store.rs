@@ -19,7 +19,7 @@ fn push(
 ) -> Result<Vec<PushEvent>, agent::image::Error> {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1000);
     let registries = Registries::default();
-    fixture.runtime.block_on(fixture.store.push(reference, all, &registries, sender))?;
+    fixture.runtime.block_on(fixture.store.push(reference, all, None, &registries, sender))?;
     let mut events = Vec::new();
     while let Ok(event) = receiver.try_recv() {
         events.push(event);

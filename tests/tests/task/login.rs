@@ -105,6 +105,10 @@ fn the_users_credential_helper_is_asked_and_the_agent_told() {
     let output = world.run(&config, &["image", "pull", &image]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(world.asked(), format!("get {registry}\n"));
+    let output = world.run(&nobody, &["image", "push", &image]);
+    assert!(stderr(&output).contains("refuses anonymous access"), "{}", stderr(&output));
+    let output = world.run(&config, &["image", "push", &image]);
+    assert!(stdout(&output).contains("1.0: digest: sha256:"), "{}", stderr(&output));
     host.ok(&["image", "rm", &image]);
 
     let file = world.definition();

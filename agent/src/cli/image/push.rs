@@ -1,7 +1,7 @@
 //! `lighter image push`, in Docker's words.
 
 use super::super::connect::Connection;
-use super::super::{Failure, human, output};
+use super::super::{Failure, human, login, output};
 use crate::api::types::{PushEvent, PushImage};
 use crate::image::Reference;
 
@@ -28,8 +28,9 @@ pub(in crate::cli) async fn run(arguments: Args, connection: &Connection) -> Res
     if all_tags && !bare {
         return Err(Failure::said("tag can't be used with --all-tags/-a"));
     }
-    let mut events =
-        connection.client.push(&PushImage { reference: reference.clone(), all_tags }).await?;
+    let login = login::of_image(&reference).await;
+    let request = PushImage { reference: reference.clone(), all_tags, login };
+    let mut events = connection.client.push(&request).await?;
     if !quiet {
         let default = if bare && !all_tags { "Using default tag: latest\n" } else { "" };
         let (domain, path) = (parsed.domain(), parsed.path());
