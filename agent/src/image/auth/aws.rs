@@ -174,7 +174,7 @@ impl Aws {
             let called = timeout(ATTEMPT, client.call(service, operation, input)).await;
             let failure = match called {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => Failure::Call(error),
+                Ok(Err(error)) => Failure::Call(unquoted(error)),
                 Err(_elapsed) => Failure::Silent,
             };
             failures += 1;
@@ -189,6 +189,18 @@ impl Aws {
             }
             tokio::time::sleep(PAUSES.pause(failures, random())).await;
         }
+    }
+}
+
+/// Answers are secret, and serde's own messages quote them: only the place is kept.
+fn unquoted(error: CallError) -> CallError {
+    match error {
+        CallError::Decode { operation, source } => {
+            let (line, column) = (source.line(), source.column());
+            let place = format!("not as documented at line {line} column {column}");
+            CallError::Decode { operation, source: serde::de::Error::custom(place) }
+        }
+        other => other,
     }
 }
 

@@ -153,11 +153,16 @@ mod tests {
     async fn secrets_are_asked_for_where_they_are() {
         let text = json!({"username": "u", "password": "p"}).to_string();
         let good = || Answer::ok(&json!({"SecretString": text}).to_string());
+        let number = || Answer::ok(r#"{"SecretString": 7357}"#);
         let server = Server::start(vec![
             good(),
             good(),
             good(),
             Answer::refusal("ResourceNotFoundException"),
+            // Tried as often as may help.
+            number(),
+            number(),
+            number(),
         ])
         .await;
         let aws = Aws::testing(&server.endpoint());
@@ -181,6 +186,10 @@ mod tests {
             "asm fetching secret from the service for login: GetSecretValue is refused: \
              ResourceNotFoundException: no"
         );
+        let error = aws.secret(Caller::Host, "login", None).await.unwrap_err();
+        let shown = crate::error::chain(&error);
+        assert!(shown.contains("not as documented at line 1"), "{shown}");
+        assert!(!shown.contains("7357"), "{shown}");
     }
 
     #[test]
