@@ -52,11 +52,14 @@ impl Step {
     fn take(&self, store: &Store) -> Result<(), Error> {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let progress: agent::image::Progress = Arc::new(|_| {});
+        let registries = Registries::default();
         match self {
-            Self::Load(archive) => runtime.block_on(store.load(archive, progress)).map(drop),
+            Self::Load(archive) => {
+                runtime.block_on(store.load(archive, &registries, progress)).map(drop)
+            }
             Self::Pull(reference) => {
                 let request = PullRequest::of(reference);
-                runtime.block_on(store.pull(request, &Registries::default(), progress)).map(drop)
+                runtime.block_on(store.pull(request, &registries, progress)).map(drop)
             }
             Self::Remove(reference) => match store.remove(reference, false, &no_one) {
                 Err(Error::Unknown { .. }) => Ok(()),

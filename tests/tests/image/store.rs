@@ -259,7 +259,8 @@ fn pulls_removals_and_prunings_of_two_processes_leave_a_whole_store() {
             scope.spawn(move || {
                 let store = Store::open(root).unwrap();
                 for round in 0..6 {
-                    let load = store.load(archive, std::sync::Arc::new(|_| {}));
+                    let registries = Registries::default();
+                    let load = store.load(archive, &registries, std::sync::Arc::new(|_| {}));
                     fixture.runtime.block_on(load).unwrap();
                     match (at + round) % 3 {
                         // Somebody else may have taken it meanwhile.
@@ -275,7 +276,8 @@ fn pulls_removals_and_prunings_of_two_processes_leave_a_whole_store() {
         }
     });
     for (at, archive) in archives.iter().enumerate() {
-        let load = fixture.store.load(archive, fixture.progress());
+        let registries = Registries::default();
+        let load = fixture.store.load(archive, &registries, fixture.progress());
         fixture.runtime.block_on(load).unwrap();
         let name = format!("many:v{at}");
         fixture.store.save(&[name], &new_file(&fixture), &|| false).unwrap();
