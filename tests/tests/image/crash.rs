@@ -53,7 +53,9 @@ impl Step {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let progress: agent::image::Progress = Arc::new(|_| {});
         match self {
-            Self::Load(archive) => runtime.block_on(store.load(archive, progress)).map(drop),
+            Self::Load(archive) => {
+                runtime.block_on(store.load(archive, &Registries::default(), progress)).map(drop)
+            }
             Self::Pull(reference) => {
                 let request = PullRequest::of(reference);
                 runtime.block_on(store.pull(request, &Registries::default(), progress)).map(drop)

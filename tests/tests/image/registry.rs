@@ -25,7 +25,11 @@ fn registries(fixture: &Fixture, logins: &[(&str, &str)]) -> Registries {
         .collect();
     let data = json!(data).to_string();
     let auth = Auth::load(Some("docker"), Some(&data), None).unwrap();
-    Registries { auth, hosts: Hosts::at(fixture.dir.path().join("certs.d")) }
+    Registries {
+        auth,
+        hosts: Hosts::at(fixture.dir.path().join("certs.d")),
+        ..Registries::default()
+    }
 }
 
 /// A file of `certs.d`.
