@@ -407,7 +407,7 @@ fn cost(path: usize, metadata: &Metadata) -> usize {
 fn write<R: Input>(entries: &mut Entries<R>, entry: &Entry, file: &File) -> Result<(), Error> {
     let failed = |source| Error::Apply { name: lossy(&entry.path), operation: "write it", source };
     let mut written = 0;
-    // One without data may mark the end of the file, which is a hole then.
+    // GNU tar says where a file with a hole at its end ends by a segment without data.
     for (offset, length) in entry.segments.iter().filter(|(_, length)| *length > 0) {
         written = *offset;
         let end = offset.saturating_add(*length);
