@@ -14,7 +14,7 @@ use crate::config::{Ecs, Metadata};
 pub const LOGGING_DRIVERS: [&str; 2] = ["json-file", "awslogs"];
 
 /// Abilities that every host has, besides those that depend on the configuration.
-const ALWAYS: [&str; 16] = [
+const ALWAYS: [&str; 20] = [
     "com.amazonaws.ecs.capability.docker-remote-api.1.17",
     "com.amazonaws.ecs.capability.docker-remote-api.1.18",
     "com.amazonaws.ecs.capability.docker-remote-api.1.19",
@@ -28,9 +28,13 @@ const ALWAYS: [&str; 16] = [
     "com.amazonaws.ecs.capability.docker-remote-api.1.29",
     "com.amazonaws.ecs.capability.docker-remote-api.1.30",
     "com.amazonaws.ecs.capability.docker-remote-api.1.32",
+    "com.amazonaws.ecs.capability.ecr-auth",
     "ecs.capability.container-ordering",
     "ecs.capability.docker-plugin.local",
+    "ecs.capability.ecr-endpoint",
+    "ecs.capability.execution-role-ecr-pull",
     "ecs.capability.full-sync",
+    "ecs.capability.private-registry-authentication.secretsmanager",
 ];
 
 const TASK_LIMITS: [&str; 2] =

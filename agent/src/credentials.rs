@@ -9,9 +9,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use protocol::acs;
 use protocol::ids::TaskId;
+use tokio::sync::Notify;
 
 /// For whom a set is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +26,14 @@ pub enum RoleType {
 
 /// The newest sets. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Credentials(Arc<Mutex<Sets>>);
+pub struct Credentials(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    sets: Mutex<Sets>,
+    /// A set was put.
+    put: Notify,
+}
 
 type Sets = BTreeMap<(TaskId, RoleType), Arc<acs::Credentials>>;
 
@@ -33,7 +42,30 @@ impl Credentials {
     pub fn put(&self, task: TaskId, role: RoleType, credentials: acs::Credentials) {
         if credentials.credentials_id.is_some() {
             self.lock().insert((task, role), Arc::new(credentials));
+            self.0.put.notify_waiters();
         }
+    }
+
+    /// A task's newest set, waiting for the first one at most so long.
+    pub async fn wait(
+        &self,
+        task: &TaskId,
+        role: RoleType,
+        patience: Duration,
+    ) -> Option<Arc<acs::Credentials>> {
+        let come = async {
+            loop {
+                let put = self.0.put.notified();
+                tokio::pin!(put);
+                // From here on no set is missed.
+                put.as_mut().enable();
+                if let Some(found) = self.of(task, role) {
+                    return found;
+                }
+                put.await;
+            }
+        };
+        tokio::time::timeout(patience, come).await.ok()
     }
 
     /// A task's newest set.
@@ -53,6 +85,6 @@ impl Credentials {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Sets> {
         // Each critical section is one map operation: what a panic left is whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,12 +27,14 @@ use crate::engine::{self, Event};
 use crate::error::chain;
 use crate::host::collect::Collector;
 use crate::host::hands::{Hands, Parts};
+use crate::host::logins::Logins;
 use crate::host::owner::Owner;
 use crate::host::pulls::Pulls;
 use crate::host::view::Snapshot;
 use crate::host::{INBOX, Input, recover};
 use crate::identity::Identity;
 use crate::image;
+use crate::image::auth::Aws;
 use crate::layout::Layout;
 use crate::logs::drivers::awslogs::LogService;
 use crate::network::{self, Network, Subnets, ports};
@@ -74,6 +76,8 @@ pub enum Error {
     Images(#[source] image::Error),
     #[error("read the registries' credentials")]
     Auth(#[source] image::Error),
+    #[error("LIGHTER_SIGNATURE_POLICY")]
+    Policy(#[source] image::PolicyError),
     #[error("prepare the shipping of logs")]
     Logs(#[from] SetupError),
     #[error("open the network")]
@@ -116,10 +120,12 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
     let lock = lock(&layout)?;
     let credentials = Credentials::default();
     let (registration, identity) = watch::channel(None);
+    let aws = Aws::new(config);
     let opened = {
+        let aws = aws.clone();
         let (layout, config) = (layout.clone(), config.clone());
         let credentials = credentials.clone();
-        tokio::task::spawn_blocking(move || open(&layout, &config, &credentials, identity))
+        tokio::task::spawn_blocking(move || open(&layout, &config, &credentials, aws, identity))
             .await
             .map_err(|failed| Error::Internal(failed.to_string()))??
     };
@@ -135,6 +141,7 @@ pub async fn serve(layout: Layout, config: &Config, mode: Mode) -> Result<Agent,
         layout: layout.clone(),
         images,
         pulls: Arc::clone(&pulls),
+        logins: Logins::new(aws, credentials.clone()),
         network,
         tmds: tmds.clone(),
         log_service: LogService::new(config, credentials.clone())?,
@@ -377,6 +384,7 @@ fn open(
     layout: &Layout,
     config: &Config,
     credentials: &Credentials,
+    aws: Aws,
     identity: watch::Receiver<Option<Arc<Identity>>>,
 ) -> Result<Opened, Error> {
     let store = Store::open(&layout.database())?;
@@ -384,11 +392,18 @@ fn open(
     let auth = image::Auth::load(
         config.registry_auth.kind.as_deref(),
         config.registry_auth.data.as_deref(),
-        docker_config().as_deref(),
+        image::auth::config_path().as_deref(),
     )
-    .map_err(Error::Auth)?;
+    .map_err(Error::Auth)?
+    .with_aws(aws);
     let hosts = config.registry_config_dir.clone().unwrap_or_else(|| layout.registry_config());
-    let registries = image::Registries { auth, hosts: image::Hosts::at(hosts) };
+    let policy = config
+        .signature_policy
+        .as_deref()
+        .map(|path| image::Policy::load(path).map(Arc::new))
+        .transpose()
+        .map_err(Error::Policy)?;
+    let registries = image::Registries { auth, hosts: image::Hosts::at(hosts), policy };
     let before: Option<Subnets> = store
         .load(Table::Host)?
         .into_iter()
@@ -441,14 +456,6 @@ fn settings(config: &Config, subnets: Subnets) -> engine::Settings {
         bridge_subnet: subnets.bridge,
         dynamic_ports: (*range.start(), *range.end()),
     }
-}
-
-/// Docker's own configuration, of the user who runs the agent.
-fn docker_config() -> Option<PathBuf> {
-    let directory = std::env::var_os("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")))?;
-    Some(directory.join("config.json"))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub(crate) fn container(name: &str, image: &str) -> ContainerDefinition {
     ContainerDefinition {
         name: name.to_owned(),
         image: image.to_owned(),
+        repository_credentials: None,
         cpu: 0,
         memory: None,
         memory_reservation: None,

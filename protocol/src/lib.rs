@@ -11,6 +11,8 @@ pub mod acs;
 #[cfg(feature = "ecs")]
 pub mod aws_json;
 #[cfg(feature = "ecs")]
+pub mod ecr;
+#[cfg(feature = "ecs")]
 pub mod ecs;
 #[cfg(feature = "ecs")]
 pub mod ids;

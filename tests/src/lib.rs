@@ -1,5 +1,6 @@
 //! Helpers of the tests: where the binaries are, and a host of a test's own.
 
+pub mod aws;
 pub mod bundle;
 pub mod cluster;
 pub mod host;

@@ -182,6 +182,7 @@ async fn new_task(
     let by_execution_role = |name: &str| {
         given(name).is_some_and(|c| c.logs_auth_strategy.as_deref() == Some("ExecutionRole"))
     };
+    let authentication = |name: &str| given(name)?.registry_authentication.clone();
     let names = || definition.containers.iter().map(|container| container.name.as_str());
     let ecs = EcsTask {
         arn: arn.to_owned(),
@@ -198,6 +199,11 @@ async fn new_task(
             .filter(|(_, name)| by_execution_role(name))
             .map(|(index, _)| index)
             .collect(),
+        registry_authentication: if names().any(|name| authentication(name).is_some()) {
+            names().map(authentication).collect()
+        } else {
+            Vec::new()
+        },
         stop_requested: stop,
         ..EcsTask::default()
     };

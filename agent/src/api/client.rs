@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 
 use super::types::{
     AgentInfo, Deregistered, Failure, HistoryView, ImageDetail, ImageView, KeepImage, LogLine,
-    PruneImages, PrunedImages, PullEvent, PullImage, RemovedImage, RunTask, SaveImages, StopTask,
-    TagImage, TaskView,
+    PruneImages, PrunedImages, PullEvent, PullImage, PushEvent, PushImage, RemovedImage, RunTask,
+    SaveImages, StopTask, TagImage, TaskView,
 };
 
 /// Speaks to the agent of one root.
@@ -210,6 +210,14 @@ impl Client {
     /// If one of them cannot be saved, or the agent cannot be asked.
     pub async fn save(&self, images: &SaveImages) -> Result<(), ClientError> {
         self.json(self.request(Method::POST, &["images", "save"]).json(images)).await
+    }
+
+    /// Pushes images to their registry.
+    ///
+    /// # Errors
+    /// If the agent cannot be asked; a failed push is an event.
+    pub async fn push(&self, image: &PushImage) -> Result<Lines<PushEvent>, ClientError> {
+        self.lines(self.request(Method::POST, &["images", "push"]).json(image)).await
     }
 
     /// Gives an image another name.

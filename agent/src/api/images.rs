@@ -8,13 +8,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use futures_util::stream;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::server::{Api, Refusal, lines, off_reactor};
 use super::types::{
-    HistoryView, ImageDetail, KeepImage, PruneImages, PrunedImages, PullEvent, PullImage,
-    SaveImages, TagImage,
+    GivenLogin, HistoryView, ImageDetail, KeepImage, PruneImages, PrunedImages, PullEvent,
+    PullImage, PushEvent, PushImage, SaveImages, TagImage,
 };
 use crate::error::chain;
 use crate::image::{Error, PullRequest, Store};
@@ -31,6 +31,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/images/keep", post(keep))
         .route("/v1/images/load", post(load))
         .route("/v1/images/save", post(save))
+        .route("/v1/images/push", post(push))
         .route("/v1/images/tag", post(tag))
         .route("/v1/images/prune", post(prune))
         .route("/v1/images/{*reference}", delete(remove_image))
@@ -104,8 +105,15 @@ async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
 
 async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
     progress(move |report| async move {
-        let PullImage { reference, platform, keep } = request;
-        let request = PullRequest { platform, ..PullRequest::of(&reference) };
+        let PullImage { reference, platform, login, keep } = request;
+        let login = match login.map(GivenLogin::into_login).transpose() {
+            Ok(login) => login,
+            Err(error) => {
+                let _ = report.send(PullEvent::Failed { reference, message: chain(&error) }).await;
+                return;
+            }
+        };
+        let request = PullRequest { platform, login, ..PullRequest::of(&reference) };
         let last = match api.hands.pulls().pull(request, sink(report.clone())).await {
             Ok(pulled) => {
                 let name = reference.clone();
@@ -135,6 +143,17 @@ async fn keep(
     .await
 }
 
+async fn push(State(api): State<Api>, Json(request): Json<PushImage>) -> Response {
+    progress(move |report| async move {
+        let PushImage { reference, all_tags } = request;
+        let registries = api.hands.pulls().registries();
+        let pushed = api.hands.images().push(&reference, all_tags, registries, report.clone());
+        if let Err(error) = pushed.await {
+            let _ = report.send(PushEvent::Failed { message: chain(&error) }).await;
+        }
+    })
+}
+
 #[derive(Debug, Deserialize)]
 struct LoadQuery {
     path: PathBuf,
@@ -143,7 +162,12 @@ struct LoadQuery {
 async fn load(State(api): State<Api>, Query(LoadQuery { path }): Query<LoadQuery>) -> Response {
     progress(move |report| async move {
         let reference = path.display().to_string();
-        match api.hands.images().load(&path, sink(report.clone())).await {
+        match api
+            .hands
+            .images()
+            .load(&path, api.hands.pulls().registries(), sink(report.clone()))
+            .await
+        {
             Ok(images) => {
                 for image in images {
                     let reference =
@@ -170,9 +194,10 @@ fn sink(report: mpsc::Sender<PullEvent>) -> crate::image::Progress {
 }
 
 /// Streams what the work reports. The work ends with the connection.
-fn progress<F, W>(work: W) -> Response
+fn progress<T, F, W>(work: W) -> Response
 where
-    W: FnOnce(mpsc::Sender<PullEvent>) -> F,
+    T: Serialize + Send + 'static,
+    W: FnOnce(mpsc::Sender<T>) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(PROGRESS);

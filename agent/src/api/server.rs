@@ -307,13 +307,18 @@ async fn run(
     State(api): State<Api>,
     Json(request): Json<RunTask>,
 ) -> Result<(StatusCode, Json<TaskView>), Refusal> {
-    let RunTask { definition, pull, remove } = request;
+    let RunTask { definition, pull, remove, logins } = request;
     let id = TaskId::from_random(uuid::Uuid::new_v4().as_u128());
+    for (index, container) in definition.containers.iter().enumerate() {
+        if let Some(login) = logins.get(&container.name) {
+            api.hands.logins().give(&id, index, login.clone());
+        }
+    }
     let busy_ports = admit::busy_ports(&definition).await;
     let endpoints =
         definition.containers.iter().map(|_| uuid::Uuid::new_v4().to_string()).collect();
     let new = Box::new(NewTask {
-        id,
+        id: id.clone(),
         definition,
         pull,
         remove,
@@ -324,8 +329,11 @@ async fn run(
     });
     let (reply, answer) = oneshot::channel();
     api.inbox.send(Input::Run { new, reply }).await.map_err(|_closed| Refusal::ending())?;
-    let view = answer.await.map_err(|_closed| Refusal::ending())?.map_err(Refusal::internal)?;
-    Ok((StatusCode::CREATED, Json(view)))
+    let admitted = answer.await.map_err(|_closed| Refusal::ending())?;
+    if admitted.is_err() {
+        api.hands.logins().forget(&id);
+    }
+    Ok((StatusCode::CREATED, Json(admitted.map_err(Refusal::internal)?)))
 }
 
 async fn show(

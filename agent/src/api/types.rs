@@ -17,6 +17,7 @@
 //! POST   /v1/images/load?path=…         JSON lines of PullEvent
 //! POST   /v1/images/save                SaveImages; the agent writes to the path
 //! POST   /v1/images/tag                 TagImage
+//! POST   /v1/images/push                PushImage → JSON lines of PushEvent
 //! POST   /v1/images/prune               PruneImages → PrunedImages
 //! DELETE /v1/images/{reference…}?force  RemovedImage
 //! ```
@@ -26,6 +27,8 @@ use std::collections::BTreeMap;
 
 use protocol::taskdef::TaskDefinition;
 use serde::{Deserialize, Serialize};
+
+use crate::image::{Login, auth};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AgentInfo {
@@ -50,6 +53,32 @@ pub struct RunTask {
     pub pull: PullPolicy,
     /// Remove the task's record and files once it has stopped and its logs are read.
     pub remove: bool,
+    /// What the user is logged in with to the registries of the containers' images, by the
+    /// containers' names. Never stored.
+    #[serde(default)]
+    pub logins: BTreeMap<String, GivenLogin>,
+}
+
+/// A login that the user of a command has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum GivenLogin {
+    Login(Login),
+    /// Why it could not be had: the failure of a pull that needs it.
+    Failed(String),
+}
+
+impl GivenLogin {
+    /// As a pull takes it.
+    ///
+    /// # Errors
+    /// Why the user's login could not be had.
+    pub fn into_login(self) -> Result<Login, auth::Error> {
+        match self {
+            Self::Login(login) => Ok(login),
+            Self::Failed(why) => Err(auth::Error::Given(why)),
+        }
+    }
 }
 
 /// Docker's `--pull`, and what ECS does by default.
@@ -161,6 +190,9 @@ pub struct PullImage {
     pub reference: String,
     /// `linux/amd64`; the host's if absent.
     pub platform: Option<String>,
+    /// What the user is logged in with to the registry.
+    #[serde(default)]
+    pub login: Option<GivenLogin>,
     /// Keep it from being cleaned up.
     #[serde(default)]
     pub keep: bool,
@@ -304,6 +336,36 @@ pub struct SaveImages {
     pub references: Vec<String>,
     /// An empty file that the agent can open.
     pub path: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PushImage {
+    pub reference: String,
+    /// All images of the repository.
+    #[serde(default)]
+    pub all_tags: bool,
+}
+
+/// Progress of a push; without a `Failed` at the end all has gone well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum PushEvent {
+    /// `layer` is a diff id, `status` Docker's word for what becomes of it.
+    Layer {
+        reference: String,
+        layer: String,
+        status: String,
+    },
+    /// An image is there. `size` is the manifest's.
+    Done {
+        reference: String,
+        tag: String,
+        digest: String,
+        size: u64,
+    },
+    Failed {
+        message: String,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -101,8 +101,14 @@ impl Source {
                 secret_access_key: keys.secret_access_key.clone(),
                 session_token: keys.session_token.clone(),
             })),
-            None => Self::Chain(Arc::new(Chain::new(external))),
+            None => Self::Chain(Arc::new(Chain::new(external, true))),
         }
+    }
+
+    /// Only what the host itself has, not what it was configured with to join a cluster: the chain
+    /// without the environment's keys.
+    pub fn of_host(external: bool) -> Self {
+        Self::Chain(Arc::new(Chain::new(external, false)))
     }
 
     /// Keys to sign with now.
@@ -139,26 +145,30 @@ struct Found {
 }
 
 impl Chain {
-    fn new(external: bool) -> Self {
+    fn new(external: bool, environment: bool) -> Self {
         let conf = metadata_service::provider_config();
-        let mut provider = CredentialsProviderChain::first_try(
-            "environment",
-            aws_config::environment::EnvironmentVariableCredentialsProvider::new(),
-        )
-        .or_else(
-            "profile",
-            aws_config::profile::ProfileFileCredentialsProvider::builder().configure(&conf).build(),
-        )
-        .or_else(
-            "web identity",
-            aws_config::web_identity_token::WebIdentityTokenCredentialsProvider::builder()
-                .configure(&conf)
-                .build(),
-        )
-        .or_else(
-            "container",
-            aws_config::ecs::EcsCredentialsProvider::builder().configure(&conf).build(),
-        );
+        let profile =
+            aws_config::profile::ProfileFileCredentialsProvider::builder().configure(&conf).build();
+        let first = if environment {
+            CredentialsProviderChain::first_try(
+                "environment",
+                aws_config::environment::EnvironmentVariableCredentialsProvider::new(),
+            )
+            .or_else("profile", profile)
+        } else {
+            CredentialsProviderChain::first_try("profile", profile)
+        };
+        let mut provider = first
+            .or_else(
+                "web identity",
+                aws_config::web_identity_token::WebIdentityTokenCredentialsProvider::builder()
+                    .configure(&conf)
+                    .build(),
+            )
+            .or_else(
+                "container",
+                aws_config::ecs::EcsCredentialsProvider::builder().configure(&conf).build(),
+            );
         if !external {
             provider = provider.or_else(
                 "instance metadata",

@@ -3,6 +3,7 @@
 
 pub(super) mod ls;
 mod prune;
+mod push;
 mod save;
 mod show;
 
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::connect::Connection;
 use super::progress::Progress;
-use super::{Error, Failure, output};
+use super::{Error, Failure, login, output};
 use crate::api::client::Lines;
 use crate::api::types::{KeepImage, PullEvent, PullImage, TagImage};
 
@@ -60,6 +61,8 @@ pub(super) enum Verb {
     },
     /// Save images to an archive, standard output by default
     Save(save::Args),
+    /// Push an image to the registry of its name
+    Push(push::Args),
     /// Remove images
     #[command(visible_aliases = ["remove", "rmi"])]
     Rm {
@@ -91,6 +94,7 @@ pub(super) enum Verb {
 pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failure> {
     match verb {
         Verb::Ls(arguments) => ls::run(arguments, connection).await,
+        Verb::Push(arguments) => push::run(arguments, connection).await,
         Verb::Save(arguments) => save::run(arguments, connection).await,
         Verb::Inspect(arguments) => show::inspect(arguments, connection).await,
         Verb::History(arguments) => show::history(arguments, connection).await,
@@ -100,7 +104,8 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
             Ok(0)
         }
         Verb::Pull { platform, quiet, keep, reference } => {
-            let request = PullImage { reference: reference.clone(), platform, keep };
+            let login = login::of_image(&reference).await;
+            let request = PullImage { reference: reference.clone(), platform, login, keep };
             let events = connection.client.pull(&request).await?;
             let mut text = String::new();
             for (name, digest) in follow(events, quiet, &reference, &reference).await? {

@@ -13,6 +13,7 @@ mod human;
 mod image;
 mod inspect;
 mod listing;
+mod login;
 mod logs;
 mod output;
 mod printer;
@@ -277,6 +278,7 @@ const SHORT: &[(&str, &str)] = &[
     ("images", "ls"),
     ("load", "load"),
     ("pull", "pull"),
+    ("push", "push"),
     ("rmi", "rm"),
     ("save", "save"),
     ("tag", "tag"),

@@ -4,7 +4,7 @@
 //! the second kills it, and the command exits as the essential container did that ended first. An
 //! agent that goes away meanwhile is replaced, by this process if need be: containers go on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use super::connect::Connection;
 use super::printer::{Printer, Style, wants_colour};
 use super::progress::Progress;
 use super::signals::Signals;
-use super::{Error, Failure, OURS, output, read_definition};
+use super::{Error, Failure, OURS, login, output, read_definition};
 use crate::api::client::{Client, ClientError, LogQuery};
 use crate::api::types::{LogLine, PullPolicy, RunTask, StopTask, TaskView};
 use crate::layout::Layout;
@@ -55,8 +55,14 @@ pub(super) async fn run(arguments: Args, layout: Layout) -> Result<u8, Failure> 
 }
 
 async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
+    let definition = read_definition(&arguments.file)?;
+    let logins = match arguments.pull {
+        Pull::Never => BTreeMap::new(),
+        Pull::Always | Pull::Missing => login::of_task(&definition).await,
+    };
     let task = RunTask {
-        definition: read_definition(&arguments.file)?,
+        definition,
+        logins,
         pull: match arguments.pull {
             Pull::Always => PullPolicy::Always,
             Pull::Missing => PullPolicy::Missing,
@@ -112,7 +118,8 @@ fn without_effect(definition: &TaskDefinition) -> Vec<String> {
     }
     if let Some(role) = &definition.execution_role_arn {
         warnings.push(format!(
-            "execution role {role} is not assumed: pulls use this host's own registry logins"
+            "execution role {role} is not assumed: images are pulled and secrets read with the \
+             credentials of this host"
         ));
     }
     if !definition.placement_constraints.is_empty() {

@@ -22,6 +22,12 @@ pub struct Ecs {
     pub external: bool,
     /// Keys that stand in the configuration; `None`: the chain of the AWS SDKs finds some.
     pub credentials: Option<StaticCredentials>,
+    /// `LIGHTER_AWS_CREDENTIALS`
+    pub aws_credentials: AwsCredentials,
+    /// `AWS_ENDPOINT_URL_ECR`, as [`Self::backend_host`].
+    pub ecr_endpoint: Option<String>,
+    /// `AWS_ENDPOINT_URL_SECRETS_MANAGER`, as [`Self::backend_host`].
+    pub secrets_manager_endpoint: Option<String>,
     /// `LIGHTER_CA_BUNDLE`: PEM file of certificates that are trusted beside the host's.
     pub ca_bundle: Option<PathBuf>,
     /// `LIGHTER_EFS_ENDPOINT`: an NFS server in place of Amazon's.
@@ -51,6 +57,15 @@ impl Ecs {
     pub fn joins(&self) -> bool {
         self.cluster.is_some() || self.backend_host.is_some() || self.external
     }
+}
+
+/// With what Amazon ECR and Secrets Manager are asked for logins of registries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AwsCredentials {
+    /// The task's execution role's, else the agent's own.
+    Task,
+    /// The host's: profile, container or instance role.
+    Host,
 }
 
 /// The agent's own endpoints.

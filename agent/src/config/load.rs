@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::duration::parse_duration;
-use super::ecs::{self, Ecs, Metadata, StaticCredentials};
+use super::ecs::{self, AwsCredentials, Ecs, Metadata, StaticCredentials};
 use super::images::Images;
 use super::table::{Kind, VARIABLES, Variable};
 use crate::api::types::PullPolicy;
@@ -28,6 +28,8 @@ pub struct Config {
     pub registry_auth: RegistryAuth,
     /// `LIGHTER_REGISTRY_CONFIG_DIR`; `None`: the layout's (`etc/lighter/certs.d` below the root).
     pub registry_config_dir: Option<PathBuf>,
+    /// `LIGHTER_SIGNATURE_POLICY`: which images must be signed; `None`: none.
+    pub signature_policy: Option<PathBuf>,
     /// Ports for `hostPort` 0; `None`: the kernel's ephemeral range.
     pub dynamic_host_ports: Option<RangeInclusive<u16>>,
     /// `None`: chosen among what is free.
@@ -222,6 +224,7 @@ impl Given {
             task_cleanup_wait: self.duration("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION"),
             registry_auth,
             registry_config_dir: self.path("LIGHTER_REGISTRY_CONFIG_DIR"),
+            signature_policy: self.path("LIGHTER_SIGNATURE_POLICY"),
             dynamic_host_ports: self
                 .value("ECS_DYNAMIC_HOST_PORT_RANGE", |text, _| port_range(text)),
             awsvpc_subnet: self.value("LIGHTER_AWSVPC_SUBNET", |text, _| subnet(text)),
@@ -240,6 +243,13 @@ impl Given {
             region: self.word("AWS_DEFAULT_REGION").or(region),
             external: self.flag("ECS_EXTERNAL"),
             credentials: self.credentials(),
+            aws_credentials: match self.value("LIGHTER_AWS_CREDENTIALS", one_of).as_deref() {
+                Some("host") => AwsCredentials::Host,
+                _ => AwsCredentials::Task,
+            },
+            ecr_endpoint: self.value("AWS_ENDPOINT_URL_ECR", |text, _| ecs::endpoint(text)),
+            secrets_manager_endpoint: self
+                .value("AWS_ENDPOINT_URL_SECRETS_MANAGER", |text, _| ecs::endpoint(text)),
             ca_bundle: self.path("LIGHTER_CA_BUNDLE"),
             efs_endpoint: self.value("LIGHTER_EFS_ENDPOINT", |text, _| Endpoint::parse(text)),
             instance_attributes: self.map("ECS_INSTANCE_ATTRIBUTES"),
@@ -450,6 +460,7 @@ mod tests {
                 task_cleanup_wait: Duration::from_secs(3 * 3600),
                 registry_auth: RegistryAuth::default(),
                 registry_config_dir: None,
+                signature_policy: None,
                 dynamic_host_ports: None,
                 awsvpc_subnet: None,
                 bridge_subnet: None,
@@ -459,6 +470,9 @@ mod tests {
                     region: None,
                     external: false,
                     credentials: None,
+                    aws_credentials: AwsCredentials::Task,
+                    ecr_endpoint: None,
+                    secrets_manager_endpoint: None,
                     ca_bundle: None,
                     efs_endpoint: None,
                     instance_attributes: BTreeMap::new(),

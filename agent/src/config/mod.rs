@@ -12,6 +12,6 @@ mod load;
 pub mod table;
 
 pub use duration::{DurationError, parse_duration, shown};
-pub use ecs::{Ecs, Metadata, StaticCredentials};
+pub use ecs::{AwsCredentials, Ecs, Metadata, StaticCredentials};
 pub use images::{Cleanup, Images, Limits};
 pub use load::{Config, ConfigError, LogLevel, Problem, RegistryAuth, example};

@@ -118,7 +118,7 @@ const fn seconds(least: u64) -> Kind {
 }
 
 /// Sorted by name.
-pub const VARIABLES: [Variable; 50] = [
+pub const VARIABLES: [Variable; 54] = [
     variable(
         "AWS_ACCESS_KEY_ID",
         Kind::Word,
@@ -130,6 +130,20 @@ pub const VARIABLES: [Variable; 50] = [
         Kind::Word,
         "",
         "Region of the cluster; required where there is no instance metadata.",
+    ),
+    variable(
+        "AWS_ENDPOINT_URL_ECR",
+        Kind::Endpoint,
+        "",
+        "Where Amazon ECR is asked for logins. Default: AWS_ENDPOINT_URL of the environment, else \
+         Amazon's.",
+    ),
+    variable(
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+        Kind::Endpoint,
+        "",
+        "Where the secrets of repositoryCredentials are. Default: AWS_ENDPOINT_URL of the \
+         environment, else Amazon's.",
     ),
     variable(
         "AWS_REGION",
@@ -336,6 +350,15 @@ pub const VARIABLES: [Variable; 50] = [
         "Network of which awsvpc tasks get their addresses. Default: one that is free on the host.",
     ),
     variable(
+        "LIGHTER_AWS_CREDENTIALS",
+        Kind::OneOf(&["task", "host"]),
+        "task",
+        "With what Amazon ECR and AWS Secrets Manager are asked for the logins of registries. task: \
+         the credentials of the task's execution role, else those of this file or of the host. host: \
+         always those of the host (profile, container or instance role), because the keys and roles \
+         of a self-hosted control plane mean nothing to Amazon.",
+    ),
+    variable(
         "LIGHTER_BRIDGE_SUBNET",
         Kind::Subnet,
         "",
@@ -401,6 +424,13 @@ pub const VARIABLES: [Variable; 50] = [
              Default: /etc/ecs, /var/lib/lighter and /run/lighter.",
         )
     },
+    variable(
+        "LIGHTER_SIGNATURE_POLICY",
+        Kind::Path,
+        "",
+        "File that says which images must be signed and by whom, in the format of Podman's \
+         /etc/containers/policy.json, which may be given here. Default: no image must be.",
+    ),
     variable(
         "NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE",
         seconds(60),

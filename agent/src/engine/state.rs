@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
+use protocol::acs::RegistryAuthentication;
 use protocol::ids::TaskId;
 use protocol::monitor::Exit;
 use protocol::taskdef::{ContainerDefinition, TaskDefinition, TransportProtocol};
@@ -93,6 +94,10 @@ pub struct EcsTask {
     pub execution_credentials: Option<String>,
     /// Containers whose log driver uses the execution role, by index.
     pub logs_by_execution_role: Vec<usize>,
+    /// How the registries of the containers' images are logged in to, in the definition's order;
+    /// empty: none says.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub registry_authentication: Vec<Option<RegistryAuthentication>>,
     /// The control plane asked for its end.
     pub stop_requested: bool,
     /// What it was told.

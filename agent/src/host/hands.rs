@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::bundle::HostFacts;
+use super::logins::Logins;
 use super::pulls::Pulls;
 use super::{Input, run, view};
 use crate::cgroup;
@@ -45,6 +46,7 @@ pub struct Hands {
     pub(super) layout: Layout,
     pub(super) images: image::Store,
     pulls: Arc<Pulls>,
+    logins: Logins,
     pub(super) network: Network,
     pub(super) tmds: Tmds,
     log_service: LogService,
@@ -65,6 +67,7 @@ pub struct Parts {
     pub layout: Layout,
     pub images: image::Store,
     pub pulls: Arc<Pulls>,
+    pub logins: Logins,
     pub network: Network,
     pub tmds: Tmds,
     pub log_service: LogService,
@@ -119,11 +122,12 @@ impl Hands {
 
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { layout, images, pulls, network, tmds, log_service, efs, inbox } = parts;
+        let Parts { layout, images, pulls, logins, network, tmds, log_service, efs, inbox } = parts;
         Arc::new(Self {
             layout,
             images,
             pulls,
+            logins,
             network,
             tmds,
             log_service,
@@ -156,6 +160,11 @@ impl Hands {
     /// Pulls of images.
     pub fn pulls(&self) -> &Pulls {
         &self.pulls
+    }
+
+    /// What tasks bring to log in to registries.
+    pub fn logins(&self) -> &Logins {
+        &self.logins
     }
 
     /// The host's networks.

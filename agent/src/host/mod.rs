@@ -23,6 +23,7 @@ pub mod admit;
 pub mod bundle;
 pub mod collect;
 pub mod hands;
+pub mod logins;
 pub mod owner;
 pub mod pulls;
 pub mod recover;

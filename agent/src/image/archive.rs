@@ -18,8 +18,9 @@ use serde::Deserialize;
 use super::decompress::{decompress, is_compressed};
 use super::entries::{Entries, Input, Kind};
 use super::manifest::{self, Descriptor, Document, Manifest};
-use super::platform::Platform;
+use super::platform::{self, Platform};
 use super::reference::{Reference, is_digest};
+use super::signature::ArchiveKind;
 
 const MAX_MEMBERS: usize = 100_000;
 /// The largest archive that is decompressed, in bytes.
@@ -214,6 +215,14 @@ impl Archive {
         Ok(text)
     }
 
+    /// What Docker wrote has its manifest.json, with or without an OCI layout beside it.
+    pub(super) fn kind(&self) -> ArchiveKind {
+        match self.member("manifest.json") {
+            Some(_) => ArchiveKind::Docker,
+            None => ArchiveKind::Oci,
+        }
+    }
+
     /// The images for `platform`.
     pub(super) fn images(&self, platform: &Platform) -> Result<Vec<Found>, Reason> {
         let docker = match self.member("manifest.json") {
@@ -245,6 +254,24 @@ impl Archive {
         serde_json::from_slice(&text).map_err(|error| format!("manifest.json: {error}"))
     }
 
+    /// The manifest for `platform` below an index, or which platforms there are instead.
+    fn manifest(
+        &self,
+        index: Document,
+        platform: &Platform,
+    ) -> Result<Result<(Vec<u8>, Document), String>, Reason> {
+        let (mut text, mut document) = (Vec::new(), index);
+        for _ in 0..platform::MAX_NESTING {
+            let Document::Index(entries) = &document else { break };
+            let Some(chosen) = platform.choose(entries) else {
+                return Ok(Err(platform::offered(entries)));
+            };
+            text = self.blob(chosen)?;
+            document = parse(&chosen.digest, &text)?;
+        }
+        Ok(Ok((text, document)))
+    }
+
     fn oci_images(
         &self,
         platform: &Platform,
@@ -262,13 +289,14 @@ impl Archive {
             }
             let mut text = self.blob(entry)?;
             let mut document = parse(&entry.digest, &text)?;
-            if let Document::Index(nested) = &document {
-                let Some(chosen) = platform.choose(nested) else {
-                    others.push(super::platform::offered(nested));
-                    continue;
-                };
-                text = self.blob(chosen)?;
-                document = parse(&chosen.digest, &text)?;
+            if matches!(document, Document::Index(_)) {
+                match self.manifest(document, platform)? {
+                    Ok((chosen, manifest)) => (text, document) = (chosen, manifest),
+                    Err(offered) => {
+                        others.push(offered);
+                        continue;
+                    }
+                }
             } else if let Some(offered) = &entry.platform
                 && !platform.fits(&offered.os, &offered.architecture, offered.variant.as_deref())
             {
@@ -276,7 +304,7 @@ impl Archive {
                 continue;
             }
             let Document::Manifest(manifest) = document else {
-                return Err(format!("{} names an index within an index", entry.digest));
+                return Err(format!("{}: {}", entry.digest, platform::NESTED));
             };
             let mut names: Vec<Reference> = annotated(entry).into_iter().collect();
             if names.is_empty() {

@@ -3,14 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{auth, recipe, reference, registry, unpack};
+use super::{auth, recipe, reference, registry, signature, unpack};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("image reference {reference:?}")]
     Reference { reference: String, source: reference::Error },
     #[error("registry credentials")]
-    Auth(#[from] auth::Error),
+    Auth(#[source] Box<auth::Error>),
     #[error("platform {platform:?}: expected os/architecture[/variant] such as linux/amd64")]
     PlatformSyntax { platform: String },
     #[error("pull {reference} from {registry}")]
@@ -23,6 +23,8 @@ pub enum Error {
     Document { reference: String, document: String, source: serde_json::Error },
     #[error("{reference}: {reason}")]
     Inconsistent { reference: String, reason: String },
+    #[error("{reference}: signature policy")]
+    Signature { reference: String, source: Box<signature::Error> },
     #[error("{reference}: layer {layer}")]
     Layer { reference: String, layer: String, source: Box<unpack::Error> },
     #[error("{reference}: cancelled")]
@@ -47,6 +49,10 @@ pub enum Error {
     ShortName { path: PathBuf, found: String, wanted: String },
     #[error("time {time:?}")]
     Time { time: String, source: jiff::Error },
+    #[error("push {reference} to {registry}")]
+    Push { reference: String, registry: String, source: Box<registry::Error> },
+    #[error("an image does not exist locally with the tag: {reference}")]
+    NoTag { reference: String },
     #[error("no such image: {reference}")]
     Unknown { reference: String },
     #[error("image id {prefix} is ambiguous: it begins {count} images")]
@@ -71,6 +77,12 @@ pub enum Error {
     User { id: String, user: String, reason: String },
     #[error("the image worker ended early")]
     Worker(#[source] tokio::task::JoinError),
+}
+
+impl From<auth::Error> for Error {
+    fn from(error: auth::Error) -> Self {
+        Self::Auth(Box::new(error))
+    }
 }
 
 impl Error {
@@ -102,6 +114,19 @@ impl Error {
             cause = error.source();
         }
         self
+    }
+
+    /// The login that could not be had, if that is why.
+    pub fn login(&self) -> Option<&auth::Error> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let boxed = error.downcast_ref::<Box<auth::Error>>().map(Box::as_ref);
+            if let Some(found) = boxed.or_else(|| error.downcast_ref()) {
+                return Some(found);
+            }
+            cause = error.source();
+        }
+        None
     }
 
     pub(super) fn io(

@@ -176,3 +176,73 @@ impl BufRead for Channel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// A hundredth of the default ones, which a test build would take minutes to reach.
+    const LIMITS: Limits = Limits {
+        entries: Limits::DEFAULT.entries / 100,
+        expansion_from: Limits::DEFAULT.expansion_from / 100,
+        ..Limits::DEFAULT
+    };
+
+    fn header(name: &str, kind: u8, size: u64) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_path(name).unwrap();
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_size(size);
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    }
+
+    /// `head` and then `block` so many times, as members of a gzip: made without being large.
+    fn bomb(head: &[u8], block: &[u8], times: usize) -> Vec<u8> {
+        let member = |bytes: &[u8]| {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        [member(head), member(block).repeat(times)].concat()
+    }
+
+    fn refusal(blob: &[u8]) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let fs = directory.path().join("fs");
+        std::fs::create_dir(&fs).unwrap();
+        let recipe = File::create_new(directory.path().join("recipe")).unwrap();
+        unpack(blob, "", &fs, recipe, LIMITS, &Arc::default()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn ten_gigabytes_of_zeros_in_ten_megabytes_are_refused() {
+        let blob = bomb(&header("zeros", b'0', 10 << 30), &[0; 1 << 20], 10 << 10);
+        assert!(blob.len() < 16 << 20, "{}", blob.len());
+        let refusal = refusal(&blob);
+        assert!(refusal.contains("over 200 times as many: a decompression bomb"), "{refusal}");
+    }
+
+    #[test]
+    fn ten_million_entries_are_refused() {
+        let blob = bomb(&[], &header("./", b'5', 0).repeat(2000), 5000);
+        assert_eq!(refusal(&blob), "more than 20000 entries");
+    }
+
+    #[test]
+    fn defaults_allow_what_programs_and_text_compress_to() {
+        let limits = Limits::DEFAULT;
+        assert!(limits.check(1 << 30, 1).is_ok());
+        assert!(limits.check(10 << 30, 100 << 20).is_ok());
+        assert!(matches!(limits.check(10 << 30, 10 << 20), Err(Error::Expansion { .. })));
+        assert!(matches!(limits.check((64 << 30) + 1, 64 << 30), Err(Error::TooManyBytes(_))));
+    }
+}

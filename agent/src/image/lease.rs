@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::content::Store;
+use super::content::{Lock, Store};
 use super::{Error, Image};
 
 /// Protects images while it lives.
@@ -88,6 +88,11 @@ impl Store {
             let held = Held { ids: BTreeSet::from([image.id.clone()]), open: false };
             (image, self.leases().grant(held))
         }))
+    }
+
+    /// A lease on an image of the store.
+    pub(super) fn lease_id(&self, _lock: &Lock, id: &str) -> Arc<Lease> {
+        self.leases().grant(Held { ids: BTreeSet::from([id.to_owned()]), open: false })
     }
 
     /// [`Store::find`] for a pull that finds what it was to fetch: open leases take it, as if it were

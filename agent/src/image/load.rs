@@ -17,22 +17,31 @@ use super::layer;
 use super::manifest::{Descriptor, ImageConfig, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
 use super::platform::Platform;
 use super::pull::{chain, check_config, refuse};
+use super::signature::Policy;
 use super::unpack;
-use super::{Error, Image, Progress};
+use super::{Error, Image, Progress, Registries};
 use crate::api::types::PullEvent;
 
 impl Store {
     /// Loads the images of an archive that are for this host's platform. Each gets the names that
     /// the archive gives it. All or none: what is wrong with one refuses the archive.
-    pub async fn load(&self, archive: &Path, progress: Progress) -> Result<Vec<Image>, Error> {
+    pub async fn load(
+        &self,
+        archive: &Path,
+        registries: &Registries,
+        progress: Progress,
+    ) -> Result<Vec<Image>, Error> {
         let (store, path) = (self.clone(), archive.to_owned());
+        let policy = registries.policy.clone();
         let reference = archive.display().to_string();
         let reports = Arc::clone(&progress);
-        let result = tokio::task::spawn_blocking(move || store.load_blocking(&path, &reports))
-            .await
-            .map_err(Error::Worker)
-            .and_then(std::convert::identity)
-            .map_err(|error| self.explain(error));
+        let result = tokio::task::spawn_blocking(move || {
+            store.load_blocking(&path, policy.as_deref(), &reports)
+        })
+        .await
+        .map_err(Error::Worker)
+        .and_then(std::convert::identity)
+        .map_err(|error| self.explain(error));
         match &result {
             Ok(images) => {
                 for image in images {
@@ -45,13 +54,26 @@ impl Store {
         result
     }
 
-    fn load_blocking(&self, path: &Path, progress: &Progress) -> Result<Vec<Image>, Error> {
+    fn load_blocking(
+        &self,
+        path: &Path,
+        policy: Option<&Policy>,
+        progress: &Progress,
+    ) -> Result<Vec<Image>, Error> {
         let failed = |reason| Error::Archive { archive: path.to_owned(), reason };
         // What is committed is still there when it is told.
         let _lease = self.lease_new();
         let staging = self.stage()?;
         let archive = Archive::open(path, staging.path()).map_err(failed)?;
         let found = archive.images(&Platform::host()).map_err(failed)?;
+        if let Some(policy) = policy {
+            for image in &found {
+                policy.check_archive(archive.kind(), &image.names).map_err(|source| {
+                    let reference = path.display().to_string();
+                    Error::Signature { reference, source: Box::new(source) }
+                })?;
+            }
+        }
         loop {
             let mut loader = Loader {
                 store: self,

@@ -3,15 +3,17 @@
 //!
 //! ```text
 //! reference.rs  what people write: name[:tag][@digest], Docker's grammar and defaults
-//! auth.rs       credentials of registries
+//! auth/         logins of registries
 //! platform.rs   which entry of an index fits
 //! manifest.rs, bounded.rs  the documents of the OCI image specification and their Docker twins
 //! registry.rs   OCI distribution API: a repository at all its hosts
 //! hosts.rs      which hosts, in which order, and what is trusted
 //! transport.rs  HTTP to a host                  token.rs  who we are to it
 //! push.rs       blobs and manifests to a registry
+//! signature/    which images must be signed, and whether they are
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
+//! publish.rs    store → registry
 //! save.rs       store → archive           inspect.rs  an image as people see it
 //! download.rs   one blob, resumed         fetch.rs the missing layers of an image
 //! gate.rs       how many layers at once   layer.rs   one blob, all its way to a directory
@@ -34,7 +36,7 @@
 //! or write what is not in the layer's own directory. A pull that fails leaves nothing.
 
 mod archive;
-mod auth;
+pub mod auth;
 mod bounded;
 mod content;
 mod decompress;
@@ -57,14 +59,15 @@ mod pax;
 mod pipeline;
 mod plan;
 mod platform;
+mod publish;
 mod pull;
-#[expect(dead_code, reason = "what `image push` is made of")]
 mod push;
 mod recipe;
 mod reclaim;
 mod reference;
 mod registry;
 mod save;
+mod signature;
 mod snapshot;
 mod sparse;
 mod token;
@@ -85,8 +88,10 @@ pub use hosts::Hosts;
 pub use lease::Lease;
 pub use passwd::User;
 pub use plan::{Mark, Marks, Rules, Usage};
+pub use publish::PushProgress;
 pub use reclaim::{Round, Spare};
 pub use reference::Reference;
+pub use signature::{Error as PolicyError, Policy};
 
 use crate::api::types::PullEvent;
 
@@ -95,6 +100,8 @@ use crate::api::types::PullEvent;
 pub struct Registries {
     pub auth: Auth,
     pub hosts: Hosts,
+    /// Which images must be signed; `None`: none.
+    pub policy: Option<Arc<Policy>>,
 }
 
 /// What is to be pulled, and how.

@@ -2,6 +2,11 @@
 
 use super::manifest::Descriptor;
 
+/// Indexes that name an index, from the first to the last. No circle is possible, as long as every
+/// digest is verified.
+pub(super) const MAX_NESTING: usize = 4;
+pub(super) const NESTED: &str = "indexes name indexes, more than 4 deep";
+
 /// A platform in the spelling of the image specification, which is Go's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Platform {

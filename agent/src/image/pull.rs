@@ -15,6 +15,7 @@ use super::manifest::{self, Descriptor, Document, ImageConfig, Manifest, Refusal
 use super::platform::{self, Platform};
 use super::reference::Reference;
 use super::registry::{self, Access, Found, Session};
+use super::signature::Policy;
 use super::unpack;
 use super::{Error, Image, Progress, PullRequest};
 use crate::api::types::PullEvent;
@@ -58,8 +59,14 @@ impl Store {
         };
         let session = Session::open(&reference, login, registries, Access::Pull)
             .map_err(|source| registry_error(&text, &reference, source))?;
-        let pull =
-            Pull { store: self.clone(), session, reference, text, progress: Arc::clone(progress) };
+        let pull = Pull {
+            store: self.clone(),
+            session,
+            policy: registries.policy.clone(),
+            reference,
+            text,
+            progress: Arc::clone(progress),
+        };
         pull.run(&wanted, platform.is_some()).await
     }
 }
@@ -116,6 +123,7 @@ fn os(config: &ImageConfig) -> &str {
 pub(super) struct Pull {
     pub(super) store: Store,
     pub(super) session: Session,
+    policy: Option<Arc<Policy>>,
     reference: Reference,
     /// As the caller wrote it.
     pub(super) text: String,
@@ -124,14 +132,15 @@ pub(super) struct Pull {
 
 impl Pull {
     async fn run(self, wanted: &Platform, explicit: bool) -> Result<Image, Error> {
-        let target = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
-        let found = self.session.resolve(target).await.map_err(|source| self.registry(source))?;
+        let found = self.find(wanted).await?;
         let resolved = match &found {
             Found::Digest(digest) | Found::Manifest(_, digest) => digest.clone(),
         };
         let known =
             || PullEvent::Resolved { reference: self.text.clone(), digest: resolved.clone() };
         if let Some(image) = self.unchanged(&resolved, wanted).await? {
+            // The policy may be newer than the image.
+            self.trusted(&resolved, &image.digest).await?;
             (self.progress)(known());
             return Ok(image);
         }
@@ -140,6 +149,7 @@ impl Pull {
             Found::Digest(digest) => self.fetch_manifest(&digest).await?,
         };
         let (text, manifest) = self.manifest(bytes, wanted).await?;
+        self.trusted(&resolved, &layer::digest_of(&text)).await?;
         let config_text = self.config(&manifest.config).await?;
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
@@ -197,6 +207,28 @@ impl Pull {
         registry_error(&self.text, &self.reference, source)
     }
 
+    /// Asks the policy, before anything is fetched that the manifest names.
+    async fn trusted(&self, resolved: &str, manifest: &str) -> Result<(), Error> {
+        let Some(policy) = &self.policy else { return Ok(()) };
+        policy.check(&self.session, &self.reference, &[resolved, manifest]).await.map_err(
+            |source| Error::Signature { reference: self.text.clone(), source: Box::new(source) },
+        )
+    }
+
+    /// Asks the registry. Of a digest that is not here only the content is of interest; all else is
+    /// asked for by HEAD.
+    async fn find(&self, wanted: &Platform) -> Result<Found, Error> {
+        let found = match self.reference.digest() {
+            Some(digest) if self.unchanged(digest, wanted).await?.is_none() => {
+                let manifest = self.session.manifest(digest).await;
+                manifest.map(|(bytes, digest)| Found::Manifest(bytes, digest))
+            }
+            Some(digest) => self.session.resolve(digest).await,
+            None => self.session.resolve(self.reference.tag().unwrap_or("latest")).await,
+        };
+        found.map_err(|source| self.registry(source))
+    }
+
     /// The image, if the reference stands already for what it stands for at the registry, and runs
     /// where it is wanted.
     async fn unchanged(&self, digest: &str, wanted: &Platform) -> Result<Option<Image>, Error> {
@@ -231,27 +263,26 @@ impl Pull {
     }
 
     /// The manifest for the platform, of what the reference stands for.
-    async fn manifest(&self, bytes: Bytes, wanted: &Platform) -> Result<(Bytes, Manifest), Error> {
-        let entries = match self.document(&bytes, "manifest")? {
-            Document::Manifest(manifest) => return Ok((bytes, manifest)),
-            Document::Index(entries) => entries,
-        };
-        let Some(entry) = wanted.choose(&entries) else {
-            let (reference, wanted) = (self.text.clone(), wanted.to_string());
-            return Err(Error::NoPlatform {
-                reference,
-                wanted,
-                offered: platform::offered(&entries),
-            });
-        };
-        let bytes = self.fetch_manifest(&entry.digest).await?;
-        match self.document(&bytes, "manifest of the platform")? {
-            Document::Manifest(manifest) => Ok((bytes, manifest)),
-            Document::Index(_) => {
-                let reason = "the index names another index for this platform".to_owned();
-                Err(Error::Inconsistent { reference: self.text.clone(), reason })
-            }
+    async fn manifest(
+        &self,
+        mut bytes: Bytes,
+        wanted: &Platform,
+    ) -> Result<(Bytes, Manifest), Error> {
+        let mut name = "manifest";
+        for _ in 0..=platform::MAX_NESTING {
+            let entries = match self.document(&bytes, name)? {
+                Document::Manifest(manifest) => return Ok((bytes, manifest)),
+                Document::Index(entries) => entries,
+            };
+            let Some(entry) = wanted.choose(&entries) else {
+                let (reference, wanted) = (self.text.clone(), wanted.to_string());
+                let offered = platform::offered(&entries);
+                return Err(Error::NoPlatform { reference, wanted, offered });
+            };
+            (bytes, name) = (self.fetch_manifest(&entry.digest).await?, "manifest of the platform");
         }
+        let reason = platform::NESTED.to_owned();
+        Err(Error::Inconsistent { reference: self.text.clone(), reason })
     }
 
     fn document(&self, bytes: &[u8], name: &str) -> Result<Document, Error> {

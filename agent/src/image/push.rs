@@ -119,6 +119,23 @@ impl Endpoint {
         }
     }
 
+    async fn has(&self, digest: &str, mount_from: Option<&str>) -> Result<Option<Pushed>, Error> {
+        let url = self.url(&format!("blobs/{digest}"));
+        let response = self.request(Method::HEAD, url, HeaderMap::new()).await?;
+        if response.status() == StatusCode::OK {
+            return Ok(Some(Pushed::Existed));
+        }
+        if mount_from.is_none() {
+            return Ok(None);
+        }
+        let Some(begun) = self.begin(digest, mount_from).await? else {
+            return Ok(Some(Pushed::Mounted));
+        };
+        // What the registry began instead is not wanted; it forgets that anyway some day.
+        let _ = self.request(Method::DELETE, begun, HeaderMap::new()).await;
+        Ok(None)
+    }
+
     async fn push(
         &self,
         digest: &str,
@@ -288,6 +305,16 @@ impl Session {
             .ok_or(Error::Nobody)
     }
 
+    /// Whether the repository has a blob, or has it now because it was mounted from another one.
+    pub(super) async fn has_blob(
+        &self,
+        digest: &str,
+        mount_from: Option<&str>,
+    ) -> Result<Option<Pushed>, Error> {
+        let endpoint = self.target()?;
+        persevere(|| endpoint.has(digest, mount_from)).await
+    }
+
     /// Makes the repository have a blob. `mount_from`: a repository of the same registry that
     /// probably has it. `moved` counts the bytes that were sent, again if they were sent again.
     pub(super) async fn push_blob(
@@ -333,5 +360,167 @@ where
             }
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::process::{Child, Command, Stdio};
+    use std::sync::Mutex;
+
+    use axum::extract::{Request, State};
+    use axum::response::IntoResponse as _;
+
+    use super::*;
+    use crate::image::registry::{Access, Found};
+    use crate::image::{Reference, Registries};
+
+    struct Registry {
+        child: Child,
+        address: String,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Drop for Registry {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    /// Debian's `docker-registry`.
+    fn registry() -> Registry {
+        let directory = tempfile::tempdir().unwrap();
+        for _ in 0..5 {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            drop(listener);
+            let file = directory.path().join("config.yml");
+            let data = directory.path().display();
+            let text = format!(
+                "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {data}\nhttp:\n  addr: {address}\n"
+            );
+            std::fs::write(&file, text).unwrap();
+            let mut child = Command::new("docker-registry")
+                .arg("serve")
+                .arg(file)
+                .env("OTEL_TRACES_EXPORTER", "none")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            for _ in 0..1000 {
+                if std::net::TcpStream::connect(&address).is_ok() {
+                    return Registry { child, address, _directory: directory };
+                }
+                if child.try_wait().unwrap().is_some() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+        panic!("docker-registry does not listen");
+    }
+
+    fn session(address: &str, repository: &str) -> Session {
+        let reference = Reference::parse(&format!("{address}/{repository}:1")).unwrap();
+        Session::open(&reference, None, &Registries::default(), Access::Push).unwrap()
+    }
+
+    fn noise(size: u32) -> Vec<u8> {
+        (0..size).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
+    }
+
+    #[tokio::test]
+    async fn a_registry_gets_what_it_has_not() {
+        let registry = registry();
+        let (one, other) =
+            (session(&registry.address, "team/one"), session(&registry.address, "other"));
+        let bytes = noise(1 << 20);
+        let digest = crate::image::layer::digest_of(&bytes);
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        let layer = Content::File { file: Arc::new(file), size: bytes.len() as u64 };
+        let moved = Arc::default();
+        let push = |session: Session, from| {
+            let (digest, layer, moved) = (digest.clone(), layer.clone(), Arc::clone(&moved));
+            async move { session.push_blob(&digest, &layer, from, &moved).await.unwrap() }
+        };
+        assert_eq!(push(one.clone(), None).await, Pushed::Uploaded);
+        assert_eq!(moved.load(Ordering::Relaxed), 1 << 20);
+        assert_eq!(push(one.clone(), None).await, Pushed::Existed);
+        assert_eq!(push(other.clone(), Some("team/one")).await, Pushed::Mounted);
+        assert_eq!(push(other, Some("no/such")).await, Pushed::Existed);
+        assert_eq!(
+            push(session(&registry.address, "third"), Some("no/such")).await,
+            Pushed::Uploaded
+        );
+
+        let config = Bytes::from_static(b"{}");
+        let name = crate::image::layer::digest_of(&config);
+        one.push_blob(&name, &Content::Bytes(config), None, &moved).await.unwrap();
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": crate::image::manifest::OCI_MANIFEST,
+            "config": {"mediaType": crate::image::manifest::OCI_CONFIG, "digest": name, "size": 2},
+            "layers": [{"mediaType": crate::image::manifest::OCI_LAYER, "digest": digest, "size": 1 << 20}],
+        });
+        let manifest = Bytes::from(manifest.to_string());
+        let kind = crate::image::manifest::OCI_MANIFEST;
+        one.push_manifest("1", kind, manifest.clone()).await.unwrap();
+        assert_eq!(one.manifest("1").await.unwrap().0, manifest);
+        assert!(matches!(one.resolve("1").await.unwrap(), Found::Digest(_)));
+        // What it names must be there.
+        let manifest = manifest.to_vec();
+        let unknown = String::from_utf8(manifest).unwrap().replace(&name, &digest_of_nothing());
+        let refused = one.push_manifest("2", kind, unknown.into()).await.unwrap_err();
+        assert!(matches!(refused, Error::Status { code: 400 | 404, .. }), "{refused}");
+        assert!(refused.to_string().contains("blob unknown"), "{refused}");
+    }
+
+    fn digest_of_nothing() -> String {
+        format!("sha256:{}", "0".repeat(64))
+    }
+
+    /// Takes no blob as a whole.
+    async fn in_pieces(
+        State(got): State<Arc<Mutex<Vec<u8>>>>,
+        request: Request,
+    ) -> impl axum::response::IntoResponse {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 64 << 20).await.unwrap();
+        let at = [("location", "/upload?state=x")];
+        match parts.method.as_str() {
+            "HEAD" => StatusCode::NOT_FOUND.into_response(),
+            "POST" => (StatusCode::ACCEPTED, at).into_response(),
+            "PUT" if !body.is_empty() => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+            "PUT" => StatusCode::CREATED.into_response(),
+            _ => {
+                let mut got = got.lock().unwrap();
+                let from = got.len();
+                got.extend_from_slice(&body);
+                let range = format!("{from}-{}", got.len() - 1);
+                assert_eq!(parts.headers["content-range"], range.as_str());
+                (StatusCode::ACCEPTED, at).into_response()
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_takes_no_large_body_gets_pieces() {
+        let got = Arc::new(Mutex::new(Vec::new()));
+        let app = axum::Router::new().fallback(in_pieces).with_state(Arc::clone(&got));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let bytes = noise(u32::try_from(PIECE).unwrap() + 1000);
+        let digest = crate::image::layer::digest_of(&bytes);
+        let content = Content::Bytes(bytes.clone().into());
+        let session = session(&address, "x");
+        let pushed = session.push_blob(&digest, &content, None, &Arc::default()).await.unwrap();
+        assert_eq!(pushed, Pushed::Uploaded);
+        assert!(*got.lock().unwrap() == bytes);
     }
 }

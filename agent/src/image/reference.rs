@@ -112,7 +112,7 @@ impl Reference {
     }
 
     /// Was this text, which names an image, written without a tag and a digest?
-    pub(super) fn is_only_name(text: &str) -> bool {
+    pub fn is_only_name(text: &str) -> bool {
         let last = text.rfind('/').map_or(0, |slash| slash + 1);
         !text.contains('@') && !text[last..].contains(':')
     }

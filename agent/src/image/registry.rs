@@ -188,6 +188,10 @@ fn refusal(
         (429, _) | (_, "TOOMANYREQUESTS") => Error::RateLimit { after },
         (401 | 403, _) => Error::Unauthorized { login, message },
         (404, "UNAUTHORIZED" | "DENIED") => Error::Unauthorized { login, message },
+        // Of something that was sent.
+        (404, "MANIFEST_BLOB_UNKNOWN" | "BLOB_UPLOAD_UNKNOWN") => {
+            Error::Status { code: 404, message, after }
+        }
         (404, _) => Error::Unknown(what),
         (code, _) => Error::Status { code, message, after },
     }
@@ -240,7 +244,6 @@ pub(super) async fn chunk(response: &mut Response) -> Result<Option<Bytes>, Erro
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Pull,
-    #[expect(dead_code, reason = "for push.rs")]
     Push,
 }
 
@@ -304,8 +307,10 @@ impl Endpoint {
         response: &Response,
         used: Option<&HeaderValue>,
     ) -> Result<bool, Error> {
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return Ok(false);
+        match response.status() {
+            StatusCode::UNAUTHORIZED => {}
+            StatusCode::FORBIDDEN if used.is_some() => {}
+            _ => return Ok(false),
         }
         self.authenticator.renew(&self.transport, response.headers(), used).await
     }

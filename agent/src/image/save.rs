@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::Error;
 use super::content::{LayerRecord, RECIPE, Store};
 use super::layer::digest_of;
+use super::lease::Lease;
 use super::manifest::{
     Descriptor, ImageConfig, Manifest, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST,
 };
@@ -27,6 +29,8 @@ struct Chosen {
     id: String,
     layers: Vec<LayerRecord>,
     names: BTreeSet<Reference>,
+    /// It stays while it is read.
+    _lease: Arc<Lease>,
 }
 
 impl Store {
@@ -83,7 +87,8 @@ impl Store {
                     None => {
                         let (_, record) = self.whole_by_id(&lock, &id)?;
                         let names = name.into_iter().collect();
-                        chosen.push(Chosen { id, layers: record.layers, names });
+                        let _lease = self.lease_id(&lock, &id);
+                        chosen.push(Chosen { id, layers: record.layers, names, _lease });
                     }
                 }
             }

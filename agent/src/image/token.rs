@@ -195,7 +195,8 @@ impl Authenticator {
         Ok(state.current.as_ref().map(|(header, _)| header.clone()))
     }
 
-    /// After an answer 401 to a request that carried `used`: is there something else to try?
+    /// After a request that carried `used` was refused: is there something else to try? A refusal
+    /// without a challenge may mean that what answered the last one has expired (so Amazon ECR).
     pub(super) async fn renew(
         &self,
         transport: &Transport,
@@ -209,8 +210,12 @@ impl Authenticator {
         }
         let offered = challenges(headers);
         let bearer = offered.iter().find(|offer| matches!(offer, Challenge::Bearer { .. }));
-        let Some(challenge) = bearer.or_else(|| offered.first()) else { return Ok(false) };
-        self.answer(transport, challenge, &mut state).await?;
+        let challenge = match bearer.or_else(|| offered.first()) {
+            Some(challenge) => challenge.clone(),
+            None if state.challenge == Some(Challenge::Basic) => Challenge::Basic,
+            None => return Ok(false),
+        };
+        self.answer(transport, &challenge, &mut state).await?;
         Ok(state.current.as_ref().is_some_and(|(header, _)| Some(header) != used))
     }
 

@@ -81,7 +81,7 @@ pub struct Container {
     /// `docker`: the container's health is checked as `dockerConfig.config` says, and reported.
     pub health_check_type: Option<String>,
     pub docker_config: Option<DockerConfig>,
-    pub registry_authentication: Option<Value>,
+    pub registry_authentication: Option<RegistryAuthentication>,
     /// `ExecutionRole`: the log driver uses the execution role's credentials.
     pub logs_auth_strategy: Option<String>,
     pub firelens_configuration: Option<Value>,
@@ -89,6 +89,42 @@ pub struct Container {
     pub credential_specs: Option<Value>,
     pub linux_parameters: Option<Value>,
     pub privileged: Option<bool>,
+}
+
+/// How an image's registry is logged in to.
+#[skip_serializing_none]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RegistryAuthentication {
+    /// `ecr` or `asm`: which of the members counts.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    pub ecr_auth_data: Option<EcrAuthData>,
+    pub asm_auth_data: Option<AsmAuthData>,
+}
+
+/// A private registry of Amazon ECR.
+#[skip_serializing_none]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EcrAuthData {
+    /// The account.
+    pub registry_id: Option<String>,
+    pub region: Option<String>,
+    /// Host of the API, or a URL.
+    pub endpoint_override: Option<String>,
+    /// Otherwise the host's own credentials.
+    pub use_execution_role: Option<bool>,
+}
+
+/// A secret of Secrets Manager, which the execution role may read.
+#[skip_serializing_none]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AsmAuthData {
+    /// ARN or name.
+    pub credentials_parameter: Option<String>,
+    pub region: Option<String>,
 }
 
 /// Docker Engine API `Config` and `HostConfig`, each as JSON text.

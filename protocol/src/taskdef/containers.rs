@@ -82,6 +82,7 @@ fn container(
     ContainerDefinition {
         name: name.to_owned(),
         image: image.to_owned(),
+        repository_credentials: repository_credentials(node, report),
         cpu: node.number("cpu").unwrap_or(0),
         memory: node.number("memory"),
         memory_reservation: node.number("memoryReservation"),
@@ -160,6 +161,16 @@ fn image_rule(image: &str) -> Option<String> {
     (!good).then(|| {
         format!("the digest must be sha256: and 64 hexadecimal digits, is {}", quoted(image))
     })
+}
+
+/// ARN or name of a secret.
+fn repository_credentials(container: &Node<'_>, report: &mut Report) -> Option<String> {
+    let node = container.member("repositoryCredentials")?;
+    let parameter = node.text("credentialsParameter")?;
+    if let Some(rule) = text::secret(parameter) {
+        report.invalid(&node.at("credentialsParameter"), rule);
+    }
+    Some(parameter.to_owned())
 }
 
 fn check_memory(node: &Node<'_>, name: &str, task: &Task<'_>, report: &mut Report) {

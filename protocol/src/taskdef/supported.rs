@@ -24,7 +24,6 @@ pub const NOT_SUPPORTED_YET: &[(&str, &str)] = &[
         "an attested virtual machine per task",
     ),
     ("trustedExecutionConfiguration.attestationPolicy", "attestation"),
-    ("containerDefinitions[].repositoryCredentials", "registry credentials from a secret"),
     ("containerDefinitions[].links", "container links"),
     ("containerDefinitions[].portMappings[].appProtocol", "Service Connect"),
     ("containerDefinitions[].portMappings[].containerPortRange", "port ranges"),

@@ -67,6 +67,34 @@ fn role_rule(text: &str) -> String {
     )
 }
 
+/// A secret of Secrets Manager, by ARN or by name.
+pub(super) fn secret(text: &str) -> Option<String> {
+    let is_name = |name: &str| {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"/_+=.@-".contains(&b);
+        (1..=512).contains(&name.len()) && name.bytes().all(fits)
+    };
+    let good = match text.strip_prefix("arn:") {
+        None => is_name(text),
+        Some(arn) => {
+            let parts: Vec<_> = arn.splitn(6, ':').collect();
+            matches!(parts.as_slice(), [partition, "secretsmanager", region, account, "secret", name]
+                if partition.starts_with("aws")
+                    && !region.is_empty()
+                    && region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                    && account.len() == 12
+                    && account.bytes().all(|b| b.is_ascii_digit())
+                    && is_name(name))
+        }
+    };
+    (!good).then(|| {
+        format!(
+            "must be the ARN (arn:aws:secretsmanager:<region>:<account>:secret:<name>) or the name \
+             of a secret of AWS Secrets Manager, is {}",
+            quoted(text)
+        )
+    })
+}
+
 /// A path below which two spellings of one directory compare equal.
 pub(super) fn normal_path(text: &str) -> String {
     let mut parts = Vec::new();

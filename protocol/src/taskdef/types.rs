@@ -103,6 +103,9 @@ pub struct ContainerDefinition {
     pub name: String,
     /// As written; parsed by the image store.
     pub image: String,
+    /// `repositoryCredentials`: ARN or name of the secret with the login of the image's registry.
+    #[serde(default)] // as older versions kept it
+    pub repository_credentials: Option<String>,
     /// CPU units; 0 means the smallest share.
     pub cpu: u32,
     /// Hard limit in MiB.

@@ -1,10 +1,12 @@
 //! The overlay root of a container, mounted in the monitor's mount namespace.
 //!
 //! `fsopen` with one `lowerdir+` per layer (Linux 6.7); where that is not known, classic `mount(2)`.
-//! An `fsconfig` string holds 255 bytes and classic options one page, so paths that do not fit, and
-//! all paths of the classic call, are given as `/proc/self/fd/<n>` of opened directories: that is
-//! short, and free of the option string's commas and colons.
+//! An `fsconfig` string holds 255 bytes and classic options one page, so paths that do not fit are
+//! given as `/proc/self/fd/<n>` of opened directories, and those of the classic call as the bare
+//! numbers, from that directory: the 500 layers that overlayfs stacks fit, and numbers have none of
+//! the option string's commas and colons.
 
+use std::env::set_current_dir;
 use std::ffi::CString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -149,13 +151,57 @@ fn classic(overlay: &Overlay, target: &Path) -> Result<(), Error> {
     };
     let lower = overlay.lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
     let (upper, work) = (open(&overlay.upper)?, open(&overlay.work)?);
+    let number = |directory: &File| directory.as_raw_fd().to_string();
     let options = format!(
         "lowerdir={},upperdir={},workdir={}",
-        lower.iter().map(through).collect::<Vec<_>>().join(":"),
-        through(&upper),
-        through(&work)
+        lower.iter().map(number).collect::<Vec<_>>().join(":"),
+        number(&upper),
+        number(&work)
     );
     let options = CString::new(options).map_err(|error| failed(error.into()))?;
-    mount("overlay", target, "overlay", MountFlags::empty(), Some(options.as_c_str()))
-        .map_err(|error| failed(error.into()))
+    let target = std::path::absolute(target).map_err(failed)?;
+    let here = open(Path::new("."))?;
+    set_current_dir("/proc/self/fd").map_err(failed)?;
+    let mounted =
+        mount("overlay", &target, "overlay", MountFlags::empty(), Some(options.as_c_str()));
+    set_current_dir(through(&here)).map_err(failed)?;
+    mounted.map_err(|error| failed(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    /// As many layers as overlayfs stacks, each with a file of its own and one that all have.
+    #[test]
+    fn five_hundred_layers_are_mounted_by_either_call() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for (count, number) in [(127, "a"), (500, "b")] {
+            let lower: Vec<PathBuf> =
+                (0..count).map(|layer| at(&format!("{number}{layer}"))).collect();
+            for (layer, path) in lower.iter().enumerate() {
+                std::fs::create_dir(path).unwrap();
+                std::fs::write(path.join(format!("own{layer}")), "").unwrap();
+                std::fs::write(path.join("shared"), layer.to_string()).unwrap();
+            }
+            let name = |kind: &str| at(&format!("{kind}-{number}"));
+            let overlay = Overlay { lower, upper: name("upper"), work: name("work") };
+            let root = name("root");
+            attach(&overlay, &root).unwrap();
+            let modern = std::fs::read_dir(&root).unwrap().count();
+            assert_eq!(std::fs::read_to_string(root.join("shared")).unwrap(), "0");
+            detach(&root).unwrap();
+            let here = std::env::current_dir().unwrap();
+            classic(&overlay, &root).unwrap();
+            let classic = std::fs::read_dir(&root).unwrap().count();
+            detach(&root).unwrap();
+            assert_eq!((modern, classic), (count + 1, count + 1));
+            assert_eq!(std::env::current_dir().unwrap(), here);
+        }
+    }
 }

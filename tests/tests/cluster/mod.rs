@@ -7,6 +7,7 @@ mod crash;
 mod deregister;
 mod hosts;
 mod images;
+mod login;
 mod operations;
 mod roles;
 mod telemetry;

@@ -1,31 +1,20 @@
 //! SIGKILL at every fail point of what changes the store, and a disk that is full at every size.
 
-use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
+use std::sync::Arc;
 
+use agent::api::types::PruneImages;
+use agent::image::{Error, PullRequest, Registries, Store};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use tempfile::TempDir;
 use tests::cluster::FailPoint;
-use tests::host::{TestHost, stderr, stdout};
 use tests::image::{Image as Made, Layer, Tar};
 use tests::registry::Registry;
 
-const POINTS: &[&str] = &[
-    "image.staged",
-    "image.unpacked",
-    "image.sealed",
-    "image.synced",
-    "image.layer",
-    "image.blob",
-    "image.temporary",
-    "image.record",
-    "image.name",
-    "image.aside",
-    "image.discarded",
-    "image.untagged",
-    "image.deleted",
-    "image.blob-removed",
-];
+use super::no_one;
 
 /// Two images that share two of three layers.
 fn pair() -> (Made, Made) {
@@ -39,69 +28,78 @@ fn pair() -> (Made, Made) {
     (one, Made::new(vec![a, b, layer("two", 100_000)]))
 }
 
-/// A host with a registry that has both images.
+/// A command that changes the store, and the same within this process.
+#[derive(Debug)]
+enum Step {
+    Load(PathBuf),
+    Pull(String),
+    Remove(&'static str),
+    Tag(&'static str, &'static str),
+    Prune,
+}
+
+impl Step {
+    fn arguments(&self) -> Vec<&str> {
+        match self {
+            Self::Load(archive) => vec!["image", "load", "-i", archive.to_str().unwrap()],
+            Self::Pull(reference) => vec!["image", "pull", reference],
+            Self::Remove(reference) => vec!["image", "rm", reference],
+            Self::Tag(source, target) => vec!["image", "tag", source, target],
+            Self::Prune => vec!["image", "prune", "--all", "--force"],
+        }
+    }
+
+    fn take(&self, store: &Store) -> Result<(), Error> {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let progress: agent::image::Progress = Arc::new(|_| {});
+        match self {
+            Self::Load(archive) => runtime.block_on(store.load(archive, progress)).map(drop),
+            Self::Pull(reference) => {
+                let request = PullRequest::of(reference);
+                runtime.block_on(store.pull(request, &Registries::default(), progress)).map(drop)
+            }
+            Self::Remove(reference) => match store.remove(reference, false, &no_one) {
+                Err(Error::Unknown { .. }) => Ok(()),
+                result => result.map(drop),
+            },
+            Self::Tag(source, target) => store.tag(source, target),
+            Self::Prune => {
+                let all = PruneImages { all: true, ..PruneImages::default() };
+                store.prune(&all, &no_one).map(drop)
+            }
+        }
+    }
+}
+
+/// Mounts and a network of the test's own, and two archives.
 struct World {
-    registry: Registry,
-    host: TestHost,
+    directory: TempDir,
     archives: [PathBuf; 2],
 }
 
 impl World {
     fn new() -> Self {
-        let host = TestHost::empty();
-        let registry = Registry::start().unwrap();
+        // Threads that are started later are in them, too.
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).unwrap();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        let directory = tempfile::tempdir().unwrap();
         let (one, two) = pair();
         let archives = [("one:1", one), ("two:1", two)].map(|(name, made)| {
-            let path = host.path(&name.replace(':', "-"));
+            let path = directory.path().join(name.replace(':', "-"));
             tests::image::write(&path, &made.oci_archive(name)).unwrap();
-            registry.push(&path, name).unwrap();
             path
         });
-        registry.push(&archives[0], "moving:1").unwrap();
-        Self { registry, host, archives }
+        Self { directory, archives }
     }
 
-    fn lighter(&self, root: &Path, arguments: &[&str]) -> Output {
-        self.host.command(arguments).env("LIGHTER_ROOT", root).output().unwrap()
+    fn load(&self, at: usize) -> Step {
+        Step::Load(self.archives[at].clone())
     }
 
-    fn ok(&self, root: &Path, arguments: &[&str]) -> String {
-        let output = self.lighter(root, arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
-        stdout(&output)
-    }
-
-    /// What the store has, by name; every image is whole, and nothing is left over.
-    fn outcome(&self, root: &Path) -> String {
-        let list = [
-            "image",
-            "ls",
-            "--no-trunc",
-            "--format",
-            "{{.Repository}} {{.Tag}} {{.Digest}} {{.ID}}",
-        ];
-        let output = self.lighter(root, &list);
-        assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
-        let ids = self.ok(root, &["image", "ls", "--no-trunc", "--quiet"]);
-        let archive = root.join("check.tar");
-        for id in ids.lines() {
-            // Each layer is compared with its diff id.
-            self.ok(root, &["image", "save", "--output", archive.to_str().unwrap(), id]);
-        }
-        let store = images(root);
-        let mut content = BTreeSet::new();
-        for name in ["blobs/sha256", "images", "refs", "l", "tmp"] {
-            for entry in std::fs::read_dir(store.join(name)).unwrap() {
-                let path = entry.unwrap().path();
-                content.insert(path.strip_prefix(&store).unwrap().display().to_string());
-            }
-        }
-        let left: Vec<&String> = content
-            .iter()
-            .filter(|name| name.starts_with("tmp/") || name.ends_with(".tmp"))
-            .collect();
-        assert!(left.is_empty(), "left over: {left:?}");
-        format!("{}{content:#?}", stdout(&output))
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 }
 
@@ -109,145 +107,194 @@ fn images(root: &Path) -> PathBuf {
     root.join("var/lib/lighter/images")
 }
 
+/// What a store has after a start, by name; every image is whole, and nothing is left over.
+fn outcome(store: &Path) -> String {
+    let images = Store::open(store).unwrap();
+    let archive = store.parent().unwrap().join("check.tar");
+    let mut text = String::new();
+    for image in images.list().unwrap() {
+        assert_eq!(image.damage, None);
+        text.push_str(&format!("{:?} {:?} {}\n", image.references, image.repo_digests, image.id));
+        // Each layer is compared with its diff id.
+        std::fs::write(&archive, b"").unwrap();
+        images.save(&[image.id], &archive, &|| false).unwrap();
+    }
+    let content = super::content(store);
+    let names = content.iter().map(|path| path.strip_prefix(store).unwrap().to_str().unwrap());
+    let names: Vec<&str> = names.collect();
+    let left = names.iter().find(|name| name.starts_with("tmp/") || name.ends_with(".tmp"));
+    assert_eq!(left, None, "left over");
+    format!("{text}{names:#?}")
+}
+
 fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
     assert!(status.success());
 }
 
-/// Runs `command` on copies of the root that `prepare` made, killed at the n-th time that it comes
-/// by each point. Tells which points there were.
-fn crash(
-    world: &World,
-    prepare: impl FnOnce(&Path),
-    command: &[&str],
-    done: &str,
-) -> BTreeSet<&'static str> {
-    let before = world.host.path("before");
-    std::fs::create_dir(&before).unwrap();
-    prepare(&before);
-    world.ok(&before, &["image", "ls"]);
-    let whole = world.host.path("whole");
-    copy(&before, &whole);
-    world.ok(&whole, command);
-    let expected = world.outcome(&whole);
-    let mut fired = BTreeSet::new();
-    for point in POINTS {
+/// Takes a step after others, killed each time that it comes by each of the points, then again.
+fn crash(world: &World, before: &[&Step], step: &Step, points: &[&str]) {
+    if !FailPoint::are_there() {
+        return;
+    }
+    let place = |name: &str| world.path(name);
+    let prepared = images(&place("before"));
+    std::fs::create_dir_all(&prepared).unwrap();
+    let store = Store::open(&prepared).unwrap();
+    for step in before {
+        step.take(&store).unwrap();
+    }
+    let whole = place("whole");
+    copy(&prepared, &whole);
+    step.take(&Store::open(&whole).unwrap()).unwrap();
+    let expected = outcome(&whole);
+    for point in points {
         for hit in 1.. {
-            let root = world.host.path("root-of-crash");
-            copy(&before, &root);
+            let root = place("crashed");
+            copy(&place("before"), &root);
             let failing = FailPoint { name: (*point).to_owned(), hit };
-            let output = failing
-                .command("lighter")
-                .args(command)
-                .env("LIGHTER_ROOT", &root)
-                .output()
-                .unwrap();
+            let mut command = failing.command("lighter");
+            let output = command.args(step.arguments()).env("LIGHTER_ROOT", &root).output();
+            let output = output.unwrap();
             let killed = output.status.signal() == Some(9);
-            if killed {
-                fired.insert(*point);
-                // Whatever is there now is whole.
-                world.outcome(&root);
-            }
-            let again = world.lighter(&root, command);
-            let text = stderr(&again);
-            assert!(again.status.success() || text.contains(done), "{point} {hit}: {text}");
-            assert_eq!(world.outcome(&root), expected, "{command:?} killed at {point} {hit}");
+            assert!(
+                killed || output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            assert!(killed || hit > 1, "{step:?} does not come by {point}");
+            let store = images(&root);
+            // Whatever is there now is whole.
+            outcome(&store);
+            step.take(&Store::open(&store).unwrap()).unwrap();
+            assert_eq!(outcome(&store), expected, "{step:?} killed at {point} {hit}");
             std::fs::remove_dir_all(&root).unwrap();
             if !killed {
                 break;
             }
         }
     }
-    for path in [before, whole] {
-        std::fs::remove_dir_all(path).unwrap();
-    }
-    fired
+}
+
+const NEW: &[&str] = &[
+    "image.staged",
+    "image.unpacked",
+    "image.sealed",
+    "image.synced",
+    "image.layer",
+    "image.blob",
+    "image.temporary",
+    "image.record",
+    "image.name",
+];
+const OLD: &[&str] =
+    &["image.untagged", "image.deleted", "image.blob-removed", "image.aside", "image.discarded"];
+
+#[test]
+fn a_load_that_is_killed_is_swept() {
+    let world = World::new();
+    crash(&world, &[&world.load(1)], &world.load(0), NEW);
 }
 
 #[test]
-fn killed_at_any_point_the_store_is_whole_and_the_next_start_sweeps() {
-    if !FailPoint::are_there() {
-        return;
-    }
+fn a_pull_that_is_killed_is_swept() {
     let world = World::new();
-    let archive = world.archives[0].to_str().unwrap();
-    let other = world.archives[1].to_str().unwrap();
-    let none = "success is expected";
-    let both = |root: &Path| {
-        world.ok(root, &["image", "load", "-i", archive]);
-        world.ok(root, &["image", "load", "-i", other]);
-    };
-    let mut fired = BTreeSet::new();
-    fired.extend(crash(&world, |_| {}, &["image", "load", "-i", archive], none));
-    fired.extend(crash(&world, |_| {}, &["image", "pull", &world.registry.image("one:1")], none));
-    fired.extend(crash(&world, both, &["image", "rm", "one:1"], "no image one:1"));
-    fired.extend(crash(&world, both, &["image", "tag", "one:1", "two:1"], none));
-    fired.extend(crash(&world, both, &["image", "prune", "--all", "--force"], none));
-    // A tag that moves.
-    let moving = world.registry.image("moving:1");
-    let pulled = |root: &Path| {
-        world.ok(root, &["image", "pull", &moving]);
-        world.registry.push(&world.archives[1], "moving:1").unwrap();
-    };
-    fired.extend(crash(&world, pulled, &["image", "pull", &moving], none));
-    let all: BTreeSet<&str> = POINTS.iter().copied().collect();
-    assert_eq!(fired, all, "every point was come by");
+    let registry = Registry::start().unwrap();
+    registry.push(&world.archives[0], "one:1").unwrap();
+    crash(&world, &[], &Step::Pull(registry.image("one:1")), NEW);
 }
 
-/// Runs commands while the store's disk has `size` bytes and `inodes` files.
-fn on_a_small_disk(world: &World, options: &str, command: &[&str], name: &str) -> bool {
-    let root = world.host.path("small");
+#[test]
+fn a_pull_that_moves_a_tag_is_killed_and_swept() {
+    let world = World::new();
+    let registry = Registry::start().unwrap();
+    registry.push(&world.archives[1], "moving:1").unwrap();
+    let name: &'static str = registry.image("moving:1").leak();
+    let before = [&world.load(0), &Step::Tag("one:1", name), &Step::Remove("one:1")];
+    crash(&world, &before, &Step::Pull(name.to_owned()), NEW);
+}
+
+#[test]
+fn a_removal_that_is_killed_is_finished_or_had_not_begun() {
+    let world = World::new();
+    let both = [&world.load(0), &world.load(1)];
+    crash(&world, &both, &Step::Remove("one:1"), OLD);
+}
+
+#[test]
+fn pruning_that_is_killed_goes_on() {
+    let world = World::new();
+    let both = [&world.load(0), &world.load(1)];
+    crash(&world, &both, &Step::Prune, OLD);
+}
+
+#[test]
+fn a_tag_that_is_killed_stays_or_has_moved() {
+    let world = World::new();
+    let both = [&world.load(0), &world.load(1)];
+    crash(&world, &both, &Step::Tag("one:1", "two:1"), &["image.temporary", "image.name"]);
+}
+
+/// Takes a step by a command while the store's disk is as small as `options` say; tells whether it
+/// fitted.
+fn on_a_small_disk(world: &World, options: &str, step: &Step) -> bool {
+    let root = world.path("small");
     let store = images(&root);
     std::fs::create_dir_all(&store).unwrap();
-    let mount = |arguments: &[&str]| {
-        let status = Command::new("mount").args(arguments).arg(&store).status().unwrap();
-        assert!(status.success(), "mount {arguments:?}");
+    let disk = |flags, options: &str| {
+        mount(Some("tmpfs"), &store, Some("tmpfs"), flags, Some(options)).unwrap();
     };
-    mount(&["-t", "tmpfs", "-o", options, "tmpfs"]);
-    let output = world.lighter(&root, command);
+    disk(MsFlags::empty(), options);
+    let mut command = Command::new(tests::binary("lighter"));
+    let output = command.args(step.arguments()).env("LIGHTER_ROOT", &root).output().unwrap();
     let fitted = output.status.success();
     if !fitted {
-        let text = stderr(&output);
+        let text = String::from_utf8_lossy(&output.stderr);
         assert!(
             text.contains("the disk of the image store") && text.contains("make room"),
             "{options}: {text}"
         );
-        if world.lighter(&root, &["image", "ls"]).status.success() {
-            let content = world.outcome(&root);
-            assert!(content.ends_with("{}"), "{options}: space is given back: {content}");
+        if Store::open(&store).is_ok() {
+            let content = outcome(&store);
+            assert_eq!(content, "[]", "{options}: space is given back");
         }
-        mount(&["-o", "remount,size=64m,nr_inodes=10000"]);
-        world.ok(&root, command);
+        disk(MsFlags::MS_REMOUNT, "size=64m,nr_inodes=10000");
+        step.take(&Store::open(&store).unwrap()).unwrap();
     }
-    assert!(world.outcome(&root).contains(name));
-    let status = Command::new("umount").arg(&store).status().unwrap();
-    assert!(status.success());
+    assert!(outcome(&store).contains("/one:1\"") || outcome(&store).contains("\"one:1\""));
+    nix::mount::umount(&store).unwrap();
     std::fs::remove_dir_all(&root).unwrap();
     fitted
 }
 
-#[test]
-fn a_full_disk_is_told_of_and_given_back() {
-    let world = World::new();
-    let pull = world.registry.image("one:1");
-    let archive = world.archives[0].to_str().unwrap();
+/// Takes a step on disks of growing size, until it fits.
+fn on_growing_disks(world: &World, step: &Step) {
     let page = 4096;
-    for (command, name) in [
-        (["image", "pull", &pull].to_vec(), "one 1"),
-        (vec!["image", "load", "-i", archive], "one 1"),
-    ] {
-        let (mut size, mut fitted) = (page, false);
-        while !fitted {
-            fitted = on_a_small_disk(&world, &format!("size={size}"), &command, name);
-            // Small steps at first, where the records are written.
-            size += if size < 8 * page { page } else { 9 * page };
-        }
-        assert!(size > 600_000, "{size} bytes hold less than the layers");
-        let (mut inodes, mut fitted) = (2, false);
-        while !fitted {
-            fitted = on_a_small_disk(&world, &format!("nr_inodes={inodes}"), &command, name);
-            inodes += 1;
-        }
-        assert!(inodes > 10);
+    let (mut size, mut fitted) = (page, false);
+    while !fitted {
+        fitted = on_a_small_disk(world, &format!("size={size}"), step);
+        // Small steps at first and at last, where the records are written.
+        size += if (10 * page..140 * page).contains(&size) { 9 * page } else { page };
     }
+    assert!(size > 600_000, "{size} bytes hold less than the layers");
+    let (mut inodes, mut fitted) = (2, false);
+    while !fitted {
+        fitted = on_a_small_disk(world, &format!("nr_inodes={inodes}"), step);
+        inodes += 1;
+    }
+    assert!(inodes > 10);
+}
+
+#[test]
+fn a_pull_to_a_full_disk_is_told_of_and_gives_the_space_back() {
+    let world = World::new();
+    let registry = Registry::start().unwrap();
+    registry.push(&world.archives[0], "one:1").unwrap();
+    on_growing_disks(&world, &Step::Pull(registry.image("one:1")));
+}
+
+#[test]
+fn a_load_to_a_full_disk_is_told_of_and_gives_the_space_back() {
+    let world = World::new();
+    on_growing_disks(&world, &world.load(0));
 }

@@ -1,6 +1,5 @@
 //! Layers that attack the host: each is refused with the entry and the reason, and leaves nothing.
 
-use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 
 use tests::image::{Entry, Image as Made, Layer, Tar, gzip};
@@ -147,7 +146,7 @@ fn tricks_with_pax_records_are_refused() {
         (b"+4", "number in a pax record"),
         (b"4.0", "number in a pax record"),
         (b"18446744073709551616", "number in a pax record"),
-        (b"18446744073709551615", "malformed tar at byte 1536: size"),
+        (b"18446744073709551615", "unpacks to more than 68719476736 bytes"),
         (b"9223372036854775807", "unpacks to more than 68719476736 bytes"),
         // More than there is, less than there is: the next header is not where it should be.
         (b"100000", "read at byte"),
@@ -205,34 +204,6 @@ fn tricks_with_pax_records_are_refused() {
         Layer::new(gzip(&hidden), "tar+gzip", &hidden),
         "something follows a single block of zeros",
     );
-}
-
-/// A blob of gzip members, which [`Layer::gzip`] would have to hold uncompressed.
-fn bomb(head: &[u8], block: &[u8], times: usize) -> Layer {
-    let best = |bytes: &[u8]| {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    };
-    let blob = [best(head), best(block).repeat(times)].concat();
-    Layer::new(blob, "tar+gzip", b"")
-}
-
-#[test]
-fn ten_gigabytes_of_zeros_in_ten_megabytes_are_refused() {
-    let zeros: &[(&str, &[u8])] = &[("size", b"10737418240")];
-    let head = Tar::new().entry(&Entry { name: "zeros", pax: zeros, ..Entry::default() }).finish();
-    let layer = bomb(&head[..head.len() - 1024], &[0; 1 << 20], 10_240);
-    assert!(layer.blob.len() < 16 << 20, "{}", layer.blob.len());
-    refused_layer("zeros", layer, "over 200 times as many: a decompression bomb");
-}
-
-#[test]
-fn ten_million_entries_are_refused() {
-    let entry = Tar::new().directory("./").finish();
-    let block = entry[..512].repeat(2000);
-    let layer = bomb(&[], &block, 5000);
-    refused_layer("entries", layer, "more than 2000000 entries");
 }
 
 #[test]

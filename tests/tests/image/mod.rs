@@ -8,6 +8,8 @@ mod load;
 mod pull;
 mod registry;
 mod save;
+mod signature;
+mod store;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -59,7 +61,7 @@ impl Fixture {
     fn load(&self, archive: &[u8]) -> Result<Vec<Image>, Error> {
         let path = self.dir.path().join("archive");
         std::fs::write(&path, archive).unwrap();
-        self.runtime.block_on(self.store.load(&path, self.progress()))
+        self.runtime.block_on(self.store.load(&path, &Registries::default(), self.progress()))
     }
 
     /// Everything in the store but its lock and its fixed directories.

@@ -4,6 +4,7 @@ mod bad_input;
 mod budget;
 mod crash;
 mod efs;
+mod login;
 mod metadata;
 mod network;
 mod run;

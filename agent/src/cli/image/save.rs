@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::connect::Connection;
 use super::super::{Error, Failure};
 use super::{Spooled, path_of};
+use crate::api::client::ClientError;
 use crate::api::types::SaveImages;
 
 #[derive(Debug, clap::Args)]
@@ -30,7 +31,7 @@ pub(in crate::cli) async fn run(arguments: Args, connection: &Connection) -> Res
         }
         // Verified before the first byte goes out.
         let mut spooled = Spooled::new(&connection.layout.state())?;
-        save(references, &spooled.path(), connection).await?;
+        save(references, &spooled.path(), "standard output", connection).await?;
         tokio::task::spawn_blocking(move || {
             spooled.0.seek(SeekFrom::Start(0))?;
             let mut stdout = io::stdout().lock();
@@ -43,7 +44,8 @@ pub(in crate::cli) async fn run(arguments: Args, connection: &Connection) -> Res
         return Ok(0);
     };
     let new = NewFile::create(&output)?;
-    save(references, &path_of(&new.file), connection).await?;
+    let shown = output.display().to_string();
+    save(references, &path_of(&new.file), &shown, connection).await?;
     new.publish()?;
     Ok(0)
 }
@@ -51,10 +53,18 @@ pub(in crate::cli) async fn run(arguments: Args, connection: &Connection) -> Res
 async fn save(
     references: Vec<String>,
     path: &Path,
+    shown: &str,
     connection: &Connection,
 ) -> Result<(), Failure> {
     let path = path.display().to_string();
-    Ok(connection.client.save(&SaveImages { references, path }).await?)
+    let request = SaveImages { references, path: path.clone() };
+    match connection.client.save(&request).await {
+        // The agent knows the file by a number only.
+        Err(ClientError::Refused { message, .. }) if message.contains(&path) => {
+            Err(Failure::said(message.replace(&path, shown)))
+        }
+        result => Ok(result?),
+    }
 }
 
 /// A file that takes its name when it is whole; until then it has another, which goes with it.

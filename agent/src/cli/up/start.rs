@@ -259,7 +259,8 @@ fn start_agent(layout: &Layout, settings: &Settings) -> Result<Child, Failure> {
         command.env(name, value);
     }
     // Of the caller's own account: with our key they would be refused, or lead logs elsewhere.
-    for name in ["AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS"] {
+    // Other services of AWS are not where our control plane is.
+    for name in ["AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS"] {
         command.env_remove(name);
     }
     process::start(&mut command, &log(layout))

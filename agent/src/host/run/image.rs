@@ -9,7 +9,7 @@ use crate::engine::Task;
 use crate::error::chain;
 use crate::host::hands::Hands;
 use crate::host::pulls::{Error, Failure, Leased};
-use crate::image::{self, PullRequest};
+use crate::image::{self, PullRequest, auth};
 
 /// As Amazon's agent: attempts for a task of a control plane, and the pauses between them.
 const ATTEMPTS: u32 = 5;
@@ -50,9 +50,24 @@ pub(super) async fn resolve(
         Arc::new(move |event: PullEvent| shown.progress(&id, container, event));
     // Who waits at a terminal tries again himself.
     let attempts = if task.ecs.is_some() && here.is_none() { ATTEMPTS } else { 1 };
+    let login = match hands.logins().of(task, container).await {
+        Ok(login) => login,
+        Err(error) => {
+            let why = format!("{}: {}", error.name(), chain(&error));
+            // As with Amazon's agent, a secret that cannot be read ends the task, image or not.
+            return match here.filter(|_| !matches!(error, auth::Error::Secret(_))) {
+                Some(here) if task.pull == PullPolicy::Refresh => {
+                    will_do(task, reference, &why);
+                    in_use(hands, here).await
+                }
+                _ => Err(why),
+            };
+        }
+    };
+    let request = PullRequest { login, ..PullRequest::of(reference) };
     let mut failures = 0;
     let failure = loop {
-        match pulls.pull(PullRequest::of(reference), Arc::clone(&progress)).await {
+        match pulls.pull(request.clone(), Arc::clone(&progress)).await {
             Ok(pulled) => return in_use(hands, pulled).await,
             Err(failure) => {
                 failures += 1;
@@ -66,16 +81,15 @@ pub(super) async fn resolve(
     };
     match here {
         Some(here) if task.pull == PullPolicy::Refresh => {
-            tracing::info!(
-                task = %task.id,
-                image = reference,
-                why = chain(&failure.error),
-                "cannot refresh an image; the one that is here will do"
-            );
+            will_do(task, reference, &chain(&failure.error));
             in_use(hands, here).await
         }
         _ => Err(reason(&failure, task.pull, reference)),
     }
+}
+
+fn will_do(task: &Task, image: &str, why: &str) {
+    tracing::info!(task = %task.id, image, why, "cannot refresh an image; the one that is here will do");
 }
 
 /// Notes the use, which only the order of collection depends on.
@@ -91,9 +105,13 @@ async fn in_use(hands: &Arc<Hands>, leased: Leased) -> Result<Leased, String> {
 /// The error's name in ECS, and its text.
 fn reason(failure: &Failure, policy: PullPolicy, reference: &str) -> String {
     let strict = matches!(policy, PullPolicy::Always | PullPolicy::Once);
-    let name = match &failure.error {
-        Error::Timeout { .. } => "DockerTimeoutError",
-        Error::Image(image::Error::Auth(_)) => "CannotPullContainerAuthError",
+    let login = match &failure.error {
+        Error::Image(error) => error.login(),
+        Error::Inactive | Error::Timeout { .. } | Error::Internal(_) => None,
+    };
+    let name = match (&failure.error, login) {
+        (_, Some(login)) => login.name(),
+        (Error::Timeout { .. }, _) => "DockerTimeoutError",
         // Where a pull's failure ends the task, Amazon's agent asks for the manifest first.
         _ if strict && !failure.resolved && !reference.contains('@') => {
             "CannotPullImageManifestError"

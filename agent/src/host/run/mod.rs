@@ -35,7 +35,9 @@ pub(super) async fn effect(hands: Arc<Hands>, effect: Effect, task: Arc<Task>) -
     let mut lease = None;
     let event = match effect.action {
         Action::ResolveImage { container } => {
-            let event = match image::resolve(&hands, &task, container).await {
+            let resolved = image::resolve(&hands, &task, container).await;
+            hands.logins().forget_container(&task.id, container);
+            let event = match resolved {
                 Ok(found) => {
                     lease = Some(found.lease);
                     let (id, digest) = (found.image.id, found.digest);

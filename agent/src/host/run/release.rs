@@ -32,6 +32,7 @@ const DEATH: Duration = Duration::from_secs(10);
 const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 pub(super) async fn release(hands: &Arc<Hands>, task: &Arc<Task>) {
+    hands.logins().forget(&task.id);
     // Its sockets would keep the network namespaces.
     hands.tmds.close(task).await;
     failpoint::hit("release.metadata");

@@ -116,6 +116,10 @@ pub(in crate::image) type Lock = File;
 impl Store {
     /// Creates the store or opens it, and removes what killed processes left.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_dir(dir).map_err(|error| error.or_full(dir))
+    }
+
+    fn open_dir(dir: &Path) -> Result<Self, Error> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::files::{files, prepare_record, publish, read_record};
 use super::{Lock, Store};
+use crate::failpoint;
 use crate::image::Error;
 use crate::image::reference::{Reference, is_digest, is_lower_hex};
 
@@ -35,7 +36,10 @@ impl Store {
             };
             let path = self.name_path(&name.to_string());
             match read_record::<NameRecord>(&path) {
-                Ok(record) if is_digest(&record.id) => return Ok(Some((record.id, Some(name)))),
+                // A name without an image is what a kill left of a removal.
+                Ok(record) if is_digest(&record.id) && self.image_path(&record.id).exists() => {
+                    return Ok(Some((record.id, Some(name))));
+                }
                 Ok(_) => {}
                 Err(error) if error.is_damage() => {}
                 Err(error) => return Err(error),
@@ -62,7 +66,20 @@ impl Store {
         }
         let lock = self.lock()?;
         let (image, _) = self.whole(&lock, source)?;
-        publish(&self.prepare_name(&target, &image.id)?)
+        let path = self.prepare_name(&target, &image.id).map_err(|error| self.explain(error))?;
+        publish(&path)?;
+        failpoint::hit("image.name");
+        Ok(())
+    }
+
+    /// The image is known to a registry by this digest, if it still is in the store.
+    pub(in crate::image) fn note_digest(&self, name: &Reference, id: &str) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        if !self.image_path(id).exists() {
+            return Ok(());
+        }
+        let path = self.prepare_name(name, id).map_err(|error| self.explain(error))?;
+        publish(&path)
     }
 
     /// All that makes `name` stand for the image with this id, but publishing the path.

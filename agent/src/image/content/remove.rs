@@ -75,6 +75,10 @@ impl Store {
                 (mine.iter().collect(), true)
             }
         };
+        if delete {
+            // First, so that a kill leaves no image that has lost its names.
+            removed.deleted = self.delete(&lock, &id)?.0;
+        }
         for (path, name) in untag {
             unlink(path)?;
             failpoint::hit("image.untagged");
@@ -82,11 +86,7 @@ impl Store {
         }
         removed.untagged.sort();
         sync_dir(&self.at("refs"))?;
-        let mut garbage = Vec::new();
-        if delete {
-            removed.deleted = self.delete(&lock, &id)?.0;
-            garbage = self.collect(&lock)?;
-        }
+        let garbage = if delete { self.collect(&lock)? } else { Vec::new() };
         drop(lock);
         discard(garbage)?;
         Ok(removed)
@@ -131,15 +131,14 @@ impl Store {
             if stays || !candidate.goes(request, until) {
                 continue;
             }
-            let mut removed = RemovedImage { untagged: Vec::new(), deleted: Vec::new() };
+            let (deleted, bytes) = self.delete(&lock, &record.id)?;
+            let mut removed = RemovedImage { untagged: Vec::new(), deleted };
             for (path, name) in &mine {
                 unlink(path)?;
+                failpoint::hit("image.untagged");
                 removed.untagged.push(name.familiar());
             }
-            failpoint::hit("image.untagged");
             removed.untagged.sort();
-            let (deleted, bytes) = self.delete(&lock, &record.id)?;
-            removed.deleted = deleted;
             pruned.reclaimed += bytes;
             pruned.removed.push(removed);
         }

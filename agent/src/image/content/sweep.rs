@@ -66,13 +66,13 @@ impl Store {
         Ok(garbage)
     }
 
-    /// Removes names that cannot be read or stand for no image: the store writes neither.
+    /// Removes names that cannot be read, or whose image is gone: a removal that was killed.
     fn sweep_names(&self, lock: &Lock) -> Result<(), Error> {
         let ids: BTreeSet<String> = self.image_ids(lock)?.into_iter().collect();
         let names = self.names(lock)?.into_iter().filter(|(_, _, id)| ids.contains(id));
         let kept: BTreeSet<PathBuf> = names.map(|(path, ..)| path).collect();
         for path in files(&self.at("refs"))?.into_iter().filter(|path| !kept.contains(path)) {
-            tracing::warn!(path = %path.display(), "a damaged name of an image is removed");
+            tracing::info!(path = %path.display(), "a name of no image is removed");
             fs::remove_file(&path).map_err(Error::io("remove", path))?;
         }
         Ok(())

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use protocol::ecr;
 use serde_json::Value;
 
 /// A rule: members of a container (or of the task, with `task.`) that are in use need attributes.
@@ -84,10 +85,14 @@ pub(super) fn required(definition: &Value) -> BTreeSet<String> {
                 need(&["ecs.capability.execution-role-awslogs", API_1_19]);
             }
         }
-        if container.get("image").and_then(Value::as_str).is_some_and(is_ecr) {
+        let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
+        if let Some(registry) = ecr::Registry::of_image(image) {
             need(&["com.amazonaws.ecs.capability.ecr-auth", API_1_19]);
             if execution_role {
                 need(&["ecs.capability.execution-role-ecr-pull"]);
+            }
+            if registry.has_own_api() {
+                need(&["ecs.capability.ecr-endpoint"]);
             }
         }
         for secret in list(container, "secrets") {
@@ -101,12 +106,6 @@ pub(super) fn required(definition: &Value) -> BTreeSet<String> {
         }
     }
     needed
-}
-
-/// Whether an image is in Amazon's registry, to which the agent logs in by itself.
-fn is_ecr(image: &str) -> bool {
-    let host = image.split('/').next().unwrap_or_default();
-    host.contains(".dkr.ecr.") && host.contains(".amazonaws.com")
 }
 
 fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
@@ -157,8 +156,20 @@ mod tests {
                 vec![API_1_18, "com.amazonaws.ecs.capability.logging-driver.awslogs"],
             ),
             (
-                json!({"image": "1.dkr.ecr.eu-west-1.amazonaws.com/x"}),
+                json!({"image": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/x"}),
                 vec![API_1_19, "com.amazonaws.ecs.capability.ecr-auth"],
+            ),
+            (
+                json!({"image": "123456789012.dkr.ecr-fips.us-east-1.amazonaws.com/x"}),
+                vec![
+                    API_1_19,
+                    "com.amazonaws.ecs.capability.ecr-auth",
+                    "ecs.capability.ecr-endpoint",
+                ],
+            ),
+            (
+                json!({"repositoryCredentials": {"credentialsParameter": "login"}}),
+                vec!["ecs.capability.private-registry-authentication.secretsmanager"],
             ),
             (
                 json!({"secrets": [{"valueFrom": "arn:aws:secretsmanager:r:1:secret:x"}]}),

@@ -138,11 +138,6 @@ fn container(path: &str, container: &Container) -> Result<(Object, Option<String
             ("environmentFiles", container.environment_files.as_ref(), "environment files in S3"),
             ("secrets", container.secrets.as_ref(), "secrets as environment variables"),
             (
-                "registryAuthentication",
-                container.registry_authentication.as_ref(),
-                "credentials of registries from a control plane; log in on the host",
-            ),
-            (
                 "firelensConfiguration",
                 container.firelens_configuration.as_ref(),
                 "FireLens log routing",
@@ -166,6 +161,7 @@ fn container(path: &str, container: &Container) -> Result<(Object, Option<String
     let mut map = Object::new();
     put(&mut map, "name", container.name.as_deref());
     put(&mut map, "image", container.image.as_deref());
+    put(&mut map, "repositoryCredentials", repository_credentials(path, container)?);
     put(&mut map, "essential", container.essential.unwrap_or(false));
     put(&mut map, "cpu", container.cpu);
     put(&mut map, "memory", nonzero(container.memory));
@@ -215,6 +211,43 @@ fn container(path: &str, container: &Container) -> Result<(Object, Option<String
     let host = Text::parse(place, docker.host_config.as_deref())?;
     let mode = read_host_config(host, nonzero(container.memory), &mut map)?;
     Ok((map, mode))
+}
+
+/// The secret with the registry's login. Logins of Amazon ECR, which follow from the image, are for
+/// the agent to see to.
+fn repository_credentials(path: &str, container: &Container) -> Result<Value, PayloadError> {
+    let given = container.registry_authentication.as_ref();
+    let kind = given.and_then(|given| given.kind.as_deref()).unwrap_or("");
+    let missing = |member: &str| {
+        let place = format!("{path}.registryAuthentication.{member}");
+        malformed(place, format!("is required for a registryAuthentication of type {kind}"))
+    };
+    let there = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    match kind {
+        "" => Ok(Value::Null),
+        "asm" => {
+            let data = given.and_then(|given| given.asm_auth_data.as_ref());
+            let secret = data.and_then(|data| data.credentials_parameter.as_deref());
+            match secret.filter(|secret| !secret.is_empty()) {
+                Some(secret) => Ok(json!({"credentialsParameter": secret})),
+                None => Err(missing("asmAuthData.credentialsParameter")),
+            }
+        }
+        "ecr" => {
+            let data = given.and_then(|given| given.ecr_auth_data.as_ref());
+            if !data.is_some_and(|data| there(&data.region)) {
+                return Err(missing("ecrAuthData.region"));
+            }
+            if !data.is_some_and(|data| there(&data.registry_id)) {
+                return Err(missing("ecrAuthData.registryId"));
+            }
+            Ok(Value::Null)
+        }
+        other => Err(malformed(
+            format!("{path}.registryAuthentication.type"),
+            format!("must be ecr or asm, is \"{}\"", shorten(other)),
+        )),
+    }
 }
 
 fn list<T>(list: &Option<Vec<T>>, write: impl Fn(&T) -> Value) -> Vec<Value> {

@@ -108,6 +108,49 @@ fn launch_types() {
 }
 
 #[test]
+fn logins_of_registries() {
+    let ecr = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/web";
+    let fips = "123456789012.dkr.ecr-fips.us-east-1.amazonaws.com/web";
+    let arn = "arn:aws:secretsmanager:eu-x-1:000000000000:secret:login-a1B2c3";
+    let authentication = |image: &str, secret: Option<&str>, role: Option<&str>| {
+        let mut container = json!({"name": "a", "image": image, "memory": 9});
+        if let Some(secret) = secret {
+            container["repositoryCredentials"] = json!({"credentialsParameter": secret});
+        }
+        let definition = json!({
+            "family": "f", "containerDefinitions": [container], "executionRoleArn": role,
+        });
+        let definition = taskdef::from_value(&definition).unwrap();
+        there_and_back(&TaskDefinition {
+            execution_role_arn: role.map(str::to_owned),
+            ..definition.clone()
+        });
+        let task = payload(&definition, &TaskOverride::default(), "EC2");
+        let written = task.containers.unwrap().remove(0).registry_authentication;
+        serde_json::to_value(written).unwrap()
+    };
+    let role = Some("puller");
+    assert_eq!(authentication("nginx", None, role), Value::Null);
+    assert_eq!(
+        authentication(ecr, None, None),
+        json!({"type": "ecr", "ecrAuthData":
+            {"registryId": "123456789012", "region": "eu-west-1", "useExecutionRole": false}})
+    );
+    assert_eq!(
+        authentication(fips, None, role),
+        json!({"type": "ecr", "ecrAuthData":
+            {"registryId": "123456789012", "region": "us-east-1", "useExecutionRole": true,
+             "endpointOverride": "ecr-fips.us-east-1.amazonaws.com"}})
+    );
+    for (secret, region) in [(arn, "eu-x-1"), ("team/login", "local")] {
+        let expected = json!({"type": "asm", "asmAuthData":
+            {"credentialsParameter": secret, "region": region}});
+        assert_eq!(authentication("r.example/web", Some(secret), role), expected);
+        assert_eq!(authentication(ecr, Some(secret), role), expected);
+    }
+}
+
+#[test]
 fn overrides_are_applied() {
     let text = r#"{"family":"f","cpu":"256","memory":"512","containerDefinitions":[
         {"name":"a","image":"i","cpu":10,"memory":100,"memoryReservation":50,"command":["x"],

@@ -6,9 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::{MEBIBYTE, TaskInput};
 use crate::acs::{
-    Container, Dependency, DockerConfig, HostVolume, MountPoint, PortMapping, Task, Volume,
-    VolumeFrom,
+    AsmAuthData, Container, Dependency, DockerConfig, EcrAuthData, HostVolume, MountPoint,
+    PortMapping, RegistryAuthentication, Task, Volume, VolumeFrom,
 };
+use crate::ecr;
 use crate::ecs::ContainerOverride;
 use crate::taskdef::{
     self, ContainerDefinition, Device, LogDriver, NamespaceMode, TaskDefinition, Tmpfs,
@@ -114,11 +115,43 @@ fn container(
             config: Some(config(container).to_string()),
             host_config: Some(host_config(input.definition, container, &size).to_string()),
         }),
+        registry_authentication: registry_authentication(input, container),
         logs_auth_strategy: (input.execution_role_credentials.is_some()
             && container.log.driver != LogDriver::JsonFile)
             .then(|| "ExecutionRole".to_owned()),
         ..Container::default()
     }
+}
+
+/// How the agent logs in to the image's registry: by the secret that the definition names, else, for
+/// Amazon ECR, by a token of its own.
+fn registry_authentication(
+    input: &TaskInput<'_>,
+    container: &ContainerDefinition,
+) -> Option<RegistryAuthentication> {
+    if let Some(secret) = &container.repository_credentials {
+        // A secret that is only named is one of the task's own region.
+        let arn = if secret.starts_with("arn:") { secret.as_str() } else { input.arn };
+        return Some(RegistryAuthentication {
+            kind: Some("asm".to_owned()),
+            asm_auth_data: Some(AsmAuthData {
+                credentials_parameter: Some(secret.clone()),
+                region: arn.split(':').nth(3).map(str::to_owned),
+            }),
+            ..RegistryAuthentication::default()
+        });
+    }
+    let registry = ecr::Registry::of_image(&container.image)?;
+    Some(RegistryAuthentication {
+        kind: Some("ecr".to_owned()),
+        ecr_auth_data: Some(EcrAuthData {
+            registry_id: Some(registry.account.to_owned()),
+            region: Some(registry.region.to_owned()),
+            endpoint_override: registry.has_own_api().then(|| registry.api_host()),
+            use_execution_role: Some(input.execution_role_credentials.is_some()),
+        }),
+        ..RegistryAuthentication::default()
+    })
 }
 
 fn environment(

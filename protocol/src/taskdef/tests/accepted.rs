@@ -36,6 +36,8 @@ fn everything_we_act_on() {
     let efs = efs("fs-0123456789abcdef0", "/web");
     assert_eq!(sources, [host, efs, VolumeSource::Task]);
     let web = &definition.containers[1];
+    let secret = "arn:aws:secretsmanager:eu-north-1:000000000000:secret:registry/login-a1B2c3";
+    assert_eq!(web.repository_credentials.as_deref(), Some(secret));
     let (tcp, udp) = (TransportProtocol::Tcp, TransportProtocol::Udp);
     assert_eq!(
         web.port_mappings,

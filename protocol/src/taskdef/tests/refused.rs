@@ -334,6 +334,36 @@ fn environment_and_secrets() {
 }
 
 #[test]
+fn repository_credentials() {
+    let place = "containerDefinitions[0]";
+    for bad in [
+        "a login",
+        "arn:aws:ssm:eu-north-1:000000000000:parameter/login",
+        "arn:aws:secretsmanager:eu-north-1:000000000000:login",
+        "arn:aws:secretsmanager::000000000000:secret:login",
+        "arn:aws:secretsmanager:eu-north-1:0:secret:login",
+        "arn:aws:secretsmanager:eu-north-1:000000000000:secret:login:password::",
+    ] {
+        let credentials = json!({"credentialsParameter": bad});
+        let definition = merge(
+            container(json!({"repositoryCredentials": credentials})),
+            json!({"executionRoleArn": "puller"}),
+        );
+        let rule = format!(
+            "{place}.repositoryCredentials.credentialsParameter: must be the ARN \
+             (arn:aws:secretsmanager:<region>:<account>:secret:<name>) or the name of a secret of \
+             AWS Secrets Manager, is {bad:?}"
+        );
+        assert_eq!(problems(&definition), [rule]);
+    }
+    let credentials = json!({"repositoryCredentials": {"credentialsParameter": "team/login"}});
+    assert_eq!(
+        problems(&container(credentials)),
+        [format!("{place}: repositoryCredentials need the task's executionRoleArn")]
+    );
+}
+
+#[test]
 fn network_members() {
     refused_container(
         json!({

@@ -51,7 +51,23 @@ fn by_name() {
         (container(json!({"essential": null})), "essential"),
         (container(json!({"secrets": [{"name": "S"}]})), "containers[0].secrets"),
         (container(json!({"environmentFiles": [{"value": "v"}]})), "environmentFiles"),
-        (container(json!({"registryAuthentication": {"type": "asm"}})), "registryAuthentication"),
+        (
+            container(json!({"registryAuthentication": {"type": "asm"}})),
+            "registryAuthentication.asmAuthData.credentialsParameter: is required",
+        ),
+        (
+            container(json!({"registryAuthentication": {"type": "asm", "asmAuthData":
+                {"credentialsParameter": "no secret", "region": "r"}}})),
+            "repositoryCredentials.credentialsParameter: must be the ARN",
+        ),
+        (
+            container(json!({"registryAuthentication": {"type": "ecr", "ecrAuthData": {}}})),
+            "registryAuthentication.ecrAuthData.region: is required",
+        ),
+        (
+            container(json!({"registryAuthentication": {"type": "kerberos"}})),
+            "registryAuthentication.type: must be ecr or asm",
+        ),
         (container(json!({"firelensConfiguration": {"type": "fluentd"}})), "firelens"),
         (container(json!({"managedAgents": [{"name": "E"}]})), "managedAgents"),
         (container(json!({"credentialSpecs": ["x"]})), "credentialSpecs"),

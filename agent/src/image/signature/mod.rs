@@ -1,0 +1,227 @@
+//! Which images must be signed, and whether they are: before anything of an image is fetched but its
+//! manifest, the policy is asked, and where it requires signatures, they are looked for.
+//!
+//! ```text
+//! policy.rs    the policy file: containers-policy.json(5)
+//! identity.rs  whose name a signature has to state
+//! key.rs       public keys            verify.rs  the decision
+//! strict.rs    JSON, read to the letter
+//! ```
+//!
+//! Signatures are those of `cosign` and of `sigstoreSigned` in Podman and skopeo: a manifest in the
+//! image's repository under the tag `sha256-<digest>.sig`, whose layers are payloads with their
+//! signatures in an annotation. One for the index that the reference stands for will do, and so
+//! will one for the manifest of the platform, which the index names by its digest. (The peers look
+//! at the latter alone; `cosign sign` makes the former unless told to sign recursively.)
+//!
+//! Checked at every pull, also where all layers are here already, and at every load: an archive has
+//! no signatures, so that an image that must have one is refused. Images that are here when the
+//! policy changes have been judged by the old one; `image rm` removes what the new one would refuse.
+//!
+//! A registry can hold back signatures, and so keep an image from being pulled; it cannot make one.
+//! What it says is bounded: the newest signatures of a manifest, each of a few kilobytes.
+
+mod identity;
+mod key;
+mod policy;
+mod strict;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
+
+pub(super) use policy::ArchiveKind;
+pub use policy::Policy;
+use policy::Rule;
+use strict::Object;
+use verify::{Attached, Verdict};
+
+use super::download::{Collected, check_digest};
+use super::manifest::{Descriptor, MAX_DOCUMENT};
+use super::reference::{Reference, is_digest};
+use super::registry::{self, Session};
+use super::unpack;
+
+const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
+const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+/// Bytes of a payload; usual ones have some 250.
+const MAX_PAYLOAD: u64 = 64 << 10;
+/// Different payloads that are fetched for a manifest.
+const MAX_PAYLOADS: usize = 128;
+/// Signatures that are looked at for a manifest; one payload may have many.
+const MAX_SIGNATURES: usize = 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("signature policy: read {path}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("signature policy {path}")]
+    Json { path: PathBuf, source: serde_json::Error },
+    #[error("signature policy {path}: {place}: {reason}")]
+    Policy { path: PathBuf, place: String, reason: String },
+    #[error("{policy} rejects it by {place}")]
+    Rejected { policy: PathBuf, place: String },
+    #[error(
+        "{policy} requires a signature by {place}, and there is none of {digest} in its repository; sign the image, with `cosign sign --key` for one, and pull again"
+    )]
+    Unsigned { policy: PathBuf, place: String, digest: String },
+    #[error(
+        "{policy} requires a signature by {place}, and none of the {count} there are will do: {reasons}"
+    )]
+    Unaccepted { policy: PathBuf, place: String, count: usize, reasons: String },
+    #[error(
+        "{policy} requires a signature by {place}, and an archive has none; pull the image from its registry"
+    )]
+    Archive { policy: PathBuf, place: String },
+    #[error("read the signatures ({tag})")]
+    Fetch { tag: String, source: Box<registry::Error> },
+    #[error("read the signature {digest}")]
+    Payload { digest: String, source: Box<unpack::Error> },
+    #[error("the signatures ({tag}) are malformed")]
+    Malformed { tag: String, source: serde_json::Error },
+}
+
+/// The manifest that holds signatures.
+#[derive(Deserialize)]
+struct Signatures {
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+}
+
+impl Policy {
+    /// May the image be pulled under this name? `digests` are those of its index, if it has one,
+    /// and of the manifest of the platform.
+    pub(super) async fn check(
+        &self,
+        session: &Session,
+        pulled: &Reference,
+        digests: &[&str],
+    ) -> Result<(), Error> {
+        let rule = self.of(pulled);
+        let digests: BTreeSet<&str> = digests.iter().copied().collect();
+        let digests: Vec<&str> = digests.into_iter().collect();
+        let mut signatures = Vec::new();
+        if rule.needs_signatures() && !rule.rejects() {
+            for digest in &digests {
+                signatures.extend(signatures_of(session, digest).await?);
+            }
+        }
+        rule.decide(pulled, &digests, &signatures).map_err(|verdict| {
+            let (policy, place) = self.named(&rule);
+            match verdict {
+                Verdict::Rejected => Error::Rejected { policy, place },
+                Verdict::Unsigned(_) if signatures.is_empty() => {
+                    let digest = digests.join(" or ");
+                    Error::Unsigned { policy, place, digest }
+                }
+                Verdict::Unsigned(reasons) => Error::Unaccepted {
+                    policy,
+                    place,
+                    count: signatures.len(),
+                    reasons: reasons.join("; "),
+                },
+            }
+        })
+    }
+
+    /// May an image of an archive be loaded under the names that the archive gives it?
+    pub(super) fn check_archive(
+        &self,
+        kind: ArchiveKind,
+        names: &[Reference],
+    ) -> Result<(), Error> {
+        let rules = match names.is_empty() {
+            true => vec![self.of_archive(kind, None)],
+            false => names.iter().map(|name| self.of_archive(kind, Some(name))).collect(),
+        };
+        for rule in rules {
+            let (policy, place) = self.named(&rule);
+            if rule.rejects() {
+                return Err(Error::Rejected { policy, place });
+            }
+            if rule.needs_signatures() {
+                return Err(Error::Archive { policy, place });
+            }
+        }
+        Ok(())
+    }
+
+    fn named(&self, rule: &Rule<'_>) -> (PathBuf, String) {
+        (self.path.clone(), rule.place.to_string())
+    }
+}
+
+/// Where the signatures of what has this digest are.
+fn tag_of(digest: &str) -> String {
+    format!("{}.sig", digest.replace(':', "-"))
+}
+
+/// What a manifest of signatures has to fetch: payload and signature, the newest first.
+fn listed(text: &[u8]) -> Result<Vec<(Descriptor, String)>, serde_json::Error> {
+    let Object(Signatures { layers }) = serde_json::from_slice(text)?;
+    let mut payloads = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    Ok(layers
+        .into_iter()
+        .rev()
+        .filter(|layer| {
+            layer.media_type == PAYLOAD && layer.size <= MAX_PAYLOAD && is_digest(&layer.digest)
+        })
+        .filter_map(|mut layer| {
+            let signature = layer.annotations.take()?.remove(ANNOTATION)?;
+            Some((layer, signature))
+        })
+        .filter(|(layer, signature)| seen.insert((layer.digest.clone(), signature.clone())))
+        .filter(|(layer, _)| {
+            payloads.contains(&layer.digest)
+                || (payloads.len() < MAX_PAYLOADS && payloads.insert(layer.digest.clone()))
+        })
+        .take(MAX_SIGNATURES)
+        .collect())
+}
+
+async fn signatures_of(session: &Session, digest: &str) -> Result<Vec<Attached>, Error> {
+    let tag = tag_of(digest);
+    let text = match session.manifest(&tag).await {
+        Ok((text, _)) => text,
+        Err(registry::Error::Unknown(_)) => return Ok(Vec::new()),
+        Err(source) => return Err(Error::Fetch { tag, source: Box::new(source) }),
+    };
+    if text.len() as u64 > MAX_DOCUMENT {
+        let source = serde::de::Error::custom(format!("larger than {MAX_DOCUMENT} bytes"));
+        return Err(Error::Malformed { tag, source });
+    }
+    let listed = listed(&text).map_err(|source| Error::Malformed { tag, source })?;
+    let mut payloads: BTreeMap<String, Bytes> = BTreeMap::new();
+    let mut signatures = Vec::with_capacity(listed.len());
+    for (descriptor, signature) in listed {
+        let payload = match payloads.get(&descriptor.digest) {
+            Some(payload) => payload.clone(),
+            None => {
+                let payload = fetch(session, &descriptor).await.map_err(|source| {
+                    let digest = descriptor.digest.clone();
+                    Error::Payload { digest, source: Box::new(source) }
+                })?;
+                payloads.insert(descriptor.digest, payload.clone());
+                payload
+            }
+        };
+        signatures.push(Attached { payload, signature });
+    }
+    Ok(signatures)
+}
+
+async fn fetch(session: &Session, descriptor: &Descriptor) -> Result<Bytes, unpack::Error> {
+    let (mut payload, mut hash) = (Collected(Vec::new()), Sha256::new());
+    let cancel = CancellationToken::new();
+    session.download(descriptor, &mut hash, &cancel, &mut payload).await?;
+    check_digest(&descriptor.digest, hash)?;
+    Ok(payload.0.into())
+}

@@ -1,0 +1,159 @@
+//! Hosts of Amazon ECR's private registries: whose they are, and where the API is that gives
+//! logins for them.
+//!
+//! ```text
+//! <account>.dkr.ecr[-fips].<region>.<amazonaws.com | amazonaws.com.cn | amazonaws.eu | …>
+//! <account>.dkr-ecr[-fips].<region>.on.<aws | amazonwebservices.com.cn | amazonwebservices.eu>
+//! ```
+//! The second form is reached by IPv6, too.
+
+/// A host's domain, and that of the API's hosts in the same partition.
+const DOMAINS: [(&str, &str); 8] = [
+    ("amazonaws.com", "amazonaws.com"),
+    ("amazonaws.com.cn", "amazonaws.com.cn"),
+    ("amazonaws.eu", "amazonaws.eu"),
+    ("c2s.ic.gov", "c2s.ic.gov"),
+    ("on.amazonwebservices.com.cn", "api.amazonwebservices.com.cn"),
+    ("on.amazonwebservices.eu", "api.amazonwebservices.eu"),
+    ("on.aws", "api.aws"),
+    ("sc2s.sgov.gov", "sc2s.sgov.gov"),
+];
+
+/// A private registry of Amazon ECR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Registry<'a> {
+    /// Twelve digits: the registry's id.
+    pub account: &'a str,
+    pub region: &'a str,
+    pub fips: bool,
+    dual_stack: bool,
+    api: &'static str,
+}
+
+impl<'a> Registry<'a> {
+    /// The registry of this host name. `None`: it is not Amazon ECR's.
+    pub fn of_host(host: &'a str) -> Option<Self> {
+        let (account, rest) = host.split_once('.')?;
+        if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let (service, dual_stack) = match rest.strip_prefix("dkr.") {
+            Some(rest) => (rest, false),
+            None => (rest.strip_prefix("dkr-")?, true),
+        };
+        let (service, rest) = service.split_once('.')?;
+        let fips = match service {
+            "ecr" => false,
+            "ecr-fips" => true,
+            _ => return None,
+        };
+        let (region, domain) = rest.split_once('.')?;
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if region.is_empty() || region.starts_with('-') || !region.bytes().all(fits) {
+            return None;
+        }
+        let (_, api) = DOMAINS.into_iter().find(|(known, _)| *known == domain)?;
+        (domain.starts_with("on.") == dual_stack).then_some(Self {
+            account,
+            region,
+            fips,
+            dual_stack,
+            api,
+        })
+    }
+
+    /// The registry that an image's name stands for. `None`: it is not Amazon ECR's.
+    pub fn of_image(image: &'a str) -> Option<Self> {
+        Self::of_host(image.split_once('/')?.0)
+    }
+
+    /// The host of the API that gives logins.
+    pub fn api_host(&self) -> String {
+        let Self { region, api, .. } = self;
+        match (self.fips, self.dual_stack) {
+            (true, _) => format!("ecr-fips.{region}.{api}"),
+            (false, true) => format!("ecr.{region}.{api}"),
+            (false, false) => format!("api.ecr.{region}.{api}"),
+        }
+    }
+
+    /// Whether the API is another than the region's usual one.
+    pub fn has_own_api(&self) -> bool {
+        self.fips || self.dual_stack
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_their_apis() {
+        for (host, account, region, api) in [
+            (
+                "123456789012.dkr.ecr.eu-north-1.amazonaws.com",
+                "123456789012",
+                "eu-north-1",
+                "api.ecr.eu-north-1.amazonaws.com",
+            ),
+            (
+                "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn",
+                "123456789012",
+                "cn-north-1",
+                "api.ecr.cn-north-1.amazonaws.com.cn",
+            ),
+            (
+                "000000000000.dkr.ecr-fips.us-gov-west-1.amazonaws.com",
+                "000000000000",
+                "us-gov-west-1",
+                "ecr-fips.us-gov-west-1.amazonaws.com",
+            ),
+            (
+                "123456789012.dkr-ecr.us-east-1.on.aws",
+                "123456789012",
+                "us-east-1",
+                "ecr.us-east-1.api.aws",
+            ),
+            (
+                "123456789012.dkr-ecr-fips.us-east-1.on.aws",
+                "123456789012",
+                "us-east-1",
+                "ecr-fips.us-east-1.api.aws",
+            ),
+            (
+                "123456789012.dkr-ecr.cn-north-1.on.amazonwebservices.com.cn",
+                "123456789012",
+                "cn-north-1",
+                "ecr.cn-north-1.api.amazonwebservices.com.cn",
+            ),
+        ] {
+            let found = Registry::of_host(host);
+            let found = found.map(|found| (found.account, found.region, found.api_host()));
+            assert_eq!(found, Some((account, region, api.to_owned())), "{host}");
+        }
+    }
+
+    #[test]
+    fn other_hosts() {
+        for host in [
+            "docker.io",
+            "public.ecr.aws",
+            "12345678901.dkr.ecr.us-east-1.amazonaws.com",
+            "1234567890123.dkr.ecr.us-east-1.amazonaws.com",
+            "12345678901a.dkr.ecr.us-east-1.amazonaws.com",
+            "123456789012.dkr.ecr.us-east-1.amazonaws.com.evil.example",
+            "123456789012.dkr.ecr.us-east-1.amazonaws.com:443",
+            "123456789012.dkr.ecr.evil.example/x.amazonaws.com",
+            "123456789012.dkr.ecr..amazonaws.com",
+            "123456789012.dkr.ecr.us-east-1.on.aws",
+            "123456789012.dkr-ecr.us-east-1.amazonaws.com",
+            "123456789012.dkr.ecrx.us-east-1.amazonaws.com",
+            "123456789012.dkr.ecr.us-east-1.amazonaws",
+        ] {
+            assert_eq!(Registry::of_host(host), None, "{host}");
+        }
+        assert_eq!(Registry::of_image("nginx"), None);
+        let image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/team/web:1";
+        assert_eq!(Registry::of_image(image).map(|found| found.region), Some("us-east-1"));
+    }
+}
