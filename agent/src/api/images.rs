@@ -20,7 +20,7 @@ use crate::error::chain;
 use crate::image::{Error, PullRequest, Store};
 
 /// Progress lines that wait for a slow reader; more are dropped, the last one never.
-const PROGRESS: usize = 256;
+const PROGRESS: usize = 1024;
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()
@@ -220,24 +220,20 @@ async fn remove_image(
     let store = api.hands.images().clone();
     let snapshots = api.snapshots.clone();
     let force = query.force.is_some_and(|value| value != "false");
-    let known = {
-        let (store, reference) = (store.clone(), reference.clone());
-        off_reactor(move || store.find(&reference).map_err(|error| chain(&error))).await?
-    };
-    if known.is_none() {
-        return Err(Refusal::not_found(format!("no image {reference}")));
-    }
     let removed = tokio::task::spawn_blocking(move || {
         let in_use = |id: &str| snapshots.borrow().images.contains(id);
-        let removed = store.remove(&reference, force, &in_use).map_err(|error| chain(&error))?;
+        let removed = store.remove(&reference, force, &in_use)?;
         // Who removes an image by hand does not want it kept.
         for name in &removed.untagged {
-            store.keep(name, false).map_err(|error| chain(&error))?;
+            store.keep(name, false)?;
         }
-        Ok::<_, String>(removed)
-    })
-    .await
-    .map_err(|failed| Refusal::internal(failed.to_string()))?
-    .map_err(Refusal::conflict)?;
-    Ok(Json(removed).into_response())
+        Ok(removed)
+    });
+    match removed.await {
+        Ok(Ok(removed)) => Ok(Json(removed).into_response()),
+        // A damaged image is none to use, but one to remove.
+        Ok(Err(error @ Error::Unknown { .. })) => Err(Refusal::not_found(chain(&error))),
+        Ok(Err(error)) => Err(Refusal::conflict(chain(&error))),
+        Err(failed) => Err(Refusal::internal(failed.to_string())),
+    }
 }

@@ -6,23 +6,31 @@
 //! A compressed archive is first decompressed into the pull's own directory. An archive with an
 //! `index.json` is read as an OCI layout, else by its `manifest.json`.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use serde::Deserialize;
 
 use super::decompress::{decompress, is_compressed};
 use super::entries::{Entries, Input, Kind};
+use super::layer::{Bounded, Counted};
 use super::manifest::{self, Descriptor, Document, Manifest};
 use super::platform::{self, Platform};
 use super::reference::{Reference, is_digest};
 use super::signature::ArchiveKind;
+use super::unpack::Limits;
 
 const MAX_MEMBERS: usize = 100_000;
+/// Bytes of a member's name or of what a link leads to.
+const MAX_NAME: usize = 256;
+/// Bytes of all documents that are read, which are held until all images are known.
+const MAX_DOCUMENTS: u64 = 64 << 20;
 /// The largest archive that is decompressed, in bytes.
 const MAX_ARCHIVE: u64 = 128 << 30;
 /// `containerd.io` and Docker put the whole name here.
@@ -45,6 +53,8 @@ pub(super) struct Archive {
     file: Arc<File>,
     members: HashMap<String, Member>,
     links: HashMap<String, String>,
+    /// Bytes of documents read.
+    documents: Cell<u64>,
 }
 
 /// An image as the archive describes it.
@@ -120,11 +130,15 @@ impl Archive {
         let mut magic = [0; 4];
         let have = file.read_at(&mut magic, 0).map_err(|error| format!("read: {error}"))?;
         if is_compressed(&magic[..have]) {
-            file = expand(file, scratch)?;
+            file = expand(file, scratch, Limits { bytes: MAX_ARCHIVE, ..Limits::DEFAULT })?;
         }
         let table = file.try_clone().map_err(|error| format!("read: {error}"))?;
-        let mut archive =
-            Self { file: Arc::new(file), members: HashMap::new(), links: HashMap::new() };
+        let mut archive = Self {
+            file: Arc::new(file),
+            members: HashMap::new(),
+            links: HashMap::new(),
+            documents: Cell::new(0),
+        };
         archive.index(table)?;
         Ok(archive)
     }
@@ -147,6 +161,10 @@ impl Archive {
             count += 1;
             if count > MAX_MEMBERS {
                 return Err(format!("more than {MAX_MEMBERS} members"));
+            }
+            // The table is held in memory, and what names its members names none like that.
+            if entry.path.len().max(entry.link.len()) > MAX_NAME {
+                continue;
             }
             let Ok(name) = String::from_utf8(entry.path) else { continue };
             let name = name.trim_start_matches("./").to_owned();
@@ -196,6 +214,11 @@ impl Archive {
         if size > manifest::MAX_DOCUMENT {
             return Err(format!("{name:?} is larger than {} bytes", manifest::MAX_DOCUMENT));
         }
+        let read = self.documents.get().saturating_add(size);
+        if read > MAX_DOCUMENTS {
+            return Err(format!("its documents have more than {MAX_DOCUMENTS} bytes together"));
+        }
+        self.documents.set(read);
         let mut text = Vec::new();
         reader.read_to_end(&mut text).map_err(|error| format!("read {name:?}: {error}"))?;
         Ok(text)
@@ -377,7 +400,7 @@ fn join(directory: &str, target: &str) -> String {
     parts.join("/")
 }
 
-fn expand(file: File, scratch: &Path) -> Result<File, Reason> {
+fn expand(file: File, scratch: &Path, limits: Limits) -> Result<File, Reason> {
     let failed = |error: io::Error| format!("decompress: {error}");
     let mut to = File::options()
         .read(true)
@@ -385,11 +408,15 @@ fn expand(file: File, scratch: &Path) -> Result<File, Reason> {
         .create_new(true)
         .open(scratch.join("archive.tar"))
         .map_err(failed)?;
-    let reader = decompress(BufReader::new(file), &Arc::default()).map_err(failed)?;
-    let copied = io::copy(&mut reader.take(MAX_ARCHIVE + 1), &mut to).map_err(failed)?;
-    if copied > MAX_ARCHIVE {
-        return Err(format!("decompresses to more than {MAX_ARCHIVE} bytes"));
+    let compressed = AtomicU64::new(0);
+    let counted = Counted { inner: BufReader::new(file), read: &compressed };
+    let inner = decompress(counted, &Arc::default()).map_err(failed)?;
+    let mut bounded = Bounded { inner, limits, compressed: &compressed, made: 0, exceeded: None };
+    let copied = io::copy(&mut bounded, &mut to);
+    if let Some(error) = bounded.exceeded {
+        return Err(format!("decompress: {error}"));
     }
+    copied.map_err(failed)?;
     to.seek(SeekFrom::Start(0)).map_err(failed)?;
     Ok(to)
 }
@@ -398,6 +425,44 @@ fn expand(file: File, scratch: &Path) -> Result<File, Reason> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+
+    #[test]
+    fn names_that_would_fill_the_memory_are_passed_over() {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, content) in [("n".repeat(300), "long"), ("m".repeat(200), "short")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        std::fs::write(&path, tar.into_inner().unwrap()).unwrap();
+        let archive = Archive::open(&path, dir.path()).unwrap();
+        assert_eq!(archive.members.len(), 1);
+        assert_eq!(archive.document(&"m".repeat(200)).unwrap(), b"short");
+    }
+
+    #[test]
+    fn an_archive_that_swells_beyond_measure_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits { expansion_from: 1 << 20, ..Limits::DEFAULT };
+        let expanded = |name: &str, content: &[u8]| {
+            let path = dir.path().join(name);
+            let file = File::create(&path).unwrap();
+            let mut encoder = flate2::write::GzEncoder::new(file, flate2::Compression::best());
+            io::Write::write_all(&mut encoder, content).unwrap();
+            encoder.finish().unwrap();
+            let scratch = tempfile::tempdir().unwrap();
+            let file = expand(File::open(&path).unwrap(), scratch.path(), limits)?;
+            Ok::<_, Reason>(file.metadata().unwrap().len())
+        };
+        let error = expanded("bomb", &vec![0; 8 << 20]).unwrap_err();
+        assert!(error.contains("a decompression bomb"), "{error}");
+        let few: Vec<u8> =
+            (0..2_u32 << 20).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+        assert_eq!(expanded("few", &few).unwrap(), 2 << 20);
+    }
 
     #[test]
     fn links_stay_within_the_archive() {

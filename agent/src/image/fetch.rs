@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::content::{LayerRecord, RECIPE, Staging, seal_layer};
 use super::download::{Sink, check_digest};
-use super::gate::Windows;
+use super::gate::Gate;
 use super::layer::{self, Channel, Chunk};
 use super::manifest::{Descriptor, ImageConfig, Manifest};
 use super::pull::Pull;
@@ -35,6 +35,8 @@ const CHUNKS: usize = 256;
 const REPORT_EVERY: u64 = 1 << 20;
 /// A slow transfer is told from none.
 const REPORT_AT_LEAST: Duration = Duration::from_secs(1);
+/// Between reports of a layer that waits for this host; less than any timeout of a pull.
+const HELD_UP: Duration = Duration::from_secs(10);
 /// Damaged content is read on to tell a wrong digest from a layer that was made wrong, up to here.
 const READ_ON: u64 = 64 << 20;
 
@@ -61,6 +63,7 @@ impl Pull {
                     known.insert(diff_id.clone(), (record, None));
                 }
                 None => {
+                    self.report(descriptor, 0);
                     let count = missing.len();
                     missing.entry(diff_id).or_insert_with(|| Fetch {
                         descriptor: descriptor.clone(),
@@ -152,16 +155,15 @@ impl Pull {
         staging: Arc<Staging>,
         cancel: &CancellationToken,
     ) -> Result<LayerRecord, Error> {
-        let gate = self.store.gate();
         let _place = tokio::select! {
-            place = gate.layer() => place,
+            place = self.store.gate().layer() => place,
             () = cancel.cancelled() => None,
         };
         let (sender, receiver) = mpsc::channel::<Chunk>(CHUNKS);
         let (dir, diff_id) = (fetch.dir.clone(), fetch.diff_id.clone());
-        let windows = Arc::clone(gate.windows());
+        let store = self.store.clone();
         let worker = tokio::task::spawn_blocking(move || {
-            let result = unpack_into(Channel::new(receiver), &diff_id, &dir, &windows);
+            let result = unpack_into(Channel::new(receiver), &diff_id, &dir, store.gate());
             drop(staging);
             result
         });
@@ -181,7 +183,9 @@ impl Pull {
         let downloaded = self.session.download(descriptor, &mut hash, cancel, &mut piped).await;
         let after_end = piped.after_end;
         drop(piped);
-        let unpacked = worker.await.map_err(Error::Worker)?;
+        let nearly = descriptor.size.saturating_sub(1);
+        let unpacked = held_up(worker, || self.report(descriptor, nearly)).await;
+        let unpacked = unpacked.map_err(Error::Worker)?;
         let result = match (downloaded, unpacked) {
             (Err(error), _) => Err(error),
             (Ok(()), Ok(record)) => check_digest(&descriptor.digest, hash).map(|()| record),
@@ -195,7 +199,15 @@ impl Pull {
                 self.report(descriptor, descriptor.size);
                 Ok(record)
             }
-            Err(unpack::Error::Transfer(source)) => Err(self.registry(source)),
+            Err(unpack::Error::Transfer(source)) => Err(match descriptor.urls.first() {
+                Some(url) => Error::Foreign {
+                    reference: self.text.clone(),
+                    layer: descriptor.digest.clone(),
+                    url: url.clone(),
+                    source: Box::new(source),
+                },
+                None => self.registry(source),
+            }),
             Err(source) => Err(Error::Layer {
                 reference: self.text.clone(),
                 layer: descriptor.digest.clone(),
@@ -234,18 +246,35 @@ impl Sink for Piped<'_> {
             return self.after_end <= READ_ON;
         };
         let share = u32::try_from(chunk.len().min(QUEUE)).unwrap_or(u32::MAX);
-        let sent = tokio::select! {
-            // Chunks that a worker leaves behind give their shares back with its end.
-            share = Arc::clone(&self.queue).acquire_many_owned(share) => match share {
-                Ok(share) => worker.send((chunk, share)).await.is_ok(),
-                Err(_) => false,
-            },
-            () = worker.closed() => false,
+        let send = async {
+            tokio::select! {
+                // Chunks that a worker leaves behind give their shares back with its end.
+                share = Arc::clone(&self.queue).acquire_many_owned(share) => match share {
+                    Ok(share) => worker.send((chunk, share)).await.is_ok(),
+                    Err(_) => false,
+                },
+                () = worker.closed() => false,
+            }
         };
+        let done = self.done.min(self.descriptor.size.saturating_sub(1));
+        let sent = held_up(send, || self.pull.report(self.descriptor, done)).await;
         if !sent {
             self.worker = None;
         }
         true
+    }
+}
+
+/// Waits for this host: its disk, or the memory that other layers have. Reports at times, for that is
+/// no silence of the registry's.
+async fn held_up<T>(work: impl Future<Output = T>, report: impl Fn()) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return result,
+            () = tokio::time::sleep(HELD_UP) => report(),
+        }
     }
 }
 
@@ -255,7 +284,7 @@ pub(super) fn unpack_into(
     blob: impl std::io::BufRead + Send,
     diff_id: &str,
     dir: &std::path::Path,
-    windows: &Arc<Windows>,
+    gate: &Gate,
 ) -> Result<LayerRecord, unpack::Error> {
     let failed = |operation| move |source| unpack::Error::Io { operation, source };
     let fs = dir.join("fs");
@@ -263,7 +292,7 @@ pub(super) fn unpack_into(
     make_directory(&fs, 0o755).map_err(failed("make the layer's directory"))?;
     let recipe =
         std::fs::File::create_new(dir.join(RECIPE)).map_err(failed("make the layer's recipe"))?;
-    let unpacked = layer::unpack(blob, diff_id, &fs, recipe, Limits::DEFAULT, windows)?;
+    let unpacked = layer::unpack(blob, diff_id, &fs, recipe, Limits::DEFAULT, gate)?;
     let record = LayerRecord {
         diff_id: diff_id.to_owned(),
         size: unpacked.bytes,

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::bounded::{list, nullable};
 use super::content::{ImageRecord, Lock, Store};
-use super::manifest::{Document, OCI_MANIFEST};
+use super::manifest::{Document, OCI_MANIFEST, diff_ids};
 use super::{Error, Image, manifest};
 use crate::api::types::{
     GraphDriver, HistoryView, ImageDescriptor, ImageDetail, ImageMetadata, RootFs,
@@ -25,14 +26,24 @@ struct Shown {
     os: Option<String>,
     docker_version: Option<String>,
     config: Option<Value>,
-    rootfs: Option<Layers>,
-    history: Option<Vec<Step>>,
+    #[serde(deserialize_with = "nullable")]
+    rootfs: Layers,
+    #[serde(deserialize_with = "steps")]
+    history: Vec<Step>,
+}
+
+/// Steps that make an image, with and without a layer.
+const MAX_STEPS: usize = 10_000;
+
+fn steps<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Step>, D::Error> {
+    list::<_, _, MAX_STEPS>(deserializer)
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Layers {
-    diff_ids: Option<Vec<String>>,
+    #[serde(deserialize_with = "diff_ids")]
+    diff_ids: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -46,7 +57,7 @@ struct Step {
 
 impl Shown {
     fn diff_ids(&mut self) -> Vec<String> {
-        self.rootfs.take().and_then(|layers| layers.diff_ids).unwrap_or_default()
+        std::mem::take(&mut self.rootfs.diff_ids)
     }
 }
 
@@ -62,7 +73,7 @@ impl Store {
             _ => OCI_MANIFEST.to_owned(),
         };
         let last_tag_time = self.last_tag_time(&lock, &image)?;
-        let comment = shown.history.iter().flatten().last().and_then(|step| step.comment.clone());
+        let comment = shown.history.last().and_then(|step| step.comment.clone());
         Ok(ImageDetail {
             repo_tags: image.references,
             repo_digests: image.repo_digests,
@@ -129,7 +140,7 @@ fn graph_driver(layers: &[std::path::PathBuf]) -> GraphDriver {
 fn history(mut shown: Shown, image: &Image, record: &ImageRecord) -> Vec<HistoryView> {
     let mut diff_ids = shown.diff_ids().into_iter();
     let mut steps = Vec::new();
-    for step in shown.history.unwrap_or_default() {
+    for step in shown.history {
         let layer = if step.empty_layer == Some(true) { None } else { diff_ids.next() };
         let size = layer
             .and_then(|diff_id| record.layers.iter().find(|layer| layer.diff_id == diff_id))

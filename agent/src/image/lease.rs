@@ -1,5 +1,8 @@
 //! Leases: what may not be removed because somebody is about to use it.
 //!
+//! A pull leases the layers that it found in the store, too. One whose last image goes meanwhile stays
+//! until the pull has committed; if that fails, until the next commit, removal or start.
+//!
 //! A starting task resolves an image some time before the engine's state names it, and a pull commits
 //! one before anybody can say that he wants it. For that time a [`Lease`] protects it from
 //! collection and from `image rm` and `prune`. Leases are in memory: one process, the agent that has
@@ -27,13 +30,22 @@ struct Held {
     ids: BTreeSet<String>,
     /// Takes what is committed.
     open: bool,
+    /// Layers that a pull relies on.
+    layers: BTreeSet<String>,
 }
 
 impl Lease {
+    /// Protects layers, too, those that are there: a pull need not fetch all again because the last
+    /// image that had one of them went meanwhile.
+    pub(super) fn want(&self, layers: BTreeSet<String>) {
+        lock(&self.held).layers = layers;
+    }
+
     /// Gives up everything but one image.
     pub fn narrow(&self, id: &str) {
         let mut held = lock(&self.held);
         held.open = false;
+        held.layers.clear();
         held.ids.retain(|of| of == id);
     }
 }
@@ -54,6 +66,11 @@ impl Leases {
     /// Whether an image is leased.
     pub(super) fn hold(&self, id: &str) -> bool {
         self.living().iter().any(|lease| lock(&lease.held).ids.contains(id))
+    }
+
+    /// Layers that stay although no image may name them.
+    pub(super) fn layers(&self) -> BTreeSet<String> {
+        self.living().iter().flat_map(|lease| lock(&lease.held).layers.clone()).collect()
     }
 
     /// An image is being committed.
@@ -85,14 +102,14 @@ impl Store {
         let lock = self.lock()?;
         let found = self.find_locked(&lock, reference)?;
         Ok(found.map(|image| {
-            let held = Held { ids: BTreeSet::from([image.id.clone()]), open: false };
+            let held = Held { ids: BTreeSet::from([image.id.clone()]), ..Held::default() };
             (image, self.leases().grant(held))
         }))
     }
 
     /// A lease on an image of the store.
     pub(super) fn lease_id(&self, _lock: &Lock, id: &str) -> Arc<Lease> {
-        self.leases().grant(Held { ids: BTreeSet::from([id.to_owned()]), open: false })
+        self.leases().grant(Held { ids: BTreeSet::from([id.to_owned()]), ..Held::default() })
     }
 
     /// [`Store::find`] for a pull that finds what it was to fetch: open leases take it, as if it were
@@ -119,8 +136,8 @@ mod tests {
     #[test]
     fn a_lease_ends_with_its_value() {
         let leases = Leases::default();
-        let one = leases.grant(Held { ids: BTreeSet::from(["a".to_owned()]), open: false });
-        let other = leases.grant(Held { ids: BTreeSet::from(["a".to_owned()]), open: false });
+        let one = leases.grant(Held { ids: BTreeSet::from(["a".to_owned()]), ..Held::default() });
+        let other = leases.grant(Held { ids: BTreeSet::from(["a".to_owned()]), ..Held::default() });
         assert!(leases.hold("a") && !leases.hold("b"));
         drop(one);
         assert!(leases.hold("a"));
@@ -136,7 +153,10 @@ mod tests {
         leases.committed("a");
         leases.committed("b");
         assert!(leases.hold("a") && leases.hold("b") && !leases.hold("before"));
+        open.want(BTreeSet::from(["layer".to_owned()]));
+        assert!(leases.layers().contains("layer"));
         open.narrow("b");
+        assert!(leases.layers().is_empty());
         leases.committed("c");
         assert!(!leases.hold("a") && leases.hold("b") && !leases.hold("c"));
     }

@@ -93,7 +93,9 @@ fn entries<'de, D: serde::Deserializer<'de>>(
     list::<_, _, MAX_ENTRIES>(deserializer).map(Some)
 }
 
-fn diff_ids<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn diff_ids<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<String>, D::Error> {
     list::<_, _, MAX_LAYERS>(deserializer)
 }
 
@@ -128,6 +130,7 @@ pub(super) struct Manifest {
 
 /// A manifest or an index, told apart by type and content.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // one at a time, and not for long
 pub(super) enum Document {
     Manifest(Manifest),
     Index(Vec<Descriptor>),

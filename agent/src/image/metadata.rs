@@ -91,6 +91,13 @@ impl Metadata {
                 Ok(()) => {}
                 // A filesystem without this kind of attribute: Docker goes on, too.
                 Err(Errno::OPNOTSUPP) => {}
+                // ext4 says so of attributes that do not fit their block, however much is free: no
+                // reason to make room.
+                Err(Errno::NOSPC) if has_room(fd) => {
+                    let reason =
+                        "its extended attributes are larger than the store's filesystem takes";
+                    return Err(Error::Refused { name: lossy(name), reason });
+                }
                 Err(errno) => return Err(apply_error(name, "set its extended attributes")(errno)),
             }
         }
@@ -121,6 +128,12 @@ impl Metadata {
     }
 }
 
+/// Whether a filesystem could take another block of attributes.
+fn has_room(fd: BorrowedFd<'_>) -> bool {
+    const BLOCKS: u64 = 1024;
+    rustix::fs::fstatvfs(fd).is_ok_and(|stat| stat.f_bavail >= BLOCKS)
+}
+
 fn keeps(key: &[u8]) -> bool {
     key == b"security.capability"
         || key.starts_with(b"system.posix_acl_")
@@ -139,7 +152,21 @@ pub(super) fn umask() -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::os::fd::AsFd as _;
+
     use super::*;
+
+    #[test]
+    fn attributes_that_do_not_fit_are_not_taken_for_a_full_disk() {
+        let file = tempfile::tempfile().unwrap();
+        let xattrs = (0..3).map(|at| (format!("user.{at}").into_bytes(), vec![b'x'; 20_000]));
+        let metadata = Metadata { xattrs: xattrs.collect(), ..Metadata::implied() };
+        match metadata.apply(file.as_fd(), b"f", true) {
+            // Filesystems differ in what they take.
+            Ok(()) | Err(Error::Refused { .. }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
 
     #[test]
     fn a_mode_that_the_umask_would_change_is_set_later() {

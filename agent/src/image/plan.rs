@@ -152,11 +152,40 @@ impl Marks {
         if self.high.beyond(usage).is_none() { Excess::default() } else { self.low.beyond(usage) }
     }
 
-    /// What is to be given back so that a pull that found the filesystem full can be tried again: at
-    /// least as much as was free for it, and all above the low mark.
-    pub(super) fn room(&self, usage: &Usage) -> Excess {
+    /// Where use is to come down to so that a pull that found the filesystem full can be tried
+    /// again: all above the low mark goes, and of what it ran out of (the one of which less is left,
+    /// by share) at least as much as was free for it.
+    pub(super) fn room(&self, usage: &Usage) -> Target {
         let Excess { bytes, .. } = self.low.beyond(usage);
-        Excess { bytes: bytes.max(usage.available).max(1), inodes: false }
+        let total = |used: u64, available: u64| u128::from(used) + u128::from(available);
+        let left = |available: u64, of: u128| u128::from(available).saturating_mul(of);
+        let inodes = total(usage.inodes_used, usage.inodes_available);
+        let all = total(usage.used, usage.available);
+        if left(usage.inodes_available, all) < left(usage.available, inodes) {
+            let wanted = usage.inodes_available.max(1);
+            return Target {
+                used: usage.used.saturating_sub(bytes),
+                inodes_used: usage.inodes_used.saturating_sub(wanted),
+            };
+        }
+        let wanted = bytes.max(usage.available).max(1);
+        Target { used: usage.used.saturating_sub(wanted), inodes_used: u64::MAX }
+    }
+}
+
+/// What use is to come down to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Target {
+    pub used: u64,
+    pub inodes_used: u64,
+}
+
+impl Target {
+    pub(super) fn missing(&self, usage: &Usage) -> Excess {
+        Excess {
+            bytes: usage.used.saturating_sub(self.used),
+            inodes: usage.inodes_used > self.inodes_used,
+        }
     }
 }
 

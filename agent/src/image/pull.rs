@@ -4,20 +4,22 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::de::Error as _;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::Registries;
-use super::content::{Commit, NewImage, Store};
+use super::content::{Commit, NewImage, Staging, Store};
 use super::download::{Collected, check_digest};
-use super::layer;
+use super::error::told;
+use super::layer::digest_of;
 use super::manifest::{self, Descriptor, Document, ImageConfig, Manifest, Refusal};
 use super::platform::{self, Platform};
 use super::reference::Reference;
 use super::registry::{self, Access, Found, Session};
 use super::signature::Policy;
 use super::unpack;
-use super::{Error, Image, Progress, PullRequest};
+use super::{Error, Image, Lease, Progress, PullRequest};
 use crate::api::types::PullEvent;
 pub(super) use crate::error::chain;
 
@@ -32,9 +34,9 @@ impl Store {
     ) -> Result<Image, Error> {
         let reference = request.reference.clone();
         // What is committed is still there when it is told.
-        let _lease = self.lease_new();
+        let lease = self.lease_new();
         progress(PullEvent::Resolving { reference: reference.clone() });
-        let result = self.pull_parsed(request, registries, &progress).await;
+        let result = self.pull_parsed(request, registries, &progress, &lease).await;
         let result = result.map_err(|error| self.explain(error));
         progress(match &result {
             Ok(image) => PullEvent::Done { reference, digest: image.digest.clone() },
@@ -48,6 +50,7 @@ impl Store {
         request: PullRequest,
         registries: &Registries,
         progress: &Progress,
+        lease: &Arc<Lease>,
     ) -> Result<Image, Error> {
         let PullRequest { reference: text, platform, login } = request;
         let reference = Reference::parse(&text)
@@ -66,6 +69,7 @@ impl Store {
             reference,
             text,
             progress: Arc::clone(progress),
+            lease: Arc::clone(lease),
         };
         pull.run(&wanted, platform.is_some()).await
     }
@@ -80,11 +84,14 @@ fn registry_error(text: &str, reference: &Reference, source: registry::Error) ->
 pub(super) fn refuse(reference: &str, document: &str, refusal: Refusal) -> Error {
     let (reference, document) = (reference.to_owned(), document.to_owned());
     match refusal {
-        Refusal::Json(source) => Error::Document { reference, document, source },
-        Refusal::MediaType { media_type, hint } => {
-            Error::MediaType { reference, document, media_type, hint }
+        Refusal::Json(source) => {
+            let source = serde_json::Error::custom(told(&source.to_string()));
+            Error::Document { reference, document, source }
         }
-        Refusal::Inconsistent(reason) => Error::Inconsistent { reference, reason },
+        Refusal::MediaType { media_type, hint } => {
+            Error::MediaType { reference, document, media_type: told(&media_type), hint }
+        }
+        Refusal::Inconsistent(reason) => Error::Inconsistent { reference, reason: told(&reason) },
     }
 }
 
@@ -112,12 +119,36 @@ pub(super) fn check_config(
     Err(Error::NoPlatform {
         reference: reference.to_owned(),
         wanted: wanted.map_or_else(|| "linux".to_owned(), ToString::to_string),
-        offered: format!("{os}/{}", config.architecture),
+        offered: told(&format!("{os}/{}", config.architecture)),
     })
 }
 
 fn os(config: &ImageConfig) -> &str {
     if config.os.is_empty() { "linux" } else { &config.os }
+}
+
+/// A pull's own directory. It goes off the reactor, because removing many files takes a while:
+/// whoever gives the pull up does not wait, and nobody else does either.
+struct Own(Option<Arc<Staging>>);
+
+impl Own {
+    fn of(staging: Arc<Staging>) -> (Self, Arc<Staging>) {
+        (Self(Some(Arc::clone(&staging))), staging)
+    }
+
+    async fn close(mut self) -> Result<(), Error> {
+        let staging = self.0.take();
+        tokio::task::spawn_blocking(move || drop(staging)).await.map_err(Error::Worker)
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let (Some(staging), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current())
+        {
+            runtime.spawn_blocking(move || drop(staging));
+        }
+    }
 }
 
 pub(super) struct Pull {
@@ -128,6 +159,7 @@ pub(super) struct Pull {
     /// As the caller wrote it.
     pub(super) text: String,
     pub(super) progress: Progress,
+    lease: Arc<Lease>,
 }
 
 impl Pull {
@@ -149,16 +181,19 @@ impl Pull {
             Found::Digest(digest) => self.fetch_manifest(&digest).await?,
         };
         let (text, manifest) = self.manifest(bytes, wanted).await?;
-        self.trusted(&resolved, &layer::digest_of(&text)).await?;
+        self.trusted(&resolved, &digest_of(&text)).await?;
         let config_text = self.config(&manifest.config).await?;
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
         check_config(&self.text, &manifest, &config, explicit.then_some(wanted))?;
         (self.progress)(known());
 
-        // In one order everywhere, or two pulls could wait for each other.
-        let diff_ids: BTreeSet<&String> = config.rootfs.diff_ids.iter().collect();
-        let locks: Vec<_> = diff_ids.iter().map(|diff_id| self.store.layer_lock(diff_id)).collect();
+        // In one order everywhere, or two pulls could wait for each other. Of layers that are here
+        // no pull waits for another: images with a common base would come one by one.
+        let diff_ids: BTreeSet<String> = config.rootfs.diff_ids.iter().cloned().collect();
+        self.lease.want(diff_ids.clone());
+        let missing = self.blocking(move |store| store.without(diff_ids)).await?;
+        let locks: Vec<_> = missing.iter().map(|diff_id| self.store.layer_lock(diff_id)).collect();
         let mut guards = Vec::with_capacity(locks.len());
         for lock in &locks {
             guards.push(lock.lock().await);
@@ -168,7 +203,8 @@ impl Pull {
             names.extend(self.reference.tagged());
         }
         loop {
-            let staging = self.blocking(|store| store.stage()).await?;
+            // Dropped in the other order: what ends last is the directory's own drop.
+            let (own, staging) = Own::of(self.blocking(|store| store.stage()).await?);
             let layers = self.layers(&manifest, &config, &staging).await;
             let result = match layers {
                 Ok(layers) => {
@@ -179,20 +215,25 @@ impl Pull {
                         layers,
                         names: names.clone(),
                     };
-                    self.blocking(move |store| store.commit(std::slice::from_ref(&new))).await
+                    let work =
+                        move |store: &Store| store.commit(&staging, std::slice::from_ref(&new));
+                    self.blocking(work).await
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    drop(staging);
+                    Err(error)
+                }
             };
-            // Here and not in an async drop: removing many files takes a while.
-            tokio::task::spawn_blocking(move || drop(staging)).await.map_err(Error::Worker)?;
+            own.close().await?;
             match result? {
-                Commit::Done => break,
+                Commit::Done(images) => {
+                    let unknown = Error::Unknown { reference: self.text };
+                    return images.into_iter().next().ok_or(unknown);
+                }
                 // An `image rm` came between; what it took is fetched.
                 Commit::LayerGone => {}
             }
         }
-        let id = layer::digest_of(&config_text);
-        self.blocking(move |store| store.image_by_id(&id)).await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -322,5 +363,85 @@ impl Pull {
                 source: Box::new(source),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn what_a_registry_says_is_repeated_on_a_line_that_ends() {
+        let long = "x".repeat(1 << 20);
+        for document in [
+            format!(r#"{{"config": "{long}"}}"#),
+            format!(r#"{{"config": {{"digest": "{long}", "size": 1}}, "layers": []}}"#),
+            format!(r#"{{"mediaType": "{long}", "config": {{"digest": "", "size": 1}}}}"#),
+        ] {
+            let refused = manifest::parse(document.as_bytes()).err();
+            let shown = refused.map(|refusal| chain(&refuse("r", "manifest", refusal)));
+            assert!(shown.as_ref().is_some_and(|text| text.len() < 1000), "{shown:?}");
+        }
+        let os = "linux\u{1b}[2J\n".to_owned() + &long;
+        let config = ImageConfig::parse(serde_json::json!({"os": os}).to_string().as_bytes());
+        let descriptor = Descriptor {
+            media_type: String::new(),
+            digest: String::new(),
+            size: 1,
+            platform: None,
+            annotations: None,
+            artifact_type: None,
+            urls: Vec::new(),
+        };
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: String::new(),
+            config: descriptor,
+            layers: Vec::new(),
+        };
+        let refused = config.ok().and_then(|of| check_config("r", &manifest, &of, None).err());
+        let shown = refused.map(|error| chain(&error));
+        assert!(
+            shown.as_ref().is_some_and(|text| text.len() < 1000 && !text.contains('\u{1b}')),
+            "{shown:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_pull_that_is_given_up_leaves_its_directory_to_the_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (own, staging) = Own::of(store.stage().unwrap());
+        let path = staging.path().to_owned();
+        drop(own);
+        assert!(path.exists());
+        let (own, last) = Own::of(staging);
+        drop(last);
+        drop(own);
+        while path.exists() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn only_layers_that_are_missing_are_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        let have = dir.path().join("made");
+        std::fs::create_dir_all(have.join("fs")).unwrap();
+        let record =
+            super::super::content::LayerRecord { diff_id: digest("a"), size: 0, archive: Some(0) };
+        super::super::content::seal_layer(&have, &record).unwrap();
+        std::fs::rename(&have, store.layer_path(&record.diff_id)).unwrap();
+        let both = BTreeSet::from([digest("a"), digest("b")]);
+        assert_eq!(store.without(both).unwrap(), BTreeSet::from([digest("b")]));
+        // One that a pull relies on stays as long as the pull, though no image names it.
+        let (lease, lock) = (store.lease_new(), store.lock().unwrap());
+        lease.want(BTreeSet::from([digest("a")]));
+        assert!(store.collect(&lock).unwrap().is_empty());
+        drop(lease);
+        assert_eq!(store.collect(&lock).unwrap().len(), 1);
     }
 }

@@ -20,7 +20,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 
 use super::entries::{self, Entries, Entry, Input};
@@ -275,15 +275,19 @@ fn copy<I: Read, W: Write>(
     let path = normalise(&entry.path).map_err(unfound)?;
     let (parent, name) = split(&path);
     let at = tree.directory(parent, false).map_err(unfound)?.fd;
-    // Whatever stands there now: not waiting for the other end of a FIFO.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&*at, OsStr::from_bytes(name), flags, Mode::empty())
+    // Looked at before it is opened: a later entry may have put a device in its place, and opening
+    // is an order to some (a watchdog starts to count).
+    let name = OsStr::from_bytes(name);
+    let stat = rustix::fs::statat(&*at, name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|errno| unread(errno.into()))?;
-    let file = File::from(file);
-    let metadata = file.metadata().map_err(unread)?;
-    if !metadata.is_file() || metadata.len() != entry.size {
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !is_file || u64::try_from(stat.st_size) != Ok(entry.size) {
         return Err(unread(io::Error::other("its kind or size is not the one it had")));
     }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&*at, name, flags, Mode::empty())
+        .map_err(|errno| unread(errno.into()))?;
+    let file = File::from(file);
     let mut left = length;
     for (offset, size) in &entry.segments {
         let (mut at, end) = (*offset, offset.saturating_add(*size));
@@ -303,4 +307,59 @@ fn copy<I: Read, W: Write>(
         }
     }
     if left > 0 { Err(Error::Damaged(io::ErrorKind::InvalidData.into())) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::sync::Arc;
+
+    use super::super::fetch::unpack_into;
+    use super::super::layer::digest_of;
+    use super::*;
+    use crate::image::content::RECIPE;
+
+    fn header(kind: u8, size: u64, device: (u32, u32)) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("a").unwrap();
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_device_major(device.0).unwrap();
+        header.set_device_minor(device.1).unwrap();
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    }
+
+    /// Unpacks an archive and makes it again.
+    fn again(archive: &[u8]) -> Result<Vec<u8>, Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path().join("0");
+        let diff_id = digest_of(archive);
+        unpack_into(archive, &diff_id, &dir, &Arc::default()).unwrap();
+        let mut made = Vec::new();
+        rebuild(&dir.join(RECIPE), &dir.join("fs"), &diff_id, &mut made).map(|()| made)
+    }
+
+    #[test]
+    fn an_archive_is_made_again_and_no_device_is_opened_for_it() {
+        let mut file = [header(b'0', 4, (0, 0)), b"data".to_vec()].concat();
+        file.resize(1024, 0);
+        let end = [0; 1024];
+        let plain = [file.as_slice(), &end, b"what follows"].concat();
+        assert_eq!(again(&plain).unwrap(), plain);
+        // Nothing drives this device: to open it fails otherwise.
+        let device = header(b'3', 0, (240, 77));
+        let error = again(&[file.as_slice(), &device, &end].concat()).unwrap_err();
+        let Error::File { source, .. } = error else { panic!("{error:?}") };
+        assert!(source.to_string().contains("its kind or size"), "{source}");
+        // The later content is not what the first header described.
+        let mut first = file.clone();
+        first[512..516].copy_from_slice(b"DATA");
+        let other = [first.as_slice(), &file, &end].concat();
+        assert!(matches!(again(&other), Err(Error::DiffId { .. })));
+    }
 }

@@ -1,12 +1,12 @@
 //! Collection: carries out what [`plan`](super::plan::plan) decides.
 //!
 //! Each image is removed by itself, as `image rm` would remove it: asked again under the store's lock
-//! whether it may go, its names first, then its record, then its layers. Killed in between, the
-//! agent leaves an image without some of its names, which the next collection takes, or layers that
-//! no image names, which the next start sweeps.
+//! whether it may go, its record first, then its names, then its layers. Killed in between, the
+//! agent leaves names or layers of no image, which the next start sweeps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -18,6 +18,9 @@ use super::usage::spelled_out_all;
 use crate::api::types::RemovedImage;
 use crate::error::chain;
 use crate::failpoint;
+
+/// Between looks at a filesystem that may still give space back, and how many there are at most.
+const SETTLING: (Duration, u32) = (Duration::from_millis(250), 40);
 
 /// What stays beside what is leased or marked as kept.
 pub struct Spare<'a> {
@@ -81,10 +84,10 @@ impl Store {
             Round::Cycle => None,
             Round::Look(marks) if marks.excess(&start).is_none() => return Ok(Vec::new()),
             Round::Look(_) => None,
-            Round::Full(marks) => Some(start.used.saturating_sub(marks.room(&start).bytes)),
+            Round::Full(marks) => Some(marks.room(&start)),
         };
         let missing = |usage: &Usage| match (round, target) {
-            (_, Some(target)) => Excess { bytes: usage.used.saturating_sub(target), inodes: false },
+            (_, Some(target)) => target.missing(usage),
             (Round::Look(marks), None) => marks.low.beyond(usage),
             (Round::Cycle | Round::Full(_), None) => Excess::default(),
         };
@@ -97,7 +100,10 @@ impl Store {
             }
             let cause = match round {
                 Round::Cycle => Cause::Cycle,
-                Round::Look(_) | Round::Full(_) => Cause::Pressure(missing(&self.disk_usage()?)),
+                Round::Look(_) | Round::Full(_) => {
+                    let usage = if gone.is_empty() { start } else { self.settled_usage()? };
+                    Cause::Pressure(missing(&usage))
+                }
             };
             let candidates: Vec<Candidate> =
                 known.values().map(|(candidate, _)| candidate.clone()).collect();
@@ -128,6 +134,21 @@ impl Store {
                 return Ok(gone);
             }
         }
+    }
+
+    /// [`Store::disk_usage`] once it falls no more: XFS gives back what is unlinked a moment later and
+    /// answers at once, and what does not show yet is not to cost another image.
+    fn settled_usage(&self) -> Result<Usage, Error> {
+        let mut usage = self.disk_usage()?;
+        for _ in 0..SETTLING.1 {
+            std::thread::sleep(SETTLING.0);
+            let now = self.disk_usage()?;
+            if now.used >= usage.used && now.inodes_used >= usage.inodes_used {
+                return Ok(now);
+            }
+            usage = now;
+        }
+        Ok(usage)
     }
 
     fn reclaim_one(

@@ -25,6 +25,8 @@ use rustix::io::Errno;
 /// Levels of directories of a layer.
 pub(super) const MAX_DEPTH: usize = 256;
 const MAX_LINKS: usize = 40;
+/// Components of all links of a path: what a path costs that is nothing but links to links.
+const MAX_STEPS: usize = 1024;
 /// Descriptors of directories held open; archives are sorted by directory, so few are in use.
 const MAX_CACHED: usize = 64;
 
@@ -154,6 +156,21 @@ impl Tree {
         Ok(found)
     }
 
+    /// The directory at a normalised path, not what a link in its place leads to.
+    pub(super) fn own(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, Error> {
+        if path.is_empty() {
+            return Ok(Rc::clone(&self.root.fd));
+        }
+        let (parent, name) = split(path);
+        let at = self.directory(parent, false)?.fd;
+        match open_directory(&at, name) {
+            Ok(fd) => Ok(Rc::new(fd)),
+            Err(Errno::NOENT) => Err(Error::Missing(lossy(path))),
+            Err(Errno::NOTDIR | Errno::LOOP) => Err(Error::NotDirectory(lossy(path))),
+            Err(errno) => Err(Error::io("open its directory")(errno)),
+        }
+    }
+
     /// To be called after something that existed was removed or replaced.
     pub(super) fn forget(&mut self) {
         self.cache.clear();
@@ -195,7 +212,7 @@ impl Tree {
         // How many components at the front come from links, and which link was the last.
         let mut from_link = 0_usize;
         let mut link = (String::new(), String::new());
-        let mut links = 0;
+        let (mut links, mut steps) = (0, 0);
         let mut walked = Vec::new();
         while let Some(name) = todo.pop_front() {
             let linked = from_link > 0;
@@ -238,7 +255,8 @@ impl Tree {
                             Err(errno) => return Err(Error::io("read a link of its path")(errno)),
                         };
                     links += 1;
-                    if links > MAX_LINKS {
+                    steps += target.iter().filter(|byte| **byte == b'/').count() + 1;
+                    if links > MAX_LINKS || steps > MAX_STEPS {
                         return Err(Error::Links);
                     }
                     link = (lossy(&walked), lossy(&target));
@@ -354,6 +372,10 @@ mod tests {
             assert!(error.contains(text), "{error} does not say {text}");
         }
         assert!(matches!(tree.directory(b"no/x", false), Err(Error::Missing(_))));
+        symlink("usr/../".repeat(500), at("long")).unwrap();
+        tree.directory(b"long/usr", false).unwrap();
+        symlink("usr/../".repeat(500) + "long", at("longer")).unwrap();
+        assert!(matches!(tree.directory(b"longer/usr", false), Err(Error::Links)));
         tree.directory(b"lib/a/b", true).unwrap();
         assert!(at("usr/lib/a/b").is_dir());
         assert_eq!(tree.implied, [b"lib/a".to_vec(), b"lib/a/b".to_vec()]);

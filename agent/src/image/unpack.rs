@@ -16,11 +16,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::entries::{self, Entries, Entry, Input, Kind};
+use super::gate::Writeback;
 use super::metadata::{self, Metadata};
 use super::tree::{self, Tree, lossy, normalise, split};
 use super::whiteout::{self, Name};
@@ -122,6 +124,7 @@ pub(super) fn apply<R: Input>(
     entries: &mut Entries<R>,
     dir: &Path,
     limits: Limits,
+    writeback: &Arc<Writeback>,
 ) -> Result<u64, Error> {
     let tree = Tree::open(dir)
         .map_err(|source| Error::Io { operation: "open the layer's directory", source })?;
@@ -135,6 +138,7 @@ pub(super) fn apply<R: Input>(
         entries: 0,
         bytes: 0,
         umask,
+        writeback: Arc::clone(writeback),
     };
     while let Some(entry) = entries.next()? {
         unpacker.count(entry.size)?;
@@ -153,6 +157,7 @@ struct Unpacker {
     entries: u64,
     bytes: u64,
     umask: u32,
+    writeback: Arc<Writeback>,
 }
 
 impl Unpacker {
@@ -170,14 +175,31 @@ impl Unpacker {
 
     /// The metadata of a directory, for later.
     fn remember(&mut self, path: Vec<u8>, metadata: Metadata) -> Result<(), Error> {
-        self.memory += path.len() + size_of::<(Vec<u8>, Metadata)>() + metadata.memory();
+        let length = path.len();
+        self.memory += cost(length, &metadata);
         if self.memory > self.limits.directories {
             return Err(Error::Directories(self.limits.directories));
         }
         if let Some(former) = self.directories.insert(path, metadata) {
-            self.memory -= size_of::<(Vec<u8>, Metadata)>() + former.memory();
+            self.memory -= cost(length, &former);
         }
         Ok(())
+    }
+
+    /// What stood at this path is gone, with all below it.
+    fn forget(&mut self, path: &[u8]) {
+        let below = [path, b"/"].concat();
+        let from = self.directories.range(below.clone()..);
+        let mut gone: Vec<Vec<u8>> = from
+            .map(|(path, _)| path.clone())
+            .take_while(|path| path.starts_with(&below))
+            .collect();
+        gone.push(path.to_vec());
+        for path in gone {
+            if let Some(former) = self.directories.remove(&path) {
+                self.memory -= cost(path.len(), &former);
+            }
+        }
     }
 
     /// Directories that were made without an entry of their own are files of the layer, too.
@@ -202,10 +224,16 @@ impl Unpacker {
             return self.remember(path, Metadata::of(&mut entry)?);
         }
         let (parent, name) = split(&path);
-        // A whiteout as a parent would hide what lies below it.
-        if parent.split(|byte| *byte == b'/').any(|name| whiteout::classify(name) != Name::Plain) {
-            let reason = "its path passes a whiteout";
-            return Err(Error::Refused { name: lossy(&entry.path), reason });
+        let mut classes = parent.split(|byte| *byte == b'/').map(whiteout::classify);
+        match classes.find(|class| *class != Name::Plain) {
+            None => {}
+            // aufs kept files in a directory of that name.
+            Some(Name::Bookkeeping) => return Ok(()),
+            // A whiteout as a parent would hide what lies below it.
+            Some(_) => {
+                let reason = "its path passes a whiteout";
+                return Err(Error::Refused { name: lossy(&entry.path), reason });
+            }
         }
         let class = whiteout::classify(name);
         if class == Name::Bookkeeping {
@@ -264,6 +292,7 @@ impl Unpacker {
                     let file = File::from(fd);
                     write(entries, &entry, &file)?;
                     metadata.apply(file.as_fd(), path, has_mode)?;
+                    self.writeback.wrote(entry.size, at);
                 }
                 Ok(())
             }
@@ -351,14 +380,15 @@ impl Unpacker {
             }
         }
         self.tree.remove(at, name).map_err(|source| Error::Path { name: lossy(path), source })?;
+        self.forget(path);
         make().map(Some).map_err(apply_error(path, "create it"))
     }
 
     fn finish(mut self) -> Result<u64, Error> {
         for (path, metadata) in std::mem::take(&mut self.directories) {
-            match self.tree.directory(&path, false) {
-                Ok(directory) => metadata.apply(directory.fd.as_fd(), &path, false)?,
-                // A later entry put something else in its place.
+            match self.tree.own(&path) {
+                Ok(directory) => metadata.apply(directory.as_fd(), &path, false)?,
+                // A later entry put something else in its place, by another path.
                 Err(tree::Error::Missing(_) | tree::Error::NotDirectory(_)) => {}
                 Err(tree::Error::Dangling { .. } | tree::Error::Links) => {}
                 Err(source) => return Err(Error::Path { name: lossy(&path), source }),
@@ -366,6 +396,11 @@ impl Unpacker {
         }
         Ok(self.bytes)
     }
+}
+
+/// Bytes of memory that a directory takes whose path has this length.
+fn cost(path: usize, metadata: &Metadata) -> usize {
+    path + size_of::<(Vec<u8>, Metadata)>() + metadata.memory()
 }
 
 /// Writes the data of an entry where its segments say; what lies between them stays a hole.
@@ -401,4 +436,71 @@ fn is_whiteout(stat: &rustix::fs::Stat) -> bool {
 pub(super) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     rustix::fs::mkdirat(CWD, path, Mode::RWXU)?;
     Ok(rustix::fs::chmod(path, Mode::from_raw_mode(mode))?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Paths ending in a slash are directories of this mode; with a target, symbolic links.
+    fn unpacked(entries: &[(&str, u32, &str)], limits: Limits) -> Result<tempfile::TempDir, Error> {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (path, mode, target) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            if target.is_empty() {
+                header.set_entry_type(tar::EntryType::Directory);
+            } else {
+                header.set_link_name(target).unwrap();
+            }
+            header.set_mode(*mode);
+            header.set_size(0);
+            archive.append_data(&mut header, path, io::empty()).unwrap();
+        }
+        let archive = archive.into_inner().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut entries = Entries::new(io::BufReader::new(archive.as_slice()));
+        apply(&mut entries, dir.path(), limits, &Arc::default()).map(|_| dir)
+    }
+
+    #[test]
+    fn a_directory_that_was_replaced_leaves_nothing_to_what_stands_there() {
+        let entries = [
+            ("a/", 0o755, ""),
+            ("a/q/", 0o755, ""),
+            ("y/", 0o700, ""),
+            ("y/q/", 0o700, ""),
+            ("y", 0, "a"),
+            ("link", 0, "a"),
+            // What stands at a/r is removed by another path than it was made by.
+            ("z", 0, "."),
+            ("z/r/", 0o700, ""),
+            ("r", 0, "a"),
+        ];
+        let dir = unpacked(&entries, Limits::DEFAULT).unwrap();
+        for path in ["a", "a/q"] {
+            let mode = std::fs::metadata(dir.path().join(path)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o755, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_bookkeeping_of_aufs_is_passed_over() {
+        let entries = [(".wh..wh.plnk/", 0o755, ""), (".wh..wh.plnk/1.2/", 0o755, "")];
+        let dir = unpacked(&entries, Limits::DEFAULT).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let error = unpacked(&[(".wh.a/b/", 0o755, "")], Limits::DEFAULT).unwrap_err();
+        assert!(error.to_string().contains("passes a whiteout"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_is_described_again_takes_its_memory_once() {
+        let name = format!("{}/", "n".repeat(90));
+        let entries = vec![(name.as_str(), 0o755, ""); 500];
+        let limits = Limits { directories: 1024, ..Limits::DEFAULT };
+        unpacked(&entries, limits).unwrap();
+    }
 }

@@ -1,5 +1,7 @@
 //! Limits of pulls: how long they may take, and how many go on at once.
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -123,4 +125,52 @@ fn pulls_wait_for_their_place() {
     assert!(fixture.store.remove(&image.id(), true, &no_one).is_err());
     drop(pulled);
     fixture.store.remove(&image.id(), true, &no_one).unwrap();
+}
+
+#[test]
+fn a_pull_that_is_given_up_while_it_is_committed_ends_whole() {
+    let fixture = Fixture::new();
+    let root = fixture.dir.path().join("images");
+    let lock = Arc::new(File::options().write(true).open(root.join("lock")).unwrap());
+    let inode = format!(":{} ", lock.metadata().unwrap().ino());
+    let image = noise();
+    let taken = Arc::clone(&lock);
+    let server = serve(&image, move |request, response| {
+        // From here on nobody commits.
+        if request.path.contains("/blobs/") && response.body.len() > 1_000_000 {
+            taken.lock().unwrap();
+        }
+        response
+    });
+    let commits = || {
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().any(|line| line.contains("->") && line.contains(&inode))
+    };
+    let reference = format!("{}/x:1", server.address());
+    let registries = Registries::default();
+    fixture.runtime.block_on(async {
+        let request = PullRequest::of(&reference);
+        tokio::select! {
+            result = fixture.store.pull(request, &registries, fixture.progress()) => panic!("{result:?}"),
+            () = async {
+                while !commits() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            } => {}
+        }
+    });
+    let layers = || {
+        let made = std::fs::read_dir(root.join("tmp")).unwrap();
+        made.map(|entry| entry.unwrap().path().join("0/fs/noise"))
+            .filter(|file| file.exists())
+            .count()
+    };
+    assert_eq!(layers(), 1, "the commit still needs its layer");
+    lock.unlock().unwrap();
+    let found = std::iter::repeat_with(|| {
+        std::thread::sleep(Duration::from_millis(10));
+        fixture.store.find(&reference).unwrap()
+    });
+    let found = found.take(3000).flatten().next().expect("the commit ends");
+    assert!(found.layers[0].join("noise").exists());
 }

@@ -10,17 +10,18 @@ use rustix::fs::FlockOperation;
 use super::files::{prepare_record, publish, sync_dir, write_file};
 use super::sweep::discard;
 use super::{ImageRecord, LayerRecord, Store};
+use crate::error::chain;
 use crate::failpoint;
-use crate::image::Error;
 use crate::image::layer::digest_of;
 use crate::image::reference::Reference;
 use crate::image::unpack::make_directory;
+use crate::image::{Error, Image};
 
 /// A pull in progress: a directory of its own, removed with the last clone unless committed.
 #[derive(Debug)]
 pub(in crate::image) struct Staging {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Staging {
@@ -52,7 +53,7 @@ pub(in crate::image) struct NewImage {
 /// A commit either succeeds or finds that a layer it relied on was removed meanwhile.
 #[derive(Debug)]
 pub(in crate::image) enum Commit {
-    Done,
+    Done(Vec<Image>),
     LayerGone,
 }
 impl Store {
@@ -66,18 +67,24 @@ impl Store {
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| Error::io("lock", &path)(errno.into()))?;
         failpoint::hit("image.staged");
-        Ok(Arc::new(Staging { path, _lock: lock }))
+        Ok(Arc::new(Staging { path, lock }))
     }
-    /// Makes images and their names part of the store.
-    pub(in crate::image) fn commit(&self, images: &[NewImage]) -> Result<Commit, Error> {
+    /// Makes images and their names part of the store. Who commits holds the directory of their
+    /// layers: nobody who gives the pull up meanwhile removes it from under the renames below.
+    pub(in crate::image) fn commit(
+        &self,
+        staging: &Staging,
+        images: &[NewImage],
+    ) -> Result<Commit, Error> {
         let layers = || images.iter().flat_map(|image| &image.layers);
         let staged: BTreeSet<&str> = layers()
             .filter(|(_, dir)| dir.is_some())
             .map(|(layer, _)| layer.diff_id.as_str())
             .collect();
         if !staged.is_empty() {
-            let dir = File::open(&self.inner.dir).map_err(Error::io("open", &self.inner.dir))?;
-            rustix::fs::syncfs(&dir)
+            // Through a descriptor from before the first byte of a layer: one that is opened now
+            // would not be told of a write that failed if somebody else was told already.
+            rustix::fs::syncfs(&staging.lock)
                 .map_err(|errno| Error::io("sync", &self.inner.dir)(errno.into()))?;
         }
         failpoint::hit("image.synced");
@@ -91,16 +98,25 @@ impl Store {
             self.leases().committed(&digest_of(&image.config));
         }
         let mut garbage = Vec::new();
-        let result =
-            self.commit_layers(layers(), &mut garbage).and_then(|()| self.commit_images(images));
+        // Looked at before the lock is given up: a moment later another process may prune them.
+        let result = self
+            .commit_layers(layers(), &mut garbage)
+            .and_then(|()| self.commit_images(images))
+            .and_then(|()| {
+                images.iter().map(|new| self.image(&lock, &digest_of(&new.config))).collect()
+            });
         // What a moved tag or a failure left; a failure is the error to tell.
         let collected = self.collect(&lock);
         drop(lock);
-        let collected = collected.and_then(|more| {
+        let discarded = collected.and_then(|more| {
             garbage.extend(more);
             discard(garbage)
         });
-        result.and(collected).map(|()| Commit::Done)
+        let images = result?;
+        if let Err(error) = discarded {
+            tracing::warn!(error = chain(&error), "what the store no longer needs is not removed");
+        }
+        Ok(Commit::Done(images))
     }
 
     fn commit_layers<'a>(

@@ -71,12 +71,17 @@ pub(in crate::image) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Erro
 }
 
 fn prepare(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let temporary = path.with_extension(TEMPORARY);
     let write = || {
-        let mut file = File::create(path.with_extension(TEMPORARY))?;
+        let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
-    write().map_err(Error::io("write", path))?;
+    if let Err(error) = write() {
+        // On a full disk its room is wanted; else it is swept.
+        let _ = fs::remove_file(&temporary);
+        return Err(Error::io("write", path)(error));
+    }
     failpoint::hit("image.temporary");
     Ok(())
 }

@@ -36,7 +36,7 @@ mod names;
 mod remove;
 mod sweep;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -49,13 +49,14 @@ use super::gate::Gate;
 use super::layer::digest_of;
 use super::lease::Leases;
 use super::manifest::ImageConfig;
-use super::reference::is_digest;
+use super::reference::{Reference, is_digest};
 use super::{Error, Image};
 use crate::api::types::ImageView;
 use crate::error::chain;
 pub(in crate::image) use commit::{Commit, NewImage, Staging, seal_layer};
 use files::short_name;
 pub(in crate::image) use files::{files, read_record, sync_dir, write_record};
+use names::KnownNames;
 use sweep::discard;
 
 /// The name of a layer's recipe in its directory.
@@ -74,6 +75,7 @@ struct Inner {
     layers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     leases: Leases,
     gate: Gate,
+    names: Mutex<KnownNames>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -134,12 +136,16 @@ impl Store {
             layers: Mutex::default(),
             leases: Leases::default(),
             gate: Gate::default(),
+            names: Mutex::default(),
         };
         let store = Self { inner: Arc::new(inner) };
         let lock = store.lock()?;
         let garbage = store.sweep(&lock)?;
         drop(lock);
-        discard(garbage)?;
+        // What cannot be removed is in nobody's way: no reason not to start.
+        if let Err(error) = discard(garbage) {
+            tracing::warn!(error = chain(&error), "what a killed process left is not removed");
+        }
         Ok(store)
     }
 
@@ -168,11 +174,14 @@ impl Store {
     /// Every image, the newest first; those that are damaged say so.
     pub fn list(&self) -> Result<Vec<ImageView>, Error> {
         let lock = self.lock()?;
-        let names = self.names(&lock)?;
+        let mut names: BTreeMap<String, Vec<Reference>> = BTreeMap::new();
+        for (_, reference, id) in self.names(&lock)? {
+            names.entry(id).or_default().push(reference);
+        }
         let mut views = Vec::new();
         for id in self.image_ids(&lock)? {
             let (mut references, mut repo_digests) = (Vec::new(), Vec::new());
-            for (_, reference, _) in names.iter().filter(|(_, _, owner)| *owner == id) {
+            for reference in names.remove(&id).unwrap_or_default() {
                 let list =
                     if reference.tag().is_some() { &mut references } else { &mut repo_digests };
                 list.push(reference.familiar());
@@ -261,8 +270,20 @@ impl Store {
         Ok(None)
     }
 
-    pub(in crate::image) fn image_by_id(&self, id: &str) -> Result<Image, Error> {
-        self.image(&self.lock()?, id)
+    /// Those of the layers that the store has not.
+    pub(in crate::image) fn without(
+        &self,
+        mut diff_ids: BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, Error> {
+        let mut failure = None;
+        diff_ids.retain(|diff_id| match self.layer(diff_id) {
+            Ok(known) => known.is_none(),
+            Err(error) => {
+                failure = Some(error);
+                false
+            }
+        });
+        failure.map_or(Ok(diff_ids), Err)
     }
 
     pub(in crate::image) fn image(&self, lock: &Lock, id: &str) -> Result<Image, Error> {
@@ -288,12 +309,9 @@ impl Store {
     ) -> Result<(Image, ImageRecord), Error> {
         let (record, config) = self.examine(id)?;
         let (mut references, mut repo_digests) = (Vec::new(), Vec::new());
-        for (_, reference, owner) in self.names(lock)? {
-            if owner == id {
-                let list =
-                    if reference.tag().is_some() { &mut references } else { &mut repo_digests };
-                list.push(reference.familiar());
-            }
+        for reference in self.names_of(lock, id)? {
+            let list = if reference.tag().is_some() { &mut references } else { &mut repo_digests };
+            list.push(reference.familiar());
         }
         references.sort();
         repo_digests.sort();

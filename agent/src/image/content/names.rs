@@ -1,6 +1,10 @@
 //! Names of images on disk: one file each, so that moving a tag is one rename.
 
+use std::collections::HashMap;
+use std::fs;
 use std::path::PathBuf;
+use std::sync::PoisonError;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -17,6 +21,18 @@ struct NameRecord {
     reference: String,
     id: String,
 }
+
+/// All names as they were read last.
+#[derive(Debug, Default)]
+pub(super) struct KnownNames {
+    /// When their directory had changed last; `None`: they are not to be relied on.
+    changed: Option<SystemTime>,
+    by_image: HashMap<String, Vec<Reference>>,
+}
+
+/// So old is a change that no later one has the same time.
+const SETTLED: Duration = Duration::from_secs(1);
+
 impl Store {
     pub(in crate::image) fn resolve(
         &self,
@@ -110,6 +126,26 @@ impl Store {
         }
         Ok(names)
     }
+    /// Names of an image, for who looks at it; those who change names read them anew. A start of a
+    /// container asks twice, and a host may have thousands.
+    pub(super) fn names_of(&self, lock: &Lock, id: &str) -> Result<Vec<Reference>, Error> {
+        let dir = self.at("refs");
+        let changed = fs::metadata(&dir)
+            .and_then(|metadata| metadata.modified())
+            .map_err(Error::io("read the time of", dir))?;
+        let mut known = self.inner.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.changed != Some(changed) {
+            let mut by_image: HashMap<String, Vec<Reference>> = HashMap::new();
+            for (_, reference, id) in self.names(lock)? {
+                by_image.entry(id).or_default().push(reference);
+            }
+            // Another change in the same tick of the clock would not show.
+            let settled = changed.elapsed().is_ok_and(|age| age >= SETTLED);
+            *known = KnownNames { changed: settled.then_some(changed), by_image };
+        }
+        Ok(known.by_image.get(id).cloned().unwrap_or_default())
+    }
+
     pub(in crate::image) fn name_path(&self, reference: &str) -> PathBuf {
         let hash = hex::encode(Sha256::digest(reference.as_bytes()));
         self.at("refs").join(format!("{hash}.json"))

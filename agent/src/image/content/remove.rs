@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::files::{read_record, sync_dir};
 use super::sweep::discard;
-use super::{ImageRecord, Lock, Store};
+use super::{ImageRecord, Store};
 use crate::api::types::{PruneImages, PrunedImages, RemovedImage};
 use crate::failpoint;
 use crate::image::Error;
@@ -77,7 +77,8 @@ impl Store {
         };
         if delete {
             // First, so that a kill leaves no image that has lost its names.
-            removed.deleted = self.delete(&lock, &id)?.0;
+            let mut owners = Owners::of(&self.images(&lock)?);
+            removed.deleted = self.delete(&id, &mut owners)?.0;
         }
         for (path, name) in untag {
             unlink(path)?;
@@ -112,7 +113,9 @@ impl Store {
             names.entry(id).or_default().push((path, name));
         }
         let mut pruned = PrunedImages::default();
-        for record in self.images(&lock)? {
+        let images = self.images(&lock)?;
+        let mut owners = Owners::of(&images);
+        for record in images {
             let mine = names.remove(&record.id).unwrap_or_default();
             let labels = self
                 .configuration(&record.id)
@@ -131,7 +134,7 @@ impl Store {
             if stays || !candidate.goes(request, until) {
                 continue;
             }
-            let (deleted, bytes) = self.delete(&lock, &record.id)?;
+            let (deleted, bytes) = self.delete(&record.id, &mut owners)?;
             let mut removed = RemovedImage { untagged: Vec::new(), deleted };
             for (path, name) in &mine {
                 unlink(path)?;
@@ -151,7 +154,7 @@ impl Store {
 
     /// Takes an image without names out of the store. Tells ids of what goes with it, and the bytes
     /// of the layers among that.
-    fn delete(&self, lock: &Lock, id: &str) -> Result<(Vec<String>, u64), Error> {
+    fn delete(&self, id: &str, owners: &mut Owners) -> Result<(Vec<String>, u64), Error> {
         let path = self.image_path(id);
         let layers = match read_record::<ImageRecord>(&path) {
             Ok(record) => record.layers,
@@ -161,18 +164,32 @@ impl Store {
         unlink(&path)?;
         failpoint::hit("image.deleted");
         sync_dir(&self.at("images"))?;
-        let kept: BTreeSet<String> = self
-            .images(lock)?
-            .into_iter()
-            .flat_map(|image| image.layers)
-            .map(|layer| layer.diff_id)
-            .collect();
         let (mut deleted, mut bytes) = (vec![id.to_owned()], 0);
-        for layer in layers.into_iter().rev().filter(|layer| !kept.contains(&layer.diff_id)) {
+        for layer in layers.into_iter().rev().filter(|layer| owners.leave(&layer.diff_id)) {
             bytes += layer.size;
             deleted.push(layer.diff_id);
         }
         Ok((deleted, bytes))
+    }
+}
+
+/// How many images have a layer.
+struct Owners(BTreeMap<String, usize>);
+
+impl Owners {
+    fn of(images: &[ImageRecord]) -> Self {
+        let mut owners = BTreeMap::new();
+        for layer in images.iter().flat_map(|image| &image.layers) {
+            *owners.entry(layer.diff_id.clone()).or_default() += 1;
+        }
+        Self(owners)
+    }
+
+    /// An image that has the layer goes; whether it was the last one.
+    fn leave(&mut self, diff_id: &str) -> bool {
+        let Some(count) = self.0.get_mut(diff_id) else { return true };
+        *count = count.saturating_sub(1);
+        *count == 0
     }
 }
 

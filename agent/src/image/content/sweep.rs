@@ -51,6 +51,7 @@ impl Store {
             blobs.insert(self.blob_path(&image.digest));
             layers.extend(image.layers.iter().map(|layer| self.layer_path(&layer.diff_id)));
         }
+        layers.extend(self.leases().layers().iter().map(|diff_id| self.layer_path(diff_id)));
         for path in files(&self.at("blobs/sha256"))? {
             if !blobs.contains(&path) {
                 fs::remove_file(&path).map_err(Error::io("remove", path))?;
@@ -87,7 +88,9 @@ impl Store {
     }
 }
 
+/// Deletes what was taken out of the store: all that can be, whatever cannot.
 pub(super) fn discard(garbage: Vec<PathBuf>) -> Result<(), Error> {
+    let mut result = Ok(());
     for path in garbage {
         let is_dir = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
         let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
@@ -95,8 +98,8 @@ pub(super) fn discard(garbage: Vec<PathBuf>) -> Result<(), Error> {
             Ok(()) => failpoint::hit("image.discarded"),
             // Another process that opens the store sweeps the same.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("remove", path)(error)),
+            Err(error) => result = Err(Error::io("remove", path)(error)),
         }
     }
-    Ok(())
+    result
 }

@@ -167,11 +167,19 @@ fn marks_are_compared_with_what_df_shows() {
     let inodes = Usage { inodes_used: 99, inodes_available: 1, ..usage };
     assert_eq!(marks(85, 75).excess(&inodes), Excess { bytes: 5, inodes: true });
     // A full filesystem makes room for a second attempt even below its marks.
-    assert_eq!(marks(85, 75).room(&usage), bytes(20));
-    assert_eq!(marks(85, 10).room(&usage), bytes(70));
+    let room = |marks: Marks, usage: &Usage| marks.room(usage).missing(usage);
+    assert_eq!(room(marks(85, 75), &usage), bytes(20));
+    assert_eq!(room(marks(85, 10), &usage), bytes(70));
+    // Free bytes are no reason to give back as many where it is inodes that ran out.
+    let empty = Usage { used: 10, available: 90, inodes_used: 98, inodes_available: 2 };
+    let target = marks(85, 75).room(&empty);
+    assert_eq!(target.missing(&empty), Excess { bytes: 0, inodes: true });
+    assert!(target.missing(&Usage { inodes_used: 96, ..empty }).is_none());
+    assert_eq!(room(marks(85, 5), &empty), Excess { bytes: 5, inodes: true });
     // A filesystem that counts no inodes (btrfs) is never short of them.
     let uncounted = Usage { inodes_used: 0, inodes_available: 0, ..usage };
     assert!(!marks(1, 0).excess(&uncounted).inodes);
+    assert_eq!(room(marks(85, 75), &uncounted), bytes(20));
     let huge = Usage {
         used: u64::MAX,
         available: u64::MAX,
@@ -179,6 +187,7 @@ fn marks_are_compared_with_what_df_shows() {
         inodes_available: u64::MAX,
     };
     assert!(!marks(50, 40).excess(&huge).is_none());
+    assert!(!room(marks(50, 40), &huge).is_none());
 }
 
 prop_compose! {
