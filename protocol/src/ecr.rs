@@ -48,8 +48,7 @@ impl<'a> Registry<'a> {
             _ => return None,
         };
         let (region, domain) = rest.split_once('.')?;
-        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if region.is_empty() || region.starts_with('-') || !region.bytes().all(fits) {
+        if !is_region(region) {
             return None;
         }
         let (_, api) = DOMAINS.into_iter().find(|(known, _)| *known == domain)?;
@@ -81,6 +80,17 @@ impl<'a> Registry<'a> {
     pub fn has_own_api(&self) -> bool {
         self.fips || self.dual_stack
     }
+}
+
+/// Words and a number, as in `us-gov-west-1`: other labels below Amazon's domains, such as those of
+/// buckets (`s3`, `s3-us-west-2`), are anybody's.
+fn is_region(label: &str) -> bool {
+    let Some((words, number)) = label.rsplit_once('-') else { return false };
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
+    words.contains('-')
+        && words.split('-').all(is_word)
+        && !number.is_empty()
+        && number.bytes().all(|b| b.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -145,6 +155,9 @@ mod tests {
             "123456789012.dkr.ecr.us-east-1.amazonaws.com:443",
             "123456789012.dkr.ecr.evil.example/x.amazonaws.com",
             "123456789012.dkr.ecr..amazonaws.com",
+            // Buckets that anybody may have made.
+            "123456789012.dkr.ecr-fips.s3.amazonaws.com",
+            "123456789012.dkr.ecr-fips.s3-us-west-2.amazonaws.com",
             "123456789012.dkr.ecr.us-east-1.on.aws",
             "123456789012.dkr-ecr.us-east-1.amazonaws.com",
             "123456789012.dkr.ecrx.us-east-1.amazonaws.com",

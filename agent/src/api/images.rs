@@ -20,7 +20,7 @@ use crate::error::chain;
 use crate::image::{Error, PullRequest, Store};
 
 /// Progress lines that wait for a slow reader; more are dropped, the last one never.
-const PROGRESS: usize = 256;
+const PROGRESS: usize = 1024;
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()

@@ -17,7 +17,8 @@ use super::connect::Connection;
 use super::progress::Progress;
 use super::{Error, Failure, login, output};
 use crate::api::client::Lines;
-use crate::api::types::{KeepImage, PullEvent, PullImage, TagImage};
+use crate::api::types::{ImageView, KeepImage, PullEvent, PullImage, TagImage};
+use crate::image::Reference;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Verb {
@@ -106,15 +107,13 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
         Verb::Pull { platform, quiet, keep, reference } => {
             let login = login::of_image(&reference).await;
             let request = PullImage { reference: reference.clone(), platform, login, keep };
+            let before = if quiet { Vec::new() } else { connection.client.images().await? };
             let events = connection.client.pull(&request).await?;
-            let mut text = String::new();
-            for (name, digest) in follow(events, quiet, &reference, &reference).await? {
-                if !quiet {
-                    text.push_str(&format!("Digest: {digest}\n"));
-                }
-                text.push_str(&format!("{name}\n"));
-            }
-            output::print(&text)?;
+            let progress = Progress::new(quiet);
+            let done = follow(events, progress, &reference, &reference).await?;
+            let text =
+                done.into_iter().map(|(name, digest)| pulled(&name, &digest, quiet, &before));
+            output::print(&text.collect::<String>())?;
             Ok(0)
         }
         Verb::Keep { references } => mark(references, true, connection).await,
@@ -184,7 +183,7 @@ async fn load(input: Option<&Path>, quiet: bool, connection: &Connection) -> Res
         Failure::said(format!("load {}: the path is not UTF-8; rename it", archive.display()))
     })?;
     let events = connection.client.load(archive).await?;
-    for (name, digest) in follow(events, quiet, archive, &shown).await? {
+    for (name, digest) in follow(events, Progress::of_load(quiet), archive, &shown).await? {
         // An archive may hold an image without a name.
         let text = if name.is_empty() || name == shown {
             format!("Loaded image ID: {digest}\n")
@@ -239,15 +238,33 @@ fn parse_filter(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// What a pull ends with, as Docker has it; `before` are the images that were here before.
+fn pulled(name: &str, digest: &str, quiet: bool, before: &[ImageView]) -> String {
+    let reference = Reference::parse(name).ok();
+    let full = reference.as_ref().map_or_else(|| name.to_owned(), ToString::to_string);
+    if quiet {
+        return format!("{full}\n");
+    }
+    let familiar = reference.as_ref().map_or_else(|| name.to_owned(), Reference::familiar);
+    let pinned = reference.as_ref().map(|reference| reference.with_digest(digest).familiar());
+    let had = before.iter().any(|image| {
+        let has =
+            |name: &String| image.references.contains(name) || image.repo_digests.contains(name);
+        image.damage.is_none() && has(&familiar) && pinned.as_ref().is_none_or(has)
+    });
+    let status = if had { "Image is up to date for" } else { "Downloaded newer image for" };
+    format!("Digest: {digest}\nStatus: {status} {familiar}\n{full}\n")
+}
+
 /// Shows the events, those of `source` as those of `shown`; the images that are done.
 async fn follow(
     mut events: Lines<PullEvent>,
-    quiet: bool,
+    mut progress: Progress,
     source: &str,
     shown: &str,
 ) -> Result<Vec<(String, String)>, Failure> {
-    let mut progress = Progress::new(quiet);
     let mut done = BTreeMap::new();
+    let mut resolved = BTreeMap::new();
     let mut failed = None;
     while let Some(mut event) = events.next().await? {
         let (PullEvent::Resolving { reference }
@@ -260,13 +277,18 @@ async fn follow(
         }
         progress.show(&event);
         match event {
+            PullEvent::Resolved { reference, digest } => {
+                resolved.insert(reference, digest);
+            }
+            // What the name stands for at the registry goes before the manifest of the platform.
             PullEvent::Done { reference, digest } => {
+                let digest = resolved.remove(&reference).unwrap_or(digest);
                 done.insert(reference, digest);
             }
             PullEvent::Failed { reference, message } => {
                 failed = Some(format!("{reference}: {message}"));
             }
-            PullEvent::Resolving { .. } | PullEvent::Resolved { .. } | PullEvent::Layer { .. } => {}
+            PullEvent::Resolving { .. } | PullEvent::Layer { .. } => {}
         }
     }
     progress.clear();

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use protocol::ecr::Registry;
 use protocol::ids::TaskId;
 
 use crate::api::types::GivenLogin;
@@ -92,6 +93,20 @@ impl Logins {
         }
         let given = self.lock().get(&(task.id.clone(), container)).cloned();
         given.map(GivenLogin::into_login).transpose()
+    }
+
+    /// What goes before a registry's refusal of a container's image, in the words of the Amazon agent:
+    /// a registry of Amazon ECR does not tell an image that is missing from one that may not be pulled.
+    pub fn advice(&self, task: &Task, image: &str) -> String {
+        if Registry::of_image(image).is_none() {
+            return String::new();
+        }
+        let role = self.roles.of(&task.id, RoleType::Execution);
+        let name = role.as_ref().and_then(|role| role.role_arn.as_deref()?.rsplit('/').next());
+        let name = name.map(|name| format!("'{name}' ")).unwrap_or_default();
+        format!(
+            "Check if image exists and role {name}has permissions to pull images from Amazon ECR. "
+        )
     }
 
     /// The task's execution role; `None` if its credentials do not come.
@@ -249,6 +264,24 @@ mod tests {
         let given = task(fixtures::container("c", "r.example/app"), None);
         logins.give(&given.id, 0, GivenLogin::Failed("no helper".to_owned()));
         assert_eq!(of(given).await, "CannotPullContainerAuthError: no helper");
+    }
+
+    #[test]
+    fn advice_is_given_for_amazon_ecr_only() {
+        let roles = Credentials::default();
+        let logins = Logins::new(Aws::testing("http://127.0.0.1:1"), roles.clone());
+        let task = task(fixtures::container("c", "r.example/app"), None);
+        let image = "123456789012.dkr.ecr.eu-x-1.amazonaws.com/app";
+        assert_eq!(logins.advice(&task, "r.example/app"), "");
+        assert_eq!(
+            logins.advice(&task, image),
+            "Check if image exists and role has permissions to pull images from Amazon ECR. "
+        );
+        roles.put(task.id.clone(), RoleType::Execution, set());
+        assert_eq!(
+            logins.advice(&task, image),
+            "Check if image exists and role 'puller' has permissions to pull images from Amazon ECR. "
+        );
     }
 
     #[tokio::test]

@@ -262,12 +262,13 @@ impl Course {
         if whole <= now {
             return Err(Error::Timeout { to: "pulled", after: limits.whole });
         }
+        // Looked at again at the latest when what begins now could have been idle for too long.
         let manifest = self.begun + limits.manifest;
         if self.resolved.is_none() {
             let late = Error::Timeout { to: "MANIFEST_PULLED", after: limits.manifest };
-            return if manifest <= now { Err(late) } else { Ok(whole.min(manifest)) };
+            let soon = whole.min(manifest).min(now + limits.inactivity);
+            return if manifest <= now { Err(late) } else { Ok(soon) };
         }
-        // Looked at again at the latest when one that begins now could have been idle for too long.
         let from = if self.pending.is_empty() { now } else { self.moved };
         let idle = from + limits.inactivity;
         if idle <= now { Err(Error::Inactive) } else { Ok(whole.min(idle)) }

@@ -8,6 +8,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAcce
 
 /// Annotations that somebody reads.
 const KEPT: &[&str] = &[
+    "dev.cosignproject.cosign/signature",
     "io.containerd.image.name",
     "org.opencontainers.image.ref.name",
     "vnd.docker.reference.digest",

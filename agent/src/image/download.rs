@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::layer;
 use super::manifest::Descriptor;
-use super::registry::{self, ATTEMPTS, Endpoint, Session, check, chunk, put};
+use super::registry::{self, ATTEMPTS, Endpoint, Patience, Session, check, chunk, put};
 use super::unpack;
 
 /// Less than this in an attempt is no progress.
@@ -24,7 +24,12 @@ const PROGRESS: u64 = 64 << 10;
 
 /// Where the body of an answer begins in a blob of `size` bytes, asked for from `offset` on. `None`:
 /// not where it may.
-fn begins(status: StatusCode, range: Option<&str>, offset: u64, size: u64) -> Option<u64> {
+pub(super) fn begins(
+    status: StatusCode,
+    range: Option<&str>,
+    offset: u64,
+    size: u64,
+) -> Option<u64> {
     if status != StatusCode::PARTIAL_CONTENT {
         return Some(0);
     }
@@ -168,7 +173,7 @@ impl Session {
         let mut open = self.sources(&descriptor.digest);
         let mut failures = Vec::new();
         let mut transfer = Transfer { session: self, descriptor, hash, cancel, sink, done: 0 };
-        let mut tries = 0;
+        let (mut tries, mut patience) = (0, Patience::default());
         while tries < ATTEMPTS {
             let mut pause = None;
             let mut again = Vec::new();
@@ -184,7 +189,7 @@ impl Session {
                         break error;
                     }
                     // It broke after a good while: the same host goes on.
-                    tries = 0;
+                    (tries, patience) = (0, Patience::default());
                     transfer.sleep(error.pause(0)).await?;
                 };
                 if matches!(error, registry::Error::Down(_)) {
@@ -200,7 +205,9 @@ impl Session {
             open = again;
             tries += 1;
             match pause {
-                Some(pause) if tries < ATTEMPTS => transfer.sleep(pause).await?,
+                Some(pause) if tries < ATTEMPTS && patience.lasts(pause) => {
+                    transfer.sleep(pause).await?;
+                }
                 _ => break,
             }
         }

@@ -18,7 +18,7 @@ use super::sparse::{self, Map};
 
 /// The largest extension header, in bytes: Go's limit.
 pub(super) const MAX_EXTENSION: u64 = 1 << 20;
-pub(super) const BLOCK: u64 = 512;
+pub(super) const BLOCK: usize = 512;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -285,7 +285,7 @@ impl<R: Input> Entries<R> {
             self.input
                 .read_exact(extension.as_mut_bytes())
                 .map_err(|source| Error::Read { at, source })?;
-            self.at += BLOCK;
+            self.at += BLOCK as u64;
             sparse::take(&mut segments, &extension.sparse).map_err(|reason| refused(at, reason))?;
             more = extension.is_extended();
         }
@@ -302,16 +302,16 @@ impl<R: Input> Entries<R> {
             None => {
                 let mut reader = sparse::Reader::default();
                 loop {
-                    if self.data < BLOCK {
+                    if self.data < BLOCK as u64 {
                         return Err(self.malformed("a sparse map that does not end"));
                     }
-                    let mut block = [0; BLOCK as usize];
+                    let mut block = [0; BLOCK];
                     let at = self.at;
                     self.input
                         .read_exact(&mut block)
                         .map_err(|source| Error::Read { at, source })?;
-                    self.at += BLOCK;
-                    self.data -= BLOCK;
+                    self.at += BLOCK as u64;
+                    self.data -= BLOCK as u64;
                     let segments = reader.block(&block).map_err(|reason| self.malformed(reason))?;
                     if let Some(segments) = segments {
                         break segments;
@@ -407,7 +407,8 @@ impl<R: Input> Entries<R> {
 }
 
 fn padding(size: u64) -> u64 {
-    (BLOCK - size % BLOCK) % BLOCK
+    let block = BLOCK as u64;
+    (block - size % block) % block
 }
 
 fn until_nul(mut name: Vec<u8>) -> Vec<u8> {

@@ -27,6 +27,10 @@ pub enum Error {
     Signature { reference: String, source: Box<signature::Error> },
     #[error("{reference}: layer {layer}")]
     Layer { reference: String, layer: String, source: Box<unpack::Error> },
+    #[error(
+        "{reference}: layer {layer} is foreign: its registry need not have it, and {url:?}, where it is said to be, is not asked; push the image with all its layers"
+    )]
+    Foreign { reference: String, layer: String, url: String, source: Box<registry::Error> },
     #[error("{reference}: cancelled")]
     Cancelled { reference: String },
     #[error("load {archive}: {reason}")]
@@ -79,6 +83,17 @@ pub enum Error {
     Worker(#[source] tokio::task::JoinError),
 }
 
+/// Words of an untrusted document as an error may repeat them: on one line, and not without end.
+pub(super) fn told(text: &str) -> String {
+    const LONGEST: usize = 500;
+    let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut told: String = chars.by_ref().take(LONGEST).collect();
+    if chars.next().is_some() {
+        told.push('…');
+    }
+    told
+}
+
 impl From<auth::Error> for Error {
     fn from(error: auth::Error) -> Self {
         Self::Auth(Box::new(error))
@@ -127,6 +142,17 @@ impl Error {
             cause = error.source();
         }
         None
+    }
+
+    /// The registry knows no such image, or not for us.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Registry { source, .. } => matches!(
+                **source,
+                registry::Error::Unauthorized { .. } | registry::Error::Unknown(_)
+            ),
+            _ => false,
+        }
     }
 
     pub(super) fn io(

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::content::{LayerRecord, RECIPE, Staging, seal_layer};
 use super::download::{Sink, check_digest};
-use super::gate::Windows;
+use super::gate::Gate;
 use super::layer::{self, Channel, Chunk};
 use super::manifest::{Descriptor, ImageConfig, Manifest};
 use super::pull::Pull;
@@ -63,6 +63,7 @@ impl Pull {
                     known.insert(diff_id.clone(), (record, None));
                 }
                 None => {
+                    self.report(descriptor, 0);
                     let count = missing.len();
                     missing.entry(diff_id).or_insert_with(|| Fetch {
                         descriptor: descriptor.clone(),
@@ -154,16 +155,15 @@ impl Pull {
         staging: Arc<Staging>,
         cancel: &CancellationToken,
     ) -> Result<LayerRecord, Error> {
-        let gate = self.store.gate();
         let _place = tokio::select! {
-            place = gate.layer() => place,
+            place = self.store.gate().layer() => place,
             () = cancel.cancelled() => None,
         };
         let (sender, receiver) = mpsc::channel::<Chunk>(CHUNKS);
         let (dir, diff_id) = (fetch.dir.clone(), fetch.diff_id.clone());
-        let windows = Arc::clone(gate.windows());
+        let store = self.store.clone();
         let worker = tokio::task::spawn_blocking(move || {
-            let result = unpack_into(Channel::new(receiver), &diff_id, &dir, &windows);
+            let result = unpack_into(Channel::new(receiver), &diff_id, &dir, store.gate());
             drop(staging);
             result
         });
@@ -199,7 +199,15 @@ impl Pull {
                 self.report(descriptor, descriptor.size);
                 Ok(record)
             }
-            Err(unpack::Error::Transfer(source)) => Err(self.registry(source)),
+            Err(unpack::Error::Transfer(source)) => Err(match descriptor.urls.first() {
+                Some(url) => Error::Foreign {
+                    reference: self.text.clone(),
+                    layer: descriptor.digest.clone(),
+                    url: url.clone(),
+                    source: Box::new(source),
+                },
+                None => self.registry(source),
+            }),
             Err(source) => Err(Error::Layer {
                 reference: self.text.clone(),
                 layer: descriptor.digest.clone(),
@@ -276,7 +284,7 @@ pub(super) fn unpack_into(
     blob: impl std::io::BufRead + Send,
     diff_id: &str,
     dir: &std::path::Path,
-    windows: &Arc<Windows>,
+    gate: &Gate,
 ) -> Result<LayerRecord, unpack::Error> {
     let failed = |operation| move |source| unpack::Error::Io { operation, source };
     let fs = dir.join("fs");
@@ -284,7 +292,7 @@ pub(super) fn unpack_into(
     make_directory(&fs, 0o755).map_err(failed("make the layer's directory"))?;
     let recipe =
         std::fs::File::create_new(dir.join(RECIPE)).map_err(failed("make the layer's recipe"))?;
-    let unpacked = layer::unpack(blob, diff_id, &fs, recipe, Limits::DEFAULT, windows)?;
+    let unpacked = layer::unpack(blob, diff_id, &fs, recipe, Limits::DEFAULT, gate)?;
     let record = LayerRecord {
         diff_id: diff_id.to_owned(),
         size: unpacked.bytes,

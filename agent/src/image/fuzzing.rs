@@ -5,12 +5,14 @@ use std::io::{BufReader, Cursor};
 use std::path::Path;
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use super::decompress::decompress;
 use super::entries::Entries;
 use super::manifest::{self, ImageConfig};
 use super::platform::Platform;
 use super::unpack::{self, Limits};
-use super::{pax, reference};
+use super::{download, pax, reference, registry, token};
 
 /// Small, so that a run stays short.
 const LIMITS: Limits = Limits {
@@ -32,6 +34,23 @@ pub fn documents(bytes: &[u8]) {
     if let Ok(config) = ImageConfig::parse(bytes) {
         let _ = config.stack();
         let _ = config.into_config();
+    }
+}
+
+/// What a registry answers besides content: a challenge, a range, when to come again, why not.
+///
+/// # Panics
+/// If a range is taken that was not asked for.
+pub fn answers(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = token::parse(text);
+        let _ = registry::retry_after(text, jiff::Timestamp::UNIX_EPOCH);
+        let begins = download::begins(StatusCode::PARTIAL_CONTENT, Some(text), 10, 100);
+        assert!(begins.is_none_or(|first| first == 10));
+    }
+    for status in [StatusCode::NOT_FOUND, StatusCode::INTERNAL_SERVER_ERROR] {
+        let shown = registry::refusal(status, None, bytes, "such blob", "anonymous access");
+        assert!(!shown.to_string().contains(char::is_control));
     }
 }
 
@@ -76,7 +95,7 @@ pub fn layer(bytes: &[u8], directory: &Path) {
         return;
     }
     let mut entries = Entries::new(BufReader::new(archive.as_slice()));
-    let _ = unpack::apply(&mut entries, &fs, LIMITS);
+    let _ = unpack::apply(&mut entries, &fs, LIMITS, &Arc::default());
     let removed = std::fs::remove_dir_all(&fs);
     let left = std::fs::read_dir(directory).map(Iterator::count);
     if removed.is_err() || !matches!(left, Ok(0)) {
@@ -184,6 +203,11 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             headers(&bytes);
             layer(&bytes, directory.path());
+        }
+
+        #[test]
+        fn no_answer_panics(text in r#"(Bearer |Basic |bytes |[a-z]+="?|[0-9]{1,20}|[-/*,"\\\\{}:]){0,20}"#) {
+            answers(text.as_bytes());
         }
 
         #[test]

@@ -5,7 +5,12 @@
 //! buffers of its connection, some 2 MiB; [`LAYERS`] are in work at a time, the others have not
 //! begun their transfer. What zstd needs beyond that is known only when a frame begins, and comes
 //! out of a budget that all layers share; who does not get it waits for others to end.
+//!
+//! Also when their files go to the disk: a commit waits until all is there, and would wait as long
+//! again as unpacking took, if nothing were on its way by then.
 
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,16 +21,24 @@ const LAYERS: usize = 6;
 /// images stay at 8 MiB (`zstd -19`, buildkit, skopeo), older ones went to 32 at their slowest level.
 pub(super) const MAX_WINDOW: u64 = 32 << 20;
 
+/// Bytes of files after which what is written so far is sent to the disk.
+const WRITEBACK: u64 = 32 << 20;
+
 /// Shared by all pulls of a store.
 #[derive(Debug)]
 pub(super) struct Gate {
     layers: Arc<Semaphore>,
     windows: Arc<Windows>,
+    writeback: Arc<Writeback>,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { layers: Arc::new(Semaphore::new(LAYERS)), windows: Arc::default() }
+        Self {
+            layers: Arc::new(Semaphore::new(LAYERS)),
+            windows: Arc::default(),
+            writeback: Arc::default(),
+        }
     }
 }
 
@@ -38,6 +51,39 @@ impl Gate {
 
     pub(super) fn windows(&self) -> &Arc<Windows> {
         &self.windows
+    }
+
+    pub(super) fn writeback(&self) -> &Arc<Writeback> {
+        &self.writeback
+    }
+}
+
+/// Sends what layers have written to the disk while more is unpacked; one thread at a time.
+#[derive(Debug, Default)]
+pub(super) struct Writeback {
+    written: AtomicU64,
+    running: AtomicBool,
+}
+
+impl Writeback {
+    /// So many bytes more were written, on the file system of `directory`.
+    pub(super) fn wrote(self: &Arc<Self>, bytes: u64, directory: &OwnedFd) {
+        let written = self.written.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if written < WRITEBACK || self.running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.written.store(0, Ordering::Relaxed);
+        let this = Arc::clone(self);
+        let started = directory.try_clone().and_then(|directory| {
+            std::thread::Builder::new().name("layer-sync".to_owned()).spawn(move || {
+                // Only a head start: the commit's own call tells what went wrong.
+                let _ = rustix::fs::syncfs(&directory);
+                this.running.store(false, Ordering::Release);
+            })
+        });
+        if started.is_err() {
+            self.running.store(false, Ordering::Release);
+        }
     }
 }
 

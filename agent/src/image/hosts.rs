@@ -197,6 +197,10 @@ fn base(server: &str, override_path: bool) -> Result<Url, String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("credentials do not belong into the address".to_owned());
     }
+    // As people write it; a website is there.
+    if matches!(url.host_str(), Some("docker.io" | "index.docker.io")) {
+        url.set_host(Some(DOCKER_API)).map_err(|error| error.to_string())?;
+    }
     url.set_query(None);
     url.set_fragment(None);
     let path = url.path().trim_end_matches('/').to_owned();
@@ -290,6 +294,8 @@ struct Plan {
     host: Host,
     authorities: Vec<PathBuf>,
     client: Option<(PathBuf, Option<PathBuf>)>,
+    /// The file says `http://`.
+    in_the_clear: bool,
 }
 
 impl Plan {
@@ -302,7 +308,8 @@ impl Plan {
         });
         host.trust = load_trust(&authorities, client.as_ref(), host.trust.skip_verify)?;
         // A registry on loopback with certificates speaks TLS.
-        if host.mirror_of.is_none() && host.trust.is_tls() && host.base.scheme() == "http" {
+        let guessed = !self.in_the_clear && host.base.scheme() == "http";
+        if guessed && host.mirror_of.is_none() && host.trust.is_tls() {
             host.base.set_scheme("https").map_err(|()| Error::Entry {
                 path: path.to_owned(),
                 host: host.origin(),
@@ -379,12 +386,17 @@ fn parse(path: &Path, text: &str, registry: &str) -> Result<Vec<Plan>, Error> {
     let mut plans = Vec::new();
     for (name, entry) in hosts {
         let toml::Value::Table(entry) = entry else {
-            return Err(refuse(&name, "must be a table".to_owned()));
+            return Err(refuse(without_login(&name), "must be a table".to_owned()));
         };
         plans.push((name.clone(), plan(path, &name, entry, registry, &own)?));
     }
-    let server = server.unwrap_or_else(|| api(registry, false));
-    let last = plan(path, &server, root, registry, &own)?;
+    let last = match server {
+        Some(server) => plan(path, &server, root, registry, &own)?,
+        None => {
+            let guess = plan(path, &api(registry, false), root, registry, &own)?;
+            Plan { in_the_clear: false, ..guess }
+        }
+    };
     // The server may be among the hosts, with settings of its own.
     let repeated = plans.iter().any(|(_, plan)| plan.host.base == last.host.base);
     let mut plans: Vec<Plan> = plans.into_iter().map(|(_, plan)| plan).collect();
@@ -401,12 +413,11 @@ fn plan(
     registry: &str,
     own: &str,
 ) -> Result<Plan, Error> {
-    // Without the password that somebody may have put there.
-    let shown = name.rsplit('@').next().unwrap_or(name);
+    let shown = without_login(name);
     let refuse =
         |reason: String| Error::Entry { path: path.to_owned(), host: shown.to_owned(), reason };
     for key in entry.keys().filter(|key| !KEYS.contains(&key.as_str())) {
-        tracing::warn!(path = %path.display(), host = name, key, "the registry configuration has a key without effect");
+        tracing::warn!(path = %path.display(), host = shown, key, "the registry configuration has a key without effect");
     }
     // The error would quote the value, which may be a secret header.
     let entry: Entry = entry.try_into().map_err(|_secret: toml::de::Error| {
@@ -477,7 +488,13 @@ fn plan(
             .map(Into::into)
             .collect(),
         client: clients.pop(),
+        in_the_clear: name.starts_with("http://"),
     })
+}
+
+/// An address without the password that somebody may have put there.
+fn without_login(address: &str) -> &str {
+    address.rsplit('@').next().unwrap_or(address)
 }
 
 /// `5s`, `1m`, `500ms`, at most an hour.
@@ -559,6 +576,13 @@ mod tests {
         assert_eq!(bases("", "r.example:5000"), ["https://r.example:5000/v2"]);
         assert_eq!(bases("server = \"\"", "docker.io"), ["https://registry-1.docker.io/v2"]);
         assert_eq!(bases("server = \"other.example\"", "r.example"), ["https://other.example/v2"]);
+        for docker in ["docker.io", "https://docker.io", "https://index.docker.io/v2/"] {
+            let plans =
+                parse(Path::new("x"), &format!("server = {docker:?}"), "docker.io").unwrap();
+            let host = &plans[0].host;
+            assert_eq!(host.base.as_str(), "https://registry-1.docker.io/v2");
+            assert_eq!(host.mirror_of, None);
+        }
         assert_eq!(
             bases("server=\"https://r.example\"\n[host.\"https://r.example/v2/\"]", "r.example"),
             ["https://r.example/v2"]
@@ -591,6 +615,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_as_plain_http_stays_so() {
+        let scheme = |text: &str, registry: &str| {
+            let plan = parse(Path::new("x"), text, registry).unwrap().remove(0);
+            let host = plan.load(Path::new("/nonexistent"), Path::new("x")).unwrap();
+            host.base.scheme().to_owned()
+        };
+        for text in [
+            "server = \"http://r.example:5000\"\nskip_verify = true",
+            "[host.\"http://r.example:5000\"]\nskip_verify = true",
+        ] {
+            assert_eq!(scheme(text, "r.example:5000"), "http", "{text}");
+        }
+        // Nothing says how a registry on loopback is reached but that there is TLS to see to.
+        for text in ["skip_verify = true", "server = \"127.0.0.1:1\"\nskip_verify = true"] {
+            assert_eq!(scheme(text, "127.0.0.1:1"), "https", "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named_and_no_header_quoted() {
         assert!(refusal("a = 1\n= 2").contains("line 2"), "{}", refusal("a = 1\n= 2"));
         assert!(refusal("capabilities = [\"fly\"]").contains("\"fly\""));
@@ -598,6 +641,8 @@ mod tests {
         assert!(refusal("[host.\"ftp://x\"]").contains("ftp://x"));
         assert!(refusal("[host.\"https://u:p@x\"]").contains("credentials"));
         assert!(refusal("client = [\"a\", \"b\"]").contains("more than one"));
+        let wrong = refusal("[host]\n\"https://u:hunter2@x\" = 7");
+        assert!(wrong.contains("a table") && !wrong.contains("hunter2"), "{wrong}");
         let wrong = refusal("[host.\"https://x\".header]\nauthorization = {k = \"hunter2\"}");
         assert!(wrong.contains("https://x") && !wrong.contains("hunter2"), "{wrong}");
     }

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf as _, Bytes};
@@ -15,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::decompress::decompress;
 use super::entries::Entries;
-use super::gate::Windows;
+use super::gate::Gate;
 use super::pipeline::{self, Stream};
 use super::recipe::Recorder;
 use super::unpack::{self, Error, Limits};
@@ -94,16 +93,16 @@ pub(super) fn unpack(
     dir: &Path,
     recipe: File,
     limits: Limits,
-    windows: &Arc<Windows>,
+    gate: &Gate,
 ) -> Result<Unpacked, Error> {
     let compressed = AtomicU64::new(0);
     let (result, hash, archive) = {
         let counted = Counted { inner: &mut blob, read: &compressed };
-        let inner = decompress(counted, windows)
+        let inner = decompress(counted, gate.windows())
             .map_err(|source| Error::Io { operation: "decompress", source })?;
         let mut source =
             Bounded { inner, limits, compressed: &compressed, made: 0, exceeded: None };
-        let run = pipeline::run(&mut source, |stream| fill(stream, dir, recipe, limits));
+        let run = pipeline::run(&mut source, |stream| fill(stream, dir, recipe, limits, gate));
         if let Some(error) = source.exceeded {
             return Err(error);
         }
@@ -122,9 +121,15 @@ pub(super) fn unpack(
 }
 
 /// Applies an archive and reads what follows it, which belongs to the digest.
-fn fill(stream: Stream, dir: &Path, recipe: File, limits: Limits) -> Result<u64, Error> {
+fn fill(
+    stream: Stream,
+    dir: &Path,
+    recipe: File,
+    limits: Limits,
+    gate: &Gate,
+) -> Result<u64, Error> {
     let mut entries = Entries::new(Recorder::new(stream, recipe));
-    let bytes = unpack::apply(&mut entries, dir, limits)?;
+    let bytes = unpack::apply(&mut entries, dir, limits, gate.writeback())?;
     let mut rest = entries.into_inner();
     io::copy(&mut rest, &mut io::sink())
         .map_err(|source| Error::Io { operation: "decompress", source })?;
@@ -215,26 +220,28 @@ mod tests {
         [member(head), member(block).repeat(times)].concat()
     }
 
-    fn refusal(blob: &[u8]) -> String {
+    fn refusal(blob: &[u8], limits: Limits) -> String {
         let directory = tempfile::tempdir().unwrap();
         let fs = directory.path().join("fs");
         std::fs::create_dir(&fs).unwrap();
         let recipe = File::create_new(directory.path().join("recipe")).unwrap();
-        unpack(blob, "", &fs, recipe, LIMITS, &Arc::default()).unwrap_err().to_string()
+        unpack(blob, "", &fs, recipe, limits, &Gate::default()).unwrap_err().to_string()
     }
 
     #[test]
     fn ten_gigabytes_of_zeros_in_ten_megabytes_are_refused() {
         let blob = bomb(&header("zeros", b'0', 10 << 30), &[0; 1 << 20], 10 << 10);
         assert!(blob.len() < 16 << 20, "{}", blob.len());
-        let refusal = refusal(&blob);
+        let refusal = refusal(&blob, LIMITS);
         assert!(refusal.contains("over 200 times as many: a decompression bomb"), "{refusal}");
     }
 
     #[test]
     fn ten_million_entries_are_refused() {
         let blob = bomb(&[], &header("./", b'5', 0).repeat(2000), 5000);
-        assert_eq!(refusal(&blob), "more than 20000 entries");
+        // Headers that are all the same make a bomb, too.
+        let limits = Limits { expansion_from: Limits::DEFAULT.expansion_from, ..LIMITS };
+        assert_eq!(refusal(&blob, limits), "more than 20000 entries");
     }
 
     #[test]

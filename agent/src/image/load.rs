@@ -87,9 +87,8 @@ impl Store {
             let images: Vec<NewImage> =
                 found.iter().map(|image| loader.image(image)).collect::<Result<_, _>>()?;
             // Where an `image rm` took a layer that was there a moment ago, it is unpacked.
-            if matches!(self.commit(&staging, &images)?, Commit::Done) {
-                let ids = images.iter().map(|new| layer::digest_of(&new.config));
-                return ids.map(|id| self.image_by_id(&id)).collect();
+            if let Commit::Done(images) = self.commit(&staging, &images)? {
+                return Ok(images);
             }
         }
     }
@@ -219,7 +218,7 @@ impl Loader<'_> {
                 let name = format!("{}-{}", self.attempt, self.staged.len());
                 let dir = self.staging.path().join(name);
                 let blob = std::io::BufReader::with_capacity(BUFFER, &mut hashing);
-                let unpacked = unpack_into(blob, diff_id, &dir, self.store.gate().windows());
+                let unpacked = unpack_into(blob, diff_id, &dir, self.store.gate());
                 if unpacked.is_err() {
                     // A wrong digest explains more than where the reader stumbled over it.
                     drain(&mut hashing).map_err(failed)?;

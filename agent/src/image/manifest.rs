@@ -130,6 +130,7 @@ pub(super) struct Manifest {
 
 /// A manifest or an index, told apart by type and content.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // one at a time, and not for long
 pub(super) enum Document {
     Manifest(Manifest),
     Index(Vec<Descriptor>),

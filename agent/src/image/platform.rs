@@ -1,5 +1,6 @@
 //! Which entry of an image index fits a platform (`os/architecture[/variant]`).
 
+use super::error::told;
 use super::manifest::Descriptor;
 
 /// Indexes that name an index, from the first to the last. No circle is possible, as long as every
@@ -173,7 +174,7 @@ pub(super) fn offered(entries: &[Descriptor]) -> String {
         .collect();
     names.sort();
     names.dedup();
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() { "none".to_owned() } else { told(&names.join(", ")) }
 }
 
 #[cfg(test)]

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::de::Error as _;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::Registries;
 use super::content::{Commit, NewImage, Staging, Store};
 use super::download::{Collected, check_digest};
-use super::layer;
+use super::error::told;
+use super::layer::digest_of;
 use super::manifest::{self, Descriptor, Document, ImageConfig, Manifest, Refusal};
 use super::platform::{self, Platform};
 use super::reference::Reference;
@@ -82,11 +84,14 @@ fn registry_error(text: &str, reference: &Reference, source: registry::Error) ->
 pub(super) fn refuse(reference: &str, document: &str, refusal: Refusal) -> Error {
     let (reference, document) = (reference.to_owned(), document.to_owned());
     match refusal {
-        Refusal::Json(source) => Error::Document { reference, document, source },
-        Refusal::MediaType { media_type, hint } => {
-            Error::MediaType { reference, document, media_type, hint }
+        Refusal::Json(source) => {
+            let source = serde_json::Error::custom(told(&source.to_string()));
+            Error::Document { reference, document, source }
         }
-        Refusal::Inconsistent(reason) => Error::Inconsistent { reference, reason },
+        Refusal::MediaType { media_type, hint } => {
+            Error::MediaType { reference, document, media_type: told(&media_type), hint }
+        }
+        Refusal::Inconsistent(reason) => Error::Inconsistent { reference, reason: told(&reason) },
     }
 }
 
@@ -114,7 +119,7 @@ pub(super) fn check_config(
     Err(Error::NoPlatform {
         reference: reference.to_owned(),
         wanted: wanted.map_or_else(|| "linux".to_owned(), ToString::to_string),
-        offered: format!("{os}/{}", config.architecture),
+        offered: told(&format!("{os}/{}", config.architecture)),
     })
 }
 
@@ -176,7 +181,7 @@ impl Pull {
             Found::Digest(digest) => self.fetch_manifest(&digest).await?,
         };
         let (text, manifest) = self.manifest(bytes, wanted).await?;
-        self.trusted(&resolved, &layer::digest_of(&text)).await?;
+        self.trusted(&resolved, &digest_of(&text)).await?;
         let config_text = self.config(&manifest.config).await?;
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
@@ -221,13 +226,14 @@ impl Pull {
             };
             own.close().await?;
             match result? {
-                Commit::Done => break,
+                Commit::Done(images) => {
+                    let unknown = Error::Unknown { reference: self.text };
+                    return images.into_iter().next().ok_or(unknown);
+                }
                 // An `image rm` came between; what it took is fetched.
                 Commit::LayerGone => {}
             }
         }
-        let id = layer::digest_of(&config_text);
-        self.blocking(move |store| store.image_by_id(&id)).await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -364,6 +370,43 @@ impl Pull {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+
+    #[test]
+    fn what_a_registry_says_is_repeated_on_a_line_that_ends() {
+        let long = "x".repeat(1 << 20);
+        for document in [
+            format!(r#"{{"config": "{long}"}}"#),
+            format!(r#"{{"config": {{"digest": "{long}", "size": 1}}, "layers": []}}"#),
+            format!(r#"{{"mediaType": "{long}", "config": {{"digest": "", "size": 1}}}}"#),
+        ] {
+            let refused = manifest::parse(document.as_bytes()).err();
+            let shown = refused.map(|refusal| chain(&refuse("r", "manifest", refusal)));
+            assert!(shown.as_ref().is_some_and(|text| text.len() < 1000), "{shown:?}");
+        }
+        let os = "linux\u{1b}[2J\n".to_owned() + &long;
+        let config = ImageConfig::parse(serde_json::json!({"os": os}).to_string().as_bytes());
+        let descriptor = Descriptor {
+            media_type: String::new(),
+            digest: String::new(),
+            size: 1,
+            platform: None,
+            annotations: None,
+            artifact_type: None,
+            urls: Vec::new(),
+        };
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: String::new(),
+            config: descriptor,
+            layers: Vec::new(),
+        };
+        let refused = config.ok().and_then(|of| check_config("r", &manifest, &of, None).err());
+        let shown = refused.map(|error| chain(&error));
+        assert!(
+            shown.as_ref().is_some_and(|text| text.len() < 1000 && !text.contains('\u{1b}')),
+            "{shown:?}"
+        );
+    }
 
     #[tokio::test]
     async fn a_pull_that_is_given_up_leaves_its_directory_to_the_commit() {

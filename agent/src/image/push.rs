@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::{Body, Response, Url};
 
 use super::registry::{ATTEMPTS, Endpoint, Error, Session, check};
-use super::transport::{Call, Transport, silence};
+use super::transport::{Call, Transport, same_origin, silence};
 
 /// A registry may take long to store what it has got.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -99,6 +99,7 @@ struct Upload<'a> {
 impl Endpoint {
     /// Sends content, and logs in if asked to.
     async fn upload(&self, upload: Upload<'_>, moved: &Arc<AtomicU64>) -> Result<Response, Error> {
+        let own = same_origin(&self.transport.base, &upload.url);
         let mut renewed = false;
         loop {
             let authorization = self.authorization().await?;
@@ -112,7 +113,8 @@ impl Endpoint {
             };
             let body = upload.content.body(upload.from, upload.to, moved);
             let response = progressing(self.transport.send(&call, Some(body)), moved).await?;
-            if renewed || !self.renew(&response, authorization.as_ref()).await? {
+            // Where the registry keeps its content is nobody to log in to.
+            if renewed || !own || !self.renew(&response, authorization.as_ref()).await? {
                 return Ok(response);
             }
             renewed = true;
@@ -522,5 +524,62 @@ mod tests {
         let pushed = session.push_blob(&digest, &content, None, &Arc::default()).await.unwrap();
         assert_eq!(pushed, Pushed::Uploaded);
         assert!(*got.lock().unwrap() == bytes);
+    }
+
+    #[derive(Default)]
+    struct Storage {
+        address: String,
+        /// What was sent to it to log in.
+        logins: Mutex<Vec<String>>,
+    }
+
+    /// A registry whose storage wants a login of its own.
+    async fn greedy(
+        State(storage): State<Arc<Storage>>,
+        request: Request,
+    ) -> axum::response::Response {
+        let host = request.headers()["host"].to_str().unwrap().to_owned();
+        if let Some(login) = request.headers().get("authorization") {
+            storage.logins.lock().unwrap().push(format!("{host} {login:?}"));
+        }
+        let storage = format!("http://{}", storage.address);
+        let path = request.uri().path().to_owned();
+        match (request.method().as_str(), path.as_str()) {
+            ("POST", _) => {
+                (StatusCode::ACCEPTED, [("location", format!("{storage}/upload"))]).into_response()
+            }
+            (_, "/upload") => {
+                let challenge = format!("Bearer realm=\"{storage}/token\"");
+                (StatusCode::UNAUTHORIZED, [("www-authenticate", challenge)]).into_response()
+            }
+            (_, "/token") => "{\"token\":\"t\"}".into_response(),
+            _ => StatusCode::NOT_FOUND.into_response(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_login_is_not_for_where_the_registry_keeps_its_content() {
+        let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let storage = Arc::new(Storage {
+            address: elsewhere.local_addr().unwrap().to_string(),
+            ..Storage::default()
+        });
+        let address = registry.local_addr().unwrap().to_string();
+        for listener in [registry, elsewhere] {
+            let app = axum::Router::new().fallback(greedy).with_state(Arc::clone(&storage));
+            tokio::spawn(async move { axum::serve(listener, app).await });
+        }
+        let reference = Reference::parse(&format!("{address}/x:1")).unwrap();
+        let (user, password) = ("alice".to_owned(), "hunter2".to_owned());
+        let login = Some(crate::image::Login::Password { user, password });
+        let session =
+            Session::open(&reference, login, &Registries::default(), Access::Push).unwrap();
+        let bytes = noise(10);
+        let digest = crate::image::layer::digest_of(&bytes);
+        let content = Content::Bytes(bytes.into());
+        let refused = session.push_blob(&digest, &content, None, &Arc::default()).await;
+        assert!(matches!(refused, Err(Error::Unauthorized { .. })), "{refused:?}");
+        assert_eq!(*storage.logins.lock().unwrap(), [""; 0]);
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! A session tries the hosts in order, those last that have failed it already. What may work a
 //! moment later is tried again, with growing pauses or as long as the host asks (`Retry-After`, up
-//! to [`MAX_WAIT`]); a host that refuses connections is not, for the caller knows better how long
+//! to [`MAX_WAIT`] in all); a host that refuses connections is not, for the caller knows better how long
 //! to wait for it. Content is verified wherever it comes from, so a host that serves something
 //! else is one that failed.
 //!
@@ -41,8 +41,9 @@ use crate::error::chain;
 
 /// Answers in a row without progress after which we give up.
 pub(super) const ATTEMPTS: u32 = 5;
-/// The longest pause that a host may ask for.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How long hosts may keep us waiting until they give something: less than the minute after which
+/// a pull counts as idle, whose error would hide theirs.
+const MAX_WAIT: Duration = Duration::from_secs(45);
 const MAX_ERROR: usize = 64 << 10;
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
@@ -107,6 +108,15 @@ impl fmt::Display for Failures {
 }
 
 impl Error {
+    /// Do all who were asked say that there is no such thing?
+    pub(super) fn is_unknown(&self) -> bool {
+        match self {
+            Self::Unknown(_) => true,
+            Self::Everywhere(Failures(all)) => all.iter().all(|(_, error)| error.is_unknown()),
+            _ => false,
+        }
+    }
+
     /// May the same request work a moment later?
     pub(super) fn is_transient(&self) -> bool {
         match self {
@@ -116,6 +126,7 @@ impl Error {
                 (*code >= 500 || *code == 408) && after.is_none_or(|after| after <= MAX_WAIT)
             }
             Self::Token { source, .. } => source.is_transient(),
+            Self::Everywhere(Failures(all)) => all.iter().any(|(_, error)| error.is_transient()),
             _ => false,
         }
     }
@@ -136,8 +147,26 @@ impl Error {
     }
 }
 
+/// What is left of [`MAX_WAIT`].
+pub(super) struct Patience(Duration);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(MAX_WAIT)
+    }
+}
+
+impl Patience {
+    /// Whether there is enough for one more pause.
+    pub(super) fn lasts(&mut self, pause: Duration) -> bool {
+        let left = self.0.checked_sub(pause);
+        self.0 = left.unwrap_or(self.0);
+        left.is_some()
+    }
+}
+
 /// The seconds or the date of `Retry-After`.
-fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse::<u64>() {
         return Some(Duration::from_secs(seconds));
     }
@@ -160,7 +189,7 @@ struct Refusal {
 }
 
 /// What an answer other than success says.
-fn refusal(
+pub(super) fn refusal(
     status: StatusCode,
     after: Option<Duration>,
     body: &[u8],
@@ -408,7 +437,11 @@ impl Session {
                 Some(login) if host.mirror_of.is_none() => Logins::Given(login.clone()),
                 _ => Logins::Of {
                     auth: registries.auth.clone(),
-                    host: host.name(),
+                    // As people have logged in to it, with a port that needs not be written.
+                    host: match host.mirror_of {
+                        None => reference.domain().to_owned(),
+                        Some(_) => host.name(),
+                    },
                     repository: repository.clone(),
                 },
             };
@@ -463,6 +496,7 @@ impl Session {
     {
         let mut open = self.candidates(can);
         let mut failures = Vec::new();
+        let mut patience = Patience::default();
         for tries in 0..ATTEMPTS {
             let mut pause: Option<Duration> = None;
             let mut again = Vec::new();
@@ -481,7 +515,9 @@ impl Session {
             }
             open = again;
             match pause {
-                Some(pause) if tries + 1 < ATTEMPTS => tokio::time::sleep(pause).await,
+                Some(pause) if tries + 1 < ATTEMPTS && patience.lasts(pause) => {
+                    tokio::time::sleep(pause).await;
+                }
                 _ => break,
             }
         }
@@ -583,9 +619,13 @@ mod tests {
         let limited = |seconds| Error::RateLimit { after: Some(Duration::from_secs(seconds)) };
         assert_eq!(limited(7).pause(0), Duration::from_secs(7));
         assert_eq!(limited(0).pause(2), Duration::from_millis(800));
-        assert!(limited(60).is_transient());
-        assert!(!limited(61).is_transient());
-        assert!(limited(61).to_string().ends_with("try in 61 s"));
+        assert!(limited(45).is_transient());
+        assert!(!limited(46).is_transient());
+        assert!(limited(46).to_string().ends_with("try in 46 s"));
+        let mut patience = Patience::default();
+        let lasts: Vec<_> =
+            [20, 20, 20, 5, 1].map(|s| patience.lasts(Duration::from_secs(s))).to_vec();
+        assert_eq!(lasts, [true, true, false, true, false]);
         assert!(Error::RateLimit { after: None }.is_transient());
         let status = |code| Error::Status { code, message: String::new(), after: None };
         assert!(
@@ -594,6 +634,12 @@ mod tests {
         assert!(!status(400).is_transient());
         let token = Error::Token { server: "t".to_owned(), source: Box::new(limited(9)) };
         assert_eq!(token.pause(0), Duration::from_secs(9));
+        let all = |errors: Vec<Error>| {
+            let named = errors.into_iter().map(|error| ("https://h".to_owned(), error));
+            Error::Everywhere(Failures(named.collect()))
+        };
+        assert!(all(vec![Error::Unknown("such blob"), status(503)]).is_transient());
+        assert!(!all(vec![Error::Unknown("such blob"), limited(3600)]).is_transient());
     }
 
     #[test]

@@ -48,11 +48,10 @@ impl Records {
             b"name" => self.name = (!value.is_empty()).then(|| value.to_vec()),
             b"size" | b"realsize" => self.size = Some(decimal(value)?),
             b"numblocks" => self.count = Some(decimal(value)?),
-            b"offset" => {
-                if self.offset.replace(decimal(value)?).is_some() {
-                    return Err("a sparse segment without a length");
-                }
-            }
+            b"offset" => match self.offset.replace(decimal(value)?) {
+                None => {}
+                Some(_) => return Err("a sparse segment without a length"),
+            },
             b"numbytes" => {
                 let offset = self.offset.take().ok_or("a sparse segment without an offset")?;
                 push(&mut self.pairs, offset, decimal(value)?)?;
@@ -131,7 +130,7 @@ impl Reader {
     /// The map, once it is complete.
     pub(super) fn block(
         &mut self,
-        block: &[u8; BLOCK as usize],
+        block: &[u8; BLOCK],
     ) -> Result<Option<Vec<(u64, u64)>>, &'static str> {
         for byte in block {
             if *byte != b'\n' {

@@ -31,7 +31,7 @@ const CLIENT: &str = "lighter";
 
 /// What a host wants to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Challenge {
+pub(super) enum Challenge {
     Basic,
     Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
@@ -47,8 +47,8 @@ fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
         .collect()
 }
 
-/// The challenges of one header. What follows something malformed is not read.
-fn parse(text: &str) -> Vec<Challenge> {
+/// The challenges of one header that we can answer. What follows something malformed is not read.
+pub(super) fn parse(text: &str) -> Vec<Challenge> {
     let mut found: Vec<(&str, Vec<(&str, String)>)> = Vec::new();
     let mut rest = text;
     loop {
@@ -271,6 +271,8 @@ impl Authenticator {
     ) -> Result<(HeaderValue, Duration), Error> {
         let mut url = Url::parse(realm)
             .map_err(|error| Error::Protocol(format!("the realm is no address: {error}")))?;
+        // They would become credentials.
+        let _ = (url.set_username(""), url.set_password(None));
         let client = transport.toward(&transport.base, &url).await?;
         let latest = state.identity_token.clone();
         let request = match (latest.as_ref(), login) {

@@ -1,18 +1,18 @@
 //! HTTP toward one host of a registry, and to where it sends us: redirects of content, servers of
 //! tokens, places of uploads.
 //!
-//! What a registry names is not trusted. We never go from HTTPS to plain HTTP, nor to an address
-//! of this host or link (where other services, such as instance metadata, rely on being out of
-//! reach) unless the registry is there itself; names are judged by what they resolve to, at the
-//! moment of the connection. Neither credentials nor configured headers nor our certificate go to
-//! another host.
+//! What a registry names is not trusted. We never go from HTTPS to plain HTTP, nor to another
+//! address of this host's link (where instance metadata and the credentials of tasks are), nor to
+//! this host itself (whose services rely on being out of reach) unless the registry is there; names
+//! are judged by what they resolve to, at the moment of the connection. Neither credentials nor
+//! configured headers nor our certificate go to another host.
 //!
 //! Clients, and with them connections and TLS sessions, are shared by all pulls with the same
 //! trust. They are made anew every [`LIFETIME`], so that a change of the host's certificates shows.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,12 +21,13 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Body, Client, Response, Url};
 use tokio::sync::OnceCell;
 
-use super::hosts::{Host, Trust, is_loopback};
+use super::hosts::{Host, Trust, authority, is_loopback};
 use super::registry::Error;
 
 /// Silence after which a request or transfer counts as broken.
 pub(super) const SILENCE: Duration = Duration::from_secs(30);
 const LIFETIME: Duration = Duration::from_secs(600);
+const NO_TLS: &str = "the server does not speak TLS; a registry of plain HTTP is written http:// in its hosts.toml (LIGHTER_REGISTRY_CONFIG_DIR)";
 /// As many as browsers and Go follow.
 const REDIRECTS: usize = 10;
 
@@ -35,11 +36,13 @@ const REDIRECTS: usize = 10;
 enum Reach {
     /// Wherever the operator says.
     Configured,
-    /// Not to this host or link.
+    /// Not to this host's link.
+    Here,
+    /// Neither to its link nor to this host.
     Outside,
 }
 
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Kind {
     trust: Trust,
     dial_timeout: Duration,
@@ -94,9 +97,11 @@ fn build(kind: &Kind) -> Result<Client, Error> {
     if !kind.proxies {
         builder = builder.no_proxy();
     }
-    if kind.reach == Reach::Outside {
-        builder = builder.dns_resolver(Outside);
-    }
+    builder = match kind.reach {
+        Reach::Configured => builder,
+        Reach::Here => builder.dns_resolver(Judged { here: true }),
+        Reach::Outside => builder.dns_resolver(Judged { here: false }),
+    };
     builder.build().map_err(Error::Client)
 }
 
@@ -134,21 +139,25 @@ fn tls(trust: &Trust) -> Result<rustls::ClientConfig, Error> {
     Ok(config)
 }
 
-/// Resolves names to what is neither this host nor its link.
-struct Outside;
+/// Resolves names to where a registry may send us.
+struct Judged {
+    /// The registry is on this host.
+    here: bool,
+}
 
 #[derive(Debug, thiserror::Error)]
 #[error("the name resolves to an address of this host or link")]
 struct Inside;
 
-impl Resolve for Outside {
+impl Resolve for Judged {
     fn resolve(&self, name: Name) -> Resolving {
+        let here = self.here;
         Box::pin(async move {
             let mut found: Vec<SocketAddr> =
                 tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             // A proxy may be named so; of addresses, `may_go` has judged it.
             if name.as_str() != "localhost" {
-                found.retain(|address| !is_inside(address.ip()));
+                found.retain(|address| !is_inside(address.ip(), here));
                 if found.is_empty() {
                     return Err(Inside.into());
                 }
@@ -158,21 +167,33 @@ impl Resolve for Outside {
     }
 }
 
-/// Loopback, link-local (instance metadata and credentials are there), unspecified.
-fn is_inside(address: IpAddr) -> bool {
-    /// Amazon's instance metadata by IPv6.
-    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// Where a registry must not send us; one that is `here` may, to this host.
+fn is_inside(address: IpAddr, here: bool) -> bool {
+    let address = plain(address);
+    is_of_link(address) || (!here && is_of_host(address))
+}
+
+/// The IPv4 address that an IPv6 one stands for.
+fn plain(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else { return address };
+    match (v6.segments(), v6.octets()) {
+        // Through a gateway (RFC 6052).
+        ([0x64, 0xff9b, 0, 0, 0, 0, ..], [.., a, b, c, d]) => Ipv4Addr::new(a, b, c, d).into(),
+        _ => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
+    }
+}
+
+fn is_of_host(address: IpAddr) -> bool {
+    address.is_loopback() || address.is_unspecified()
+}
+
+/// Amazon's services of an instance have addresses of IPv6 that look like others.
+fn is_of_link(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => is_inside(v4.into()),
-            None => {
-                v6.is_loopback()
-                    || v6.is_unspecified()
-                    || v6.is_unicast_link_local()
-                    || v6 == METADATA
-            }
-        },
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => {
+            v6.is_unicast_link_local() || matches!(v6.segments(), [0xfd00, 0x0ec2, ..])
+        }
     }
 }
 
@@ -180,19 +201,21 @@ fn address(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
-fn is_inside_by_name(url: &Url) -> bool {
+fn is_localhost(url: &Url) -> bool {
     let name = url.host_str().unwrap_or_default().trim_end_matches('.');
-    name == "localhost" || name.ends_with(".localhost") || address(url).is_some_and(is_inside)
+    name == "localhost" || name.ends_with(".localhost")
 }
 
-/// May a server at `from` send us to `to`? Names are judged when they are resolved.
-fn may_go(from: &Url, to: &Url, is_inside: bool) -> Result<(), &'static str> {
+/// May a server at `from`, which is on this host or not, send us to `to`? Names are judged when they
+/// are resolved.
+fn may_go(from: &Url, to: &Url, here: bool) -> Result<(), &'static str> {
     match (from.scheme(), to.scheme()) {
         ("https", "http") => return Err("which is not HTTPS"),
         (_, "http" | "https") => {}
         _ => return Err("which is not HTTP"),
     }
-    if from.host_str() != to.host_str() && !is_inside && is_inside_by_name(to) {
+    let inside = (!here && is_localhost(to)) || address(to).is_some_and(|to| is_inside(to, here));
+    if from.host_str() != to.host_str() && inside {
         return Err("which is this host or its link");
     }
     Ok(())
@@ -218,59 +241,66 @@ pub(super) struct Transport {
     pub(super) base: Url,
     headers: HeaderMap,
     client: Client,
+    clients: Clients,
     /// For other hosts: without our certificate.
-    outside: Client,
-    elsewhere: Client,
-    is_inside: OnceCell<bool>,
+    other: Kind,
+    is_here: OnceCell<bool>,
 }
 
 impl Transport {
     pub(super) fn new(host: &Host, clients: &Clients) -> Result<Self, Error> {
-        let local = is_loopback(host.base.host_str().unwrap_or_default().trim_matches(['[', ']']));
-        let kind = |reach, identity: Option<Vec<u8>>| Kind {
-            trust: Trust { identity, ..host.trust.clone() },
+        let local = is_loopback(&authority(&host.base));
+        let own = Kind {
+            trust: host.trust.clone(),
             dial_timeout: host.dial_timeout,
-            reach,
+            reach: Reach::Configured,
             proxies: !local,
         };
+        let client = clients.of(own.clone())?;
+        let other = Kind { trust: Trust { identity: None, ..own.trust }, ..own };
         Ok(Self {
             base: host.base.clone(),
             headers: host.headers.clone(),
-            client: clients.of(kind(Reach::Configured, host.trust.identity.clone()))?,
-            outside: clients.of(kind(Reach::Outside, None))?,
-            elsewhere: clients.of(kind(Reach::Configured, None))?,
-            is_inside: OnceCell::new(),
+            client,
+            clients: clients.clone(),
+            other,
+            is_here: OnceCell::new(),
         })
     }
 
-    /// Is the registry itself on this host or link?
-    async fn is_inside(&self) -> bool {
+    /// Is the registry itself on this host? A name of which that is only half true is not.
+    async fn is_here(&self) -> bool {
         let look = || async {
-            if is_inside_by_name(&self.base) {
+            if is_localhost(&self.base) {
                 return true;
             }
-            let (Some(host), port) = (self.base.host_str(), self.base.port().unwrap_or(443)) else {
-                return false;
-            };
-            match tokio::net::lookup_host((host, port)).await {
-                Ok(mut found) => found.any(|address| is_inside(address.ip())),
+            if let Some(address) = address(&self.base) {
+                return is_of_host(plain(address));
+            }
+            let Some(host) = self.base.host_str() else { return false };
+            match tokio::net::lookup_host((host, 0)).await {
+                Ok(found) => {
+                    let found: Vec<_> = found.collect();
+                    !found.is_empty() && found.iter().all(|one| is_of_host(plain(one.ip())))
+                }
                 Err(_unknown) => false,
             }
         };
-        *self.is_inside.get_or_init(look).await
+        *self.is_here.get_or_init(look).await
     }
 
     /// What leads to an address that this host has named, if we go there at all.
-    pub(super) async fn toward(&self, from: &Url, to: &Url) -> Result<&Client, Error> {
+    pub(super) async fn toward(&self, from: &Url, to: &Url) -> Result<Client, Error> {
         let same = self.base.host_str() == to.host_str();
-        let inside = same || self.is_inside().await;
-        may_go(from, to, inside)
-            .map_err(|reason| Error::Elsewhere { to: super::hosts::authority(to), reason })?;
-        Ok(match (same_origin(&self.base, to), inside) {
-            (true, _) => &self.client,
-            (false, true) => &self.elsewhere,
-            (false, false) => &self.outside,
-        })
+        let here = !same && self.is_here().await;
+        may_go(from, to, here).map_err(|reason| Error::Elsewhere { to: authority(to), reason })?;
+        let reach = match (same, here) {
+            (true, _) if same_origin(&self.base, to) => return Ok(self.client.clone()),
+            (true, _) => Reach::Configured,
+            (false, true) => Reach::Here,
+            (false, false) => Reach::Outside,
+        };
+        self.clients.of(Kind { reach, ..self.other.clone() })
     }
 
     /// Where an answer from `from` points to.
@@ -293,14 +323,16 @@ impl Transport {
     ) -> Result<Response, Error> {
         let own = same_origin(&self.base, &call.url);
         let client = self.toward(&self.base, &call.url).await?;
-        let mut request = client.request(call.method.clone(), call.url.clone());
+        let mut headers = HeaderMap::new();
         if own {
-            request = request.headers(self.headers.clone());
+            headers = self.headers.clone();
             if let Some(authorization) = call.authorization {
-                request = request.header(header::AUTHORIZATION, authorization);
+                // Not beside a configured one, which was refused.
+                headers.insert(header::AUTHORIZATION, authorization.clone());
             }
         }
-        request = request.headers(call.headers.clone());
+        let mut request = client.request(call.method.clone(), call.url.clone());
+        request = request.headers(headers).headers(call.headers.clone());
         if let Some(body) = body {
             // As long as it takes; who gives the body watches its progress.
             return request.body(body).send().await.map_err(failure);
@@ -327,7 +359,7 @@ impl Transport {
             let to = Self::location(&call.url, &response)?;
             if call.url.scheme() == "https" && to.scheme() == "http" {
                 let reason = "which is not HTTPS";
-                return Err(Error::Elsewhere { to: super::hosts::authority(&to), reason });
+                return Err(Error::Elsewhere { to: authority(&to), reason });
             }
             call.url = to;
         }
@@ -356,21 +388,30 @@ pub(super) fn failure(error: reqwest::Error) -> Error {
         return Error::Client(error.without_url());
     }
     let connecting = error.is_connect();
-    let (mut cause, mut is_tls, mut is_inside): (&dyn std::error::Error, _, _) =
-        (&error, false, false);
+    let (mut cause, mut tls, mut is_inside): (&(dyn std::error::Error + 'static), _, _) =
+        (&error, None, false);
     loop {
-        is_tls |= cause.is::<rustls::Error>();
+        tls = cause.downcast_ref::<rustls::Error>().or(tls);
         is_inside |= cause.is::<Inside>();
         // An error within an I/O error is not among its sources.
         let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        match inner.map(|inner| inner as &dyn std::error::Error).or_else(|| cause.source()) {
+        let inner = inner.map(|inner| inner as &(dyn std::error::Error + 'static));
+        match inner.or_else(|| cause.source()) {
             Some(deeper) => cause = deeper,
             None => break,
         }
     }
     let text = cause.to_string();
-    if is_tls {
-        return Error::Certificate(std::io::Error::other(text));
+    match tls {
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            return Error::Certificate(std::io::Error::other(text));
+        }
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType))
+            if connecting =>
+        {
+            return Error::Trust(NO_TLS.to_owned());
+        }
+        _ => {}
     }
     if is_inside {
         return Error::Elsewhere {
@@ -387,8 +428,8 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
-    fn goes(from: &str, to: &str, is_inside: bool) -> bool {
-        may_go(&Url::parse(from).unwrap(), &Url::parse(to).unwrap(), is_inside).is_ok()
+    fn goes(from: &str, to: &str, here: bool) -> bool {
+        may_go(&Url::parse(from).unwrap(), &Url::parse(to).unwrap(), here).is_ok()
     }
 
     #[test]
@@ -414,13 +455,71 @@ mod tests {
             "https://[fe80::1]/",
             "https://[::ffff:127.0.0.1]/",
             "https://[fd00:ec2::254]/",
+            "https://[fd00:ec2::23]/",
+            "https://[64:ff9b::169.254.169.254]/",
         ] {
             assert!(!goes(registry, to, false), "{to}");
         }
+        // What is on this host itself is not let near the credentials of others.
+        for to in ["http://169.254.169.254/", "http://169.254.170.2/v2/", "http://[fe80::1]/"] {
+            assert!(!goes("http://127.0.0.1:5000/", to, true), "{to}");
+        }
+        assert!(goes("http://169.254.20.10:5000/", "http://169.254.20.10:80/", false));
         assert!(!goes("http://r.example/", "http://127.0.0.1/", false));
         assert!(goes("http://127.0.0.1:5000/", "http://127.0.0.1:80/", true));
         assert!(goes("http://127.0.0.1:5000/", "http://localhost:80/", true));
         assert!(!goes("https://127.0.0.1:5000/", "http://127.0.0.1:80/", true));
+    }
+
+    /// The way to a registry that is configured so.
+    fn transport(registry: &str, configuration: &str) -> Transport {
+        let all = tempfile::tempdir().unwrap();
+        std::fs::create_dir(all.path().join(registry)).unwrap();
+        std::fs::write(all.path().join(registry).join("hosts.toml"), configuration).unwrap();
+        let hosts = super::super::Hosts::at(all.path());
+        Transport::new(&hosts.of(registry).unwrap()[0], &hosts.clients).unwrap()
+    }
+
+    fn get(transport: &Transport) -> Call<'static> {
+        let url = transport.base.clone();
+        Call { method: Method::GET, url, headers: HeaderMap::new(), authorization: None }
+    }
+
+    #[tokio::test]
+    async fn no_proxy_stands_before_this_host() {
+        for (registry, proxies) in
+            [("127.0.0.1:1", false), ("[::1]:1", false), ("localhost", false), ("10.0.0.1:1", true)]
+        {
+            assert_eq!(transport(registry, "").other.proxies, proxies, "{registry}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_without_tls_is_told_from_a_wrong_certificate() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registry = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new()).await });
+        let transport = transport(&registry, &format!("server = \"https://{registry}\""));
+        let error = transport.send(&get(&transport), None).await.unwrap_err();
+        assert!(matches!(&error, Error::Trust(text) if text == NO_TLS), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_login_takes_the_place_of_a_configured_one() {
+        let app = axum::Router::new().fallback(|headers: HeaderMap| async move {
+            let shown: Vec<_> = headers.get_all("authorization").iter().collect();
+            format!("{shown:?}")
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registry = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let transport = transport(&registry, "[header]\nauthorization = \"Basic configured\"");
+        let ours = HeaderValue::from_static("Basic ours");
+        for (ours, expected) in [(None, "configured"), (Some(&ours), "ours")] {
+            let call = Call { authorization: ours, ..get(&transport) };
+            let shown = transport.send(&call, None).await.unwrap().text().await.unwrap();
+            assert_eq!(shown, format!("[\"Basic {expected}\"]"));
+        }
     }
 
     #[test]

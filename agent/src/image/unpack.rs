@@ -16,11 +16,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::entries::{self, Entries, Entry, Input, Kind};
+use super::gate::Writeback;
 use super::metadata::{self, Metadata};
 use super::tree::{self, Tree, lossy, normalise, split};
 use super::whiteout::{self, Name};
@@ -122,6 +124,7 @@ pub(super) fn apply<R: Input>(
     entries: &mut Entries<R>,
     dir: &Path,
     limits: Limits,
+    writeback: &Arc<Writeback>,
 ) -> Result<u64, Error> {
     let tree = Tree::open(dir)
         .map_err(|source| Error::Io { operation: "open the layer's directory", source })?;
@@ -135,6 +138,7 @@ pub(super) fn apply<R: Input>(
         entries: 0,
         bytes: 0,
         umask,
+        writeback: Arc::clone(writeback),
     };
     while let Some(entry) = entries.next()? {
         unpacker.count(entry.size)?;
@@ -153,6 +157,7 @@ struct Unpacker {
     entries: u64,
     bytes: u64,
     umask: u32,
+    writeback: Arc<Writeback>,
 }
 
 impl Unpacker {
@@ -287,6 +292,7 @@ impl Unpacker {
                     let file = File::from(fd);
                     write(entries, &entry, &file)?;
                     metadata.apply(file.as_fd(), path, has_mode)?;
+                    self.writeback.wrote(entry.size, at);
                 }
                 Ok(())
             }
@@ -457,7 +463,7 @@ mod tests {
         let archive = archive.into_inner().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let mut entries = Entries::new(io::BufReader::new(archive.as_slice()));
-        apply(&mut entries, dir.path(), limits).map(|_| dir)
+        apply(&mut entries, dir.path(), limits, &Arc::default()).map(|_| dir)
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::no_one;
 fn pair() -> (Made, Made) {
     let layer = |name: &str, size: usize| {
         // Incompressible enough to be several reads.
-        let data: Vec<u8> = (0..size).map(|at| (at * at / 7 % 251) as u8).collect();
+        let data: Vec<u8> = (0..size).map(|at| u8::try_from(at * at / 7 % 251).unwrap()).collect();
         Layer::gzip(&Tar::new().directory("d/").file(&format!("d/{name}"), &data).file(name, b"x"))
     };
     let (a, b) = (layer("a", 300_000), layer("b", 200_000));
@@ -52,11 +52,14 @@ impl Step {
     fn take(&self, store: &Store) -> Result<(), Error> {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let progress: agent::image::Progress = Arc::new(|_| {});
+        let registries = Registries::default();
         match self {
-            Self::Load(archive) => runtime.block_on(store.load(archive, progress)).map(drop),
+            Self::Load(archive) => {
+                runtime.block_on(store.load(archive, &registries, progress)).map(drop)
+            }
             Self::Pull(reference) => {
                 let request = PullRequest::of(reference);
-                runtime.block_on(store.pull(request, &Registries::default(), progress)).map(drop)
+                runtime.block_on(store.pull(request, &registries, progress)).map(drop)
             }
             Self::Remove(reference) => match store.remove(reference, false, &no_one) {
                 Err(Error::Unknown { .. }) => Ok(()),

@@ -78,7 +78,8 @@ fn a_registry_that_stops_in_the_middle_of_a_layer() {
         }
     };
     let server = serve(&noise(), large);
-    let idle = Limits { inactivity: Duration::from_secs(1), ..limits() };
+    let idle =
+        Limits { inactivity: Duration::from_secs(1), whole: Duration::from_secs(20), ..limits() };
     let expected = "inactivity time exceeded timeout while pulling image";
     assert_eq!(failure(idle, &server), (expected.to_owned(), true));
     let short = Limits { whole: Duration::from_secs(2), ..limits() };

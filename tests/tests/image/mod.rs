@@ -1,10 +1,12 @@
 //! The image store against real registries and hand-made images.
 
 mod collect;
+mod commands;
 mod crash;
 mod hostile;
 mod limits;
 mod load;
+mod progress;
 mod pull;
 mod registry;
 mod save;

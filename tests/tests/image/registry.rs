@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use agent::image::{Auth, Error, Hosts, Image, Login, PullRequest, Registries};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tests::image::{Image as Made, Layer, Tar, digest};
 use tests::registry::{
@@ -25,7 +27,8 @@ fn registries(fixture: &Fixture, logins: &[(&str, &str)]) -> Registries {
         .collect();
     let data = json!(data).to_string();
     let auth = Auth::load(Some("docker"), Some(&data), None).unwrap();
-    Registries { auth, hosts: Hosts::at(fixture.dir.path().join("certs.d")) }
+    let hosts = Hosts::at(fixture.dir.path().join("certs.d"));
+    Registries { auth, hosts, ..Registries::default() }
 }
 
 /// A file of `certs.d`.
@@ -349,6 +352,35 @@ fn a_token_that_ends_during_a_pull_is_renewed_once() {
     });
     fixture.pull(&format!("{}/sample:1", server.address())).unwrap();
     assert_eq!(given.load(Ordering::SeqCst), 2);
+}
+
+/// As Amazon ECR answers after twelve hours: 403, and no challenge.
+#[test]
+fn a_login_that_ends_during_a_pull_is_looked_up_again() {
+    let (fixture, image) = (Fixture::new(), sample());
+    let config = fixture.dir.path().join("config.json");
+    let shown = |password: &str| STANDARD.encode(format!("{USER}:{password}"));
+    let (old, new) = (shown("old"), shown("new"));
+    let log_in = |path: &Path, server: &str, auth: &str| {
+        std::fs::write(path, json!({"auths": {server: {"auth": auth}}}).to_string()).unwrap();
+    };
+    let (path, first) = (config.clone(), old.clone());
+    let server = scripted(&image, move |request| {
+        let Some(shown) = request.headers.get("authorization") else {
+            return Some(Response::new(401, "{}").header("www-authenticate", "Basic realm=x"));
+        };
+        if *shown == format!("Basic {first}") && request.path.contains("/blobs/") {
+            log_in(&path, request.headers.get("host").unwrap(), &new);
+            return Some(Response::new(
+                403,
+                r#"{"errors":[{"code":"DENIED","message":"expired"}]}"#,
+            ));
+        }
+        None
+    });
+    log_in(&config, &server.address(), &old);
+    let all = Registries { auth: Auth::of_docker(Some(config)), ..Registries::default() };
+    pull(&fixture, &format!("{}/sample:1", server.address()), &all).unwrap();
 }
 
 #[test]

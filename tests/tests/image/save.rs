@@ -91,6 +91,8 @@ fn what_gnu_tar_packs_comes_out_as_it_packed_it() {
         &["--format=gnu", "--sparse"][..],
         &["--format=gnu"],
         &["--format=pax", "--xattrs"],
+        &["--format=pax", "--sparse"],
+        &["--format=pax", "--sparse", "--sparse-version=0.1"],
         &["--format=ustar", "--exclude=n*"],
         &["--format=v7", "--exclude=n*", "--exclude=pipe"],
     ]

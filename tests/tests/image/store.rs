@@ -183,7 +183,8 @@ fn names(root: &std::path::Path, directory: &str) -> Vec<String> {
 /// Twenty images of three shared layers and one of their own.
 fn twenty() -> Vec<Made> {
     let layer = |name: String| {
-        let data: Vec<u8> = (0..100_000_usize).map(|at| (at * at % 249) as u8).collect();
+        let data: Vec<u8> =
+            (0..100_000_usize).map(|at| u8::try_from(at * at % 249).unwrap()).collect();
         Layer::gzip(&Tar::new().file(&name, &data))
     };
     let shared: Vec<Layer> = (0..3).map(|at| layer(format!("shared{at}"))).collect();
@@ -221,7 +222,7 @@ fn twenty_pulls_at_once_fetch_each_layer_once() {
     })
     .unwrap();
     let pulls = (0..20).map(|at| {
-        let request = PullRequest::of(&format!("{}/many:v{at}", server.address()));
+        let request = PullRequest::of(format!("{}/many:v{at}", server.address()));
         let (store, progress) = (fixture.store.clone(), fixture.progress());
         async move { store.pull(request, &Registries::default(), progress).await }
     });
@@ -259,7 +260,8 @@ fn pulls_removals_and_prunings_of_two_processes_leave_a_whole_store() {
             scope.spawn(move || {
                 let store = Store::open(root).unwrap();
                 for round in 0..6 {
-                    let load = store.load(archive, std::sync::Arc::new(|_| {}));
+                    let registries = Registries::default();
+                    let load = store.load(archive, &registries, std::sync::Arc::new(|_| {}));
                     fixture.runtime.block_on(load).unwrap();
                     match (at + round) % 3 {
                         // Somebody else may have taken it meanwhile.
@@ -275,7 +277,8 @@ fn pulls_removals_and_prunings_of_two_processes_leave_a_whole_store() {
         }
     });
     for (at, archive) in archives.iter().enumerate() {
-        let load = fixture.store.load(archive, fixture.progress());
+        let registries = Registries::default();
+        let load = fixture.store.load(archive, &registries, fixture.progress());
         fixture.runtime.block_on(load).unwrap();
         let name = format!("many:v{at}");
         fixture.store.save(&[name], &new_file(&fixture), &|| false).unwrap();

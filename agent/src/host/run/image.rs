@@ -33,7 +33,7 @@ pub(super) async fn resolve(
     let found = if task.pull == PullPolicy::Always {
         (None, false)
     } else {
-        let failed = |error| reason(&Failure { error, resolved: true }, task.pull, reference);
+        let failed = |error| reason(&Failure { error, resolved: true }, task.pull, reference, "");
         pulls.at_hand(task.pull, reference).await.map_err(failed)?
     };
     let here = match found {
@@ -84,7 +84,13 @@ pub(super) async fn resolve(
             will_do(task, reference, &chain(&failure.error));
             in_use(hands, here).await
         }
-        _ => Err(reason(&failure, task.pull, reference)),
+        _ => {
+            let advice = match &failure.error {
+                Error::Image(error) if error.is_refusal() => hands.logins().advice(task, reference),
+                _ => String::new(),
+            };
+            Err(reason(&failure, task.pull, reference, &advice))
+        }
     }
 }
 
@@ -102,8 +108,8 @@ async fn in_use(hands: &Arc<Hands>, leased: Leased) -> Result<Leased, String> {
     Ok(leased)
 }
 
-/// The error's name in ECS, and its text.
-fn reason(failure: &Failure, policy: PullPolicy, reference: &str) -> String {
+/// The error's name in ECS, and its text with advice before it.
+fn reason(failure: &Failure, policy: PullPolicy, reference: &str, advice: &str) -> String {
     let strict = matches!(policy, PullPolicy::Always | PullPolicy::Once);
     let login = match &failure.error {
         Error::Image(error) => error.login(),
@@ -118,5 +124,5 @@ fn reason(failure: &Failure, policy: PullPolicy, reference: &str) -> String {
         }
         _ => "CannotPullContainerError",
     };
-    format!("{name}: {}", chain(&failure.error))
+    format!("{name}: {advice}{}", chain(&failure.error))
 }

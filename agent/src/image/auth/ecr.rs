@@ -96,8 +96,8 @@ impl Token {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    /// Empty: the host's own.
-    role: String,
+    /// `None`: the host's own.
+    role: Option<String>,
     registry: String,
     region: String,
     endpoint: String,
@@ -172,8 +172,10 @@ impl Aws {
             token.own_endpoint.as_deref().or(self.ecr_endpoint()).unwrap_or(&token.endpoint);
         let key = Key {
             role: match &caller {
-                Caller::Host => String::new(),
-                Caller::Role { arn, .. } => arn.clone(),
+                Caller::Host => None,
+                // Whom a control plane does not name is known by his keys.
+                Caller::Role { arn, keys } if arn.is_empty() => Some(keys.access_key_id.clone()),
+                Caller::Role { arn, .. } => Some(arn.clone()),
             },
             registry: token.registry.clone(),
             region: token.region.clone(),
@@ -316,6 +318,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_role_without_a_name_gets_nobody_elses_token() {
+        let server = Server::start(vec![
+            answer("of the host", after(12)),
+            answer("of A", after(12)),
+            answer("of B", after(12)),
+        ])
+        .await;
+        let aws = Aws::testing(&server.endpoint());
+        let token = Token::of(&Registry::of_host(HOST).unwrap());
+        let nameless = |name: &str| match role(name) {
+            Caller::Role { keys, .. } => Caller::Role { arn: String::new(), keys },
+            Caller::Host => Caller::Host,
+        };
+        for (caller, expected) in [
+            (Caller::Host, "of the host"),
+            (nameless("A"), "of A"),
+            (nameless("B"), "of B"),
+            (nameless("A"), "of A"),
+        ] {
+            assert_eq!(password(aws.token(caller, &token, HOST).await.unwrap()), expected);
+        }
+    }
+
+    #[tokio::test]
     async fn pulls_at_once_share_one_call() {
         let server = Server::start(vec![answer("one", after(12))]).await;
         let aws = Aws::testing(&server.endpoint());
@@ -412,7 +438,7 @@ mod tests {
     fn a_hundred_tokens_are_kept() {
         let tokens = Tokens::default();
         let key = |number: usize| Key {
-            role: number.to_string(),
+            role: Some(number.to_string()),
             registry: String::new(),
             region: String::new(),
             endpoint: String::new(),

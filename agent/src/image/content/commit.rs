@@ -12,10 +12,10 @@ use super::sweep::discard;
 use super::{ImageRecord, LayerRecord, Store};
 use crate::error::chain;
 use crate::failpoint;
-use crate::image::Error;
 use crate::image::layer::digest_of;
 use crate::image::reference::Reference;
 use crate::image::unpack::make_directory;
+use crate::image::{Error, Image};
 
 /// A pull in progress: a directory of its own, removed with the last clone unless committed.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(in crate::image) struct NewImage {
 /// A commit either succeeds or finds that a layer it relied on was removed meanwhile.
 #[derive(Debug)]
 pub(in crate::image) enum Commit {
-    Done,
+    Done(Vec<Image>),
     LayerGone,
 }
 impl Store {
@@ -98,8 +98,13 @@ impl Store {
             self.leases().committed(&digest_of(&image.config));
         }
         let mut garbage = Vec::new();
-        let result =
-            self.commit_layers(layers(), &mut garbage).and_then(|()| self.commit_images(images));
+        // Looked at before the lock is given up: a moment later another process may prune them.
+        let result = self
+            .commit_layers(layers(), &mut garbage)
+            .and_then(|()| self.commit_images(images))
+            .and_then(|()| {
+                images.iter().map(|new| self.image(&lock, &digest_of(&new.config))).collect()
+            });
         // What a moved tag or a failure left; a failure is the error to tell.
         let collected = self.collect(&lock);
         drop(lock);
@@ -107,11 +112,11 @@ impl Store {
             garbage.extend(more);
             discard(garbage)
         });
-        result?;
+        let images = result?;
         if let Err(error) = discarded {
             tracing::warn!(error = chain(&error), "what the store no longer needs is not removed");
         }
-        Ok(Commit::Done)
+        Ok(Commit::Done(images))
     }
 
     fn commit_layers<'a>(

@@ -286,10 +286,6 @@ impl Store {
         failure.map_or(Ok(diff_ids), Err)
     }
 
-    pub(in crate::image) fn image_by_id(&self, id: &str) -> Result<Image, Error> {
-        self.image(&self.lock()?, id)
-    }
-
     pub(in crate::image) fn image(&self, lock: &Lock, id: &str) -> Result<Image, Error> {
         self.whole_by_id(lock, id).map(|(image, _)| image)
     }

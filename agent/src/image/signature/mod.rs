@@ -191,7 +191,7 @@ async fn signatures_of(session: &Session, digest: &str) -> Result<Vec<Attached>,
     let tag = tag_of(digest);
     let text = match session.manifest(&tag).await {
         Ok((text, _)) => text,
-        Err(registry::Error::Unknown(_)) => return Ok(Vec::new()),
+        Err(error) if error.is_unknown() => return Ok(Vec::new()),
         Err(source) => return Err(Error::Fetch { tag, source: Box::new(source) }),
     };
     if text.len() as u64 > MAX_DOCUMENT {
