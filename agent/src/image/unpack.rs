@@ -500,7 +500,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_described_again_takes_its_memory_once() {
         let name = format!("{}/", "n".repeat(90));
-        let entries = vec![(name.as_str(), 0o755, ""); 500];
+        let entries = [(name.as_str(), 0o755, ""); 500];
         let limits = Limits { directories: 1024, ..Limits::DEFAULT };
         unpacked(&entries, limits).unwrap();
     }
