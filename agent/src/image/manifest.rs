@@ -166,7 +166,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Document, Refusal> {
         let media_type = if declared.is_empty() { "Docker schema 1".to_owned() } else { declared };
         return Err(Refusal::MediaType {
             media_type,
-            hint: ", the format of 2014: pull the image with an old Docker and push it with a current one",
+            hint: ", the format of 2014: pull it with an old Docker and push the image again with a current one",
         });
     }
     // Docker's and OCI's documents differ in names only. A document that could be read as both is
@@ -357,7 +357,7 @@ mod tests {
             (json!({"schemaVersion": 1, "fsLayers": []}), "Docker schema 1"),
             (
                 json!({"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v1+prettyjws"}),
-                "push it with a current one",
+                "push the image again",
             ),
             (json!({"config": config, "layers": [], "manifests": []}), "neither"),
             (json!({"mediaType": OCI_INDEX, "config": config, "layers": []}), "fields of its type"),

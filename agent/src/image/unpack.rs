@@ -407,7 +407,8 @@ fn cost(path: usize, metadata: &Metadata) -> usize {
 fn write<R: Input>(entries: &mut Entries<R>, entry: &Entry, file: &File) -> Result<(), Error> {
     let failed = |source| Error::Apply { name: lossy(&entry.path), operation: "write it", source };
     let mut written = 0;
-    for (offset, length) in &entry.segments {
+    // GNU tar says where a file with a hole at its end ends by a segment without data.
+    for (offset, length) in entry.segments.iter().filter(|(_, length)| *length > 0) {
         written = *offset;
         let end = offset.saturating_add(*length);
         while written < end {
@@ -499,7 +500,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_described_again_takes_its_memory_once() {
         let name = format!("{}/", "n".repeat(90));
-        let entries = vec![(name.as_str(), 0o755, ""); 500];
+        let entries = [(name.as_str(), 0o755, ""); 500];
         let limits = Limits { directories: 1024, ..Limits::DEFAULT };
         unpacked(&entries, limits).unwrap();
     }

@@ -15,11 +15,11 @@ fn refused(host: &TestHost, definition: &Value) -> String {
     stderr(&output)
 }
 
-/// Files of tasks and images; the database and locks stay.
+/// Files of tasks and images; the database, locks and what is remembered of uses stay.
 fn files(host: &TestHost) -> String {
     host.sh(&format!(
         "cd {}; find var/lib/lighter/tasks run/lighter/tasks -mindepth 1 2>/dev/null | sort; \
-         find var/lib/lighter/images -mindepth 1 -maxdepth 3 2>/dev/null | grep -v lock | sort",
+         find var/lib/lighter/images -mindepth 1 -maxdepth 3 2>/dev/null | grep -v -e lock -e /usage/ | sort",
         host.root().display()
     ))
 }
