@@ -140,7 +140,8 @@ impl<R: Input> Entries<R> {
                 };
             };
             let header = tar::Header::from_byte_slice(&block);
-            let size = header.entry_size().ok().ok_or_else(|| self.malformed("size"))?;
+            let size = given(&header.as_old().size, header.entry_size());
+            let size = size.ok().ok_or_else(|| self.malformed("size"))?;
             match header.as_old().linkflag[0] {
                 b'x' => {
                     let text = self.extension(size)?;
@@ -241,10 +242,11 @@ impl<R: Input> Entries<R> {
         let number = |field: io::Result<u64>, at| {
             field.ok().ok_or(Error::Malformed { at, reason: "owner, mode or time" })
         };
+        let fields = header.as_old();
         let mtime = match extensions.mtime {
             Some(mtime) => mtime,
             // In base 256 times before 1970 are complements of two.
-            None => (number(header.mtime(), self.at)?.cast_signed(), 0),
+            None => (number(given(&fields.mtime, header.mtime()), self.at)?.cast_signed(), 0),
         };
         let device = |field: io::Result<Option<u32>>| {
             field.ok().flatten().ok_or(Error::Malformed { at: self.at, reason: "device number" })
@@ -253,9 +255,14 @@ impl<R: Input> Entries<R> {
         Ok(Entry {
             kind,
             size,
-            mode: header.mode().ok().ok_or_else(|| self.malformed("mode"))? & 0o7777,
-            uid: extensions.uid.map_or_else(|| number(header.uid(), self.at), Ok)?,
-            gid: extensions.gid.map_or_else(|| number(header.gid(), self.at), Ok)?,
+            mode: given(&fields.mode, header.mode()).ok().ok_or_else(|| self.malformed("mode"))?
+                & 0o7777,
+            uid: extensions
+                .uid
+                .map_or_else(|| number(given(&fields.uid, header.uid()), self.at), Ok)?,
+            gid: extensions
+                .gid
+                .map_or_else(|| number(given(&fields.gid, header.gid()), self.at), Ok)?,
             mtime,
             device: if is_device {
                 (device(header.device_major())?, device(header.device_minor())?)
@@ -406,6 +413,12 @@ impl<R: Input> Entries<R> {
     }
 }
 
+/// A number that was left out is 0, as in Go's reader.
+fn given<T: From<u8>>(field: &[u8], read: io::Result<T>) -> io::Result<T> {
+    let left_out = field.iter().all(|byte| matches!(byte, 0 | b' '));
+    if left_out { Ok(T::from(0)) } else { read }
+}
+
 fn padding(size: u64) -> u64 {
     let block = BLOCK as u64;
     (block - size % block) % block
@@ -474,6 +487,19 @@ mod tests {
         let entry = entries.next().unwrap().unwrap();
         assert_eq!((entry.kind, entry.path.as_slice()), (Kind::Directory, b"d/".as_slice()));
         assert!(entries.next().unwrap().is_none());
+    }
+
+    #[test]
+    fn numbers_that_were_left_out_are_zeros() {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("a").unwrap();
+        header.as_old_mut().uid.fill(b' ');
+        header.set_cksum();
+        let entry = entries(header.as_bytes()).next().unwrap().unwrap();
+        assert_eq!((entry.uid, entry.gid, entry.mode, entry.mtime), (0, 0, 0, (0, 0)));
+        header.as_old_mut().gid.fill(b'x');
+        header.set_cksum();
+        assert!(entries(header.as_bytes()).next().is_err());
     }
 
     #[test]

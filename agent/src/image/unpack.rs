@@ -406,20 +406,20 @@ fn cost(path: usize, metadata: &Metadata) -> usize {
 /// Writes the data of an entry where its segments say; what lies between them stays a hole.
 fn write<R: Input>(entries: &mut Entries<R>, entry: &Entry, file: &File) -> Result<(), Error> {
     let failed = |source| Error::Apply { name: lossy(&entry.path), operation: "write it", source };
+    // Not where the last segment begins: GNU tar ends maps with an empty one at the file's end.
     let mut written = 0;
-    // GNU tar says where a file with a hole at its end ends by a segment without data.
-    for (offset, length) in entry.segments.iter().filter(|(_, length)| *length > 0) {
-        written = *offset;
-        let end = offset.saturating_add(*length);
-        while written < end {
+    for (offset, length) in &entry.segments {
+        let (mut at, end) = (*offset, offset.saturating_add(*length));
+        while at < end {
             let data = entries.data()?;
-            let most = usize::try_from(end - written).unwrap_or(usize::MAX).min(data.len());
+            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(data.len());
             if most == 0 {
                 return Err(failed(io::ErrorKind::UnexpectedEof.into()));
             }
-            file.write_all_at(&data[..most], written).map_err(failed)?;
+            file.write_all_at(&data[..most], at).map_err(failed)?;
             entries.take(most);
-            written += most as u64;
+            at += most as u64;
+            written = at;
         }
     }
     if written < entry.size {
