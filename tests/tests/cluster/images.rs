@@ -214,6 +214,8 @@ fn what_is_to_be_here_is_pulled_when_the_agent_starts() {
     text.push_str(&format!("LIGHTER_IMAGE_PREPULL={app}\n"));
     std::fs::write(&config, text).unwrap();
     world.cluster.start_agent(0);
+    // A command that comes before it would be the agent of this root for a moment.
+    world.cluster.wait_connected(1);
     let World { cluster, .. } = &world;
     cluster.eventually("it is pulled in advance", || listed(&world).contains("app"));
     drop(world.registry.take());
