@@ -284,7 +284,10 @@ fn schema_1_is_refused_with_the_reason() {
         })
     });
     let error = chain(&fixture.pull(&format!("{}/old:1", server.address())).unwrap_err());
-    assert!(error.contains("schema 1") && error.contains("push it with a current one"), "{error}");
+    assert!(
+        error.contains("schema 1") && error.contains("push the image again with a current one"),
+        "{error}"
+    );
 }
 
 #[test]
