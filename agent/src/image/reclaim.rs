@@ -1,4 +1,4 @@
-//! Collection: carries out what [`plan`](super::plan::plan) decides.
+//! Collection: carries out what [`plan`] decides.
 //!
 //! Each image is removed by itself, as `image rm` would remove it: asked again under the store's lock
 //! whether it may go, its record first, then its names, then its layers. Killed in between, the

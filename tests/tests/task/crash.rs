@@ -170,6 +170,8 @@ fn the_agent_dies_while_a_task_starts() {
             carried += 1;
         }
         host.stop_agent();
+        // An agent that came second takes a moment to go.
+        host.eventually("nobody is left", || host.state() == before);
         assert_eq!(host.state(), before, "at {moment:?}: {}", host.agent_log());
         let left = host.sh(&format!("ls {}", host.root().join("var/lib/lighter/tasks").display()));
         assert_eq!(left, "", "at {moment:?}");
