@@ -7,15 +7,15 @@
 set -euo pipefail
 
 dist=$(realpath "${1:-target/dist}")
-work=$(mktemp -d)
+scratch=$(mktemp -d)
 pids=()
 cleanup() {
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     wait 2>/dev/null || true
-    rm -rf "$work"
+    rm -rf "$scratch"
 }
 trap cleanup EXIT
-cd "$work"
+cd "$scratch"
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 show() { printf '$ %s\n' "$*"; "$@"; }
 
@@ -72,12 +72,12 @@ registry() { # name, port, more configuration
     cat >"$1.yml" <<Y
 version: 0.1
 log: {level: info, accesslog: {disabled: false}}
-storage: {filesystem: {rootdirectory: $work/$1}}
-http: {addr: "127.0.0.1:$2", tls: {certificate: $work/server.crt, key: $work/server.key}}
-auth: {token: {realm: "$realm", service: "$1.example", issuer: tokens, rootcertbundle: $work/tokens.crt}}
+storage: {filesystem: {rootdirectory: $scratch/$1}}
+http: {addr: "127.0.0.1:$2", tls: {certificate: $scratch/server.crt, key: $scratch/server.key}}
+auth: {token: {realm: "$realm", service: "$1.example", issuer: tokens, rootcertbundle: $scratch/tokens.crt}}
 $3
 Y
-    SSL_CERT_FILE=$work/ca.crt OTEL_TRACES_EXPORTER=none docker-registry serve "$1.yml" >>"$1.log" 2>&1 &
+    SSL_CERT_FILE=$scratch/ca.crt OTEL_TRACES_EXPORTER=none docker-registry serve "$1.yml" >>"$1.log" 2>&1 &
     pids+=($!)
     for _ in $(seq 200); do
         (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null && return
@@ -123,8 +123,8 @@ skopeo --insecure-policy copy --quiet --preserve-digests --dest-tls-verify=false
 digest=$(cat digest)
 
 # --- what the operator writes ----------------------------------------------------------------------
-certs=$work/root/etc/lighter/certs.d/$origin
-mkdir -p "$certs" "$work/root/etc/ecs"
+certs=$scratch/root/etc/lighter/certs.d/$origin
+mkdir -p "$certs" "$scratch/root/etc/ecs"
 cp ca.crt "$certs/ca.pem"
 cat >"$certs/hosts.toml" <<T
 server = "https://$origin"
@@ -134,11 +134,11 @@ ca = "ca.pem"
   capabilities = ["pull"]
   ca = "ca.pem"
 T
-cat >"$work/root/etc/ecs/ecs.config" <<C
+cat >"$scratch/root/etc/ecs/ecs.config" <<C
 ECS_ENGINE_AUTH_TYPE=docker
 ECS_ENGINE_AUTH_DATA={"$origin":{"username":"alice","password":"s3cret"},"$mirror":{"username":"alice","password":"s3cret"}}
 C
-lighter=("$dist/lighter" --root "$work/root")
+lighter=("$dist/lighter" --root "$scratch/root")
 lighter() { printf '$ lighter %s\n' "$*"; "${lighter[@]}" "$@"; }
 asked() {
     sort asked | uniq -c | sed 's/^/  /'
