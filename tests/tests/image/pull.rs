@@ -209,6 +209,28 @@ pub(super) fn ranged(request: &Request, blob: &[u8]) -> Response {
     }
 }
 
+fn noise() -> Vec<u8> {
+    (0..400_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
+}
+
+/// An image of one layer that is not compressible, and a server that treats the layer specially.
+pub(super) fn with_layer(
+    special: impl Fn(&Request, &[u8], usize) -> Response + Send + Sync + 'static,
+) -> (Server, Arc<AtomicUsize>) {
+    let noise = noise();
+    let image = Made::new(vec![Layer::plain(&Tar::new().file("noise", &noise))]);
+    let (name, blob) = (image.layers[0].digest.clone(), image.layers[0].blob.clone());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let server = scripted(&image, move |request| {
+        request
+            .path
+            .ends_with(&name)
+            .then(|| special(request, &blob, counter.fetch_add(1, Ordering::SeqCst)))
+    });
+    (server, asked)
+}
+
 #[test]
 fn a_token_is_fetched_where_the_registry_says() {
     let fixture = Fixture::new();
@@ -231,21 +253,12 @@ fn a_token_is_fetched_where_the_registry_says() {
 #[test]
 fn a_broken_transfer_goes_on_where_it_stopped() {
     let fixture = Fixture::new();
-    let noise: Vec<u8> =
-        (0..400_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
-    let image = Made::new(vec![Layer::plain(&Tar::new().file("noise", &noise))]);
-    let (name, blob) = (image.layers[0].digest.clone(), image.layers[0].blob.clone());
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&asked);
-    let server = scripted(&image, move |request| {
-        if !request.path.ends_with(&name) {
-            return None;
-        }
-        let cut = (counter.fetch_add(1, Ordering::SeqCst) < 3).then_some(100_000);
-        Some(Response { cut, ..ranged(request, &blob) })
+    let (server, asked) = with_layer(|request, blob, count| {
+        let cut = (count < 3).then_some(100_000);
+        Response { cut, ..ranged(request, blob) }
     });
     let pulled = fixture.pull(&format!("{}/noise:1", server.address())).unwrap();
-    assert_eq!(pulled.read_file("noise", 1 << 20).unwrap().unwrap(), noise);
+    assert_eq!(pulled.read_file("noise", 1 << 20).unwrap().unwrap(), noise());
     assert_eq!(asked.load(Ordering::SeqCst), 4);
 }
 

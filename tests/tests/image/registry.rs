@@ -11,12 +11,12 @@ use agent::image::{Auth, Error, Hosts, Image, Login, PullRequest, Registries};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
-use tests::image::{Image as Made, Layer, Tar, digest};
+use tests::image::{Image as Made, digest};
 use tests::registry::{
     Authority, Options, PASSWORD, Registry, Request, Response, Server, TlsFront, Tokens, USER,
 };
 
-use super::pull::{ranged, scripted};
+use super::pull::{ranged, scripted, with_layer};
 use super::{Fixture, chain, sample};
 
 /// Logins of these registries, and the directory `certs.d` of the fixture.
@@ -457,25 +457,6 @@ fn no_redirect_leaves_https() {
     let all = registries(&fixture, &[]);
     let error = pull(&fixture, &format!("{}/sample:1", front.address()), &all).unwrap_err();
     assert!(error.contains("sends us to 127.0.0.1:1, which is not HTTPS"), "{error}");
-}
-
-/// An image of one layer that is not compressible, and a server that treats the layer specially.
-fn with_layer(
-    special: impl Fn(&Request, &[u8], usize) -> Response + Send + Sync + 'static,
-) -> (Server, Arc<AtomicUsize>) {
-    let noise: Vec<u8> =
-        (0..400_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
-    let image = Made::new(vec![Layer::plain(&Tar::new().file("noise", &noise))]);
-    let (name, blob) = (image.layers[0].digest.clone(), image.layers[0].blob.clone());
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&asked);
-    let server = scripted(&image, move |request| {
-        request
-            .path
-            .ends_with(&name)
-            .then(|| special(request, &blob, counter.fetch_add(1, Ordering::SeqCst)))
-    });
-    (server, asked)
 }
 
 #[test]

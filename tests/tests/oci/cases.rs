@@ -128,9 +128,9 @@ pub(super) const CASES: &[Case] = &[
         .fails(126, Text::Any, Text::Any)
         .ctr_code(1),
     prints("working directory", "-w /tmp", &["pwd"], "/tmp\n").ctr("--cwd /tmp"),
-    prints("working directory, made if missing", "-w /work/deep", &["pwd"], "/work/deep\n")
+    prints("working directory, made if missing", "-w /made/deep", &["pwd"], "/made/deep\n")
         .not_podman()
-        .ctr("--cwd /work/deep"),
+        .ctr("--cwd /made/deep"),
     prints("domain name", "--domainname example.org", sh!("cat /proc/sys/kernel/domainname"), "example.org\n")
         .not_podman(),
     prints("tmpfs with the image's files", "--mount type=tmpfs,dst=/etc,tmpcopyup", sh!("grep -c . /etc/passwd; grep -c 'tmpfs /etc ' /proc/mounts"), "2\n1\n")

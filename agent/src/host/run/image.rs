@@ -100,14 +100,18 @@ fn will_do(task: &Task, image: &str, why: &str) {
     tracing::info!(task = %task.id, image, why, "cannot refresh an image; the one that is here will do");
 }
 
-/// Notes the use, which only the order of collection depends on.
 async fn in_use(hands: &Arc<Hands>, leased: Leased) -> Result<Leased, String> {
-    let (images, id) = (hands.images().clone(), leased.image.id.clone());
+    note_use(hands, &leased.image.id).await;
+    Ok(leased)
+}
+
+/// Notes the use of an image, which only the order of collection depends on.
+pub(super) async fn note_use(hands: &Arc<Hands>, image: &str) {
+    let (images, id) = (hands.images().clone(), image.to_owned());
     let noted = super::blocking(move || images.note_use(&id).map_err(|error| chain(&error))).await;
     if let Err(error) = noted {
-        tracing::warn!(image = leased.image.id, error, "the use of an image is not noted");
+        tracing::warn!(image, error, "the use of an image is not noted");
     }
-    Ok(leased)
 }
 
 /// The error's name in ECS, and its text with advice before it.

@@ -12,6 +12,7 @@ use protocol::taskdef::NetworkMode;
 
 use super::blocking;
 use super::container::lease;
+use super::image::note_use;
 use crate::cgroup;
 use crate::engine::{Image, Task};
 use crate::error::chain;
@@ -197,11 +198,7 @@ pub(super) async fn remove(hands: &Arc<Hands>, task: &Arc<Task>) {
 async fn note_last_use(hands: &Arc<Hands>, task: &Task) {
     for container in &task.containers {
         let Image::Ready { id, .. } = &container.image else { continue };
-        let (images, used) = (hands.images().clone(), id.clone());
-        let noted = blocking(move || images.note_use(&used).map_err(|error| chain(&error))).await;
-        if let Err(error) = noted {
-            tracing::warn!(task = %task.id, image = id, error, "the use of an image is not noted");
-        }
+        note_use(hands, id).await;
     }
 }
 

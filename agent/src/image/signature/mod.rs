@@ -107,19 +107,7 @@ impl Error {
 #[derive(Deserialize)]
 struct Signatures {
     #[serde(default)]
-    layers: Vec<Entry>,
-}
-
-/// A descriptor with its annotations, which those of images have not kept.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry {
-    #[serde(default)]
-    media_type: String,
-    digest: String,
-    size: u64,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    layers: Vec<Descriptor>,
 }
 
 impl Policy {
@@ -201,18 +189,9 @@ fn listed(text: &[u8]) -> Result<Vec<(Descriptor, String)>, serde_json::Error> {
         .filter(|layer| {
             layer.media_type == PAYLOAD && layer.size <= MAX_PAYLOAD && is_digest(&layer.digest)
         })
-        .filter_map(|layer| {
-            let signature = layer.annotations?.remove(ANNOTATION)?;
-            let descriptor = Descriptor {
-                media_type: layer.media_type,
-                digest: layer.digest,
-                size: layer.size,
-                platform: None,
-                annotations: None,
-                artifact_type: None,
-                urls: Vec::new(),
-            };
-            Some((descriptor, signature))
+        .filter_map(|mut layer| {
+            let signature = layer.annotations.take()?.remove(ANNOTATION)?;
+            Some((layer, signature))
         })
         .filter(|(layer, signature)| seen.insert((layer.digest.clone(), signature.clone())))
         .filter(|(layer, _)| {
