@@ -19,18 +19,21 @@ fn told(host: &TestHost, id: &str) -> Value {
         .unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
+/// Pid of a task's first container.
+fn pid(host: &TestHost, id: &str) -> i64 {
+    host.inspect(id)["containers"][0]["pid"].as_i64().expect("a pid")
+}
+
 /// Id of a container's endpoint, from its environment.
-fn endpoint(host: &TestHost, id: &str) -> String {
-    let pid = host.inspect(id)["containers"][0]["pid"].as_i64().expect("a pid");
+fn endpoint(host: &TestHost, pid: i64) -> String {
     let text = host.sh(&format!("tr '\\0' '\\n' < /proc/{pid}/environ"));
     let uri = text.lines().find_map(|line| line.strip_prefix("ECS_CONTAINER_METADATA_URI_V4="));
     let uri = uri.unwrap_or_else(|| panic!("no endpoint in {text}"));
     uri.rsplit('/').next().expect("an id").to_owned()
 }
 
-/// A request from inside a task's namespace.
-fn fetch(host: &TestHost, id: &str, path: &str) -> (String, String) {
-    let pid = host.inspect(id)["containers"][0]["pid"].as_i64().expect("a pid");
+/// A request from the network namespace of a process.
+fn fetch(host: &TestHost, pid: i64, path: &str) -> (String, String) {
     let text = host.sh(&format!(
         "nsenter -t {pid} -n curl -s --max-time 5 -w '\\n%{{http_code}}' http://169.254.170.2{path}"
     ));
@@ -94,17 +97,18 @@ fn a_task_reads_nothing_of_another() {
         let (first, second) = (host.detach(&lasting(mode)), host.detach(&lasting(mode)));
         let own = told(&host, &first);
         told(&host, &second);
-        let id = endpoint(&host, &first);
+        let (inside, outside) = (pid(&host, &first), pid(&host, &second));
+        let id = endpoint(&host, inside);
         let docker = own["DockerId"].as_str().expect("an id");
         for path in [format!("/v4/{id}"), format!("/v4/{id}/task"), format!("/v4/{id}/stats")] {
-            assert_eq!(fetch(&host, &first, &path).0, "200", "{mode} {path}");
-            assert_eq!(fetch(&host, &second, &path).0, "404", "{mode} {path}");
+            assert_eq!(fetch(&host, inside, &path).0, "200", "{mode} {path}");
+            assert_eq!(fetch(&host, outside, &path).0, "404", "{mode} {path}");
         }
         for path in [format!("/v3/{id}"), format!("/v2/metadata/{docker}")] {
-            assert_eq!(fetch(&host, &first, &path).0, "200", "{mode} {path}");
-            assert_eq!(fetch(&host, &second, &path).0, "400", "{mode} {path}");
+            assert_eq!(fetch(&host, inside, &path).0, "200", "{mode} {path}");
+            assert_eq!(fetch(&host, outside, &path).0, "400", "{mode} {path}");
         }
-        let (_, task) = fetch(&host, &second, "/v2/metadata");
+        let (_, task) = fetch(&host, outside, "/v2/metadata");
         assert!(task.contains(&second) && !task.contains(&first), "{mode}: {task}");
         host.ok(&["stop", &first, &second]);
     }
@@ -146,10 +150,7 @@ fn the_endpoint_answers_again_after_the_agent_was_killed() {
     for id in &tasks {
         told(&host, id);
     }
-    let inside: Vec<i64> = tasks
-        .iter()
-        .map(|id| host.inspect(id)["containers"][0]["pid"].as_i64().expect("a pid"))
-        .collect();
+    let inside: Vec<i64> = tasks.iter().map(|id| pid(&host, id)).collect();
     let agent = host.agent_pid().expect("an agent");
     host.kill(agent, "KILL");
     host.eventually("it is gone", || !host.is_alive(agent));
@@ -161,10 +162,10 @@ fn the_endpoint_answers_again_after_the_agent_was_killed() {
         assert_eq!(host.sh(&code), "7", "{mode}");
     }
     host.start_agent();
-    for (mode, id) in modes.iter().zip(&tasks) {
-        let path = format!("/v4/{}/task", endpoint(&host, id));
-        host.eventually("it answers", || fetch(&host, id, &path).0 == "200");
-        assert!(fetch(&host, id, &path).1.contains(id), "{mode}");
+    for ((mode, id), pid) in modes.iter().zip(&tasks).zip(inside) {
+        let path = format!("/v4/{}/task", endpoint(&host, pid));
+        host.eventually("it answers", || fetch(&host, pid, &path).0 == "200");
+        assert!(fetch(&host, pid, &path).1.contains(id), "{mode}");
     }
     for id in &tasks {
         host.ok(&["stop", id]);
@@ -185,7 +186,7 @@ fn what_a_dead_agent_left_for_host_tasks_is_swept() {
     let agent = host.agent_pid().expect("an agent");
     let worker = host.monitor(&id)["worker"]["pid"].as_i64().expect("a pid");
     let guardian = host.monitor(&id)["guardian"]["pid"].as_i64().expect("a pid");
-    let main = host.inspect(&id)["containers"][0]["pid"].as_i64().expect("a pid");
+    let main = pid(&host, &id);
     for pid in [agent, guardian, worker, main] {
         host.kill(pid, "KILL");
     }
@@ -205,9 +206,11 @@ fn statistics_are_dockers() {
     let host = TestHost::new();
     let id = host.detach(&lasting("awsvpc"));
     told(&host, &id);
-    let path = format!("/v4/{}/stats", endpoint(&host, &id));
+    let pid = pid(&host, &id);
+    let own = endpoint(&host, pid);
+    let path = format!("/v4/{own}/stats");
     let stats = |path: &str| -> Value {
-        let (status, body) = fetch(&host, &id, path);
+        let (status, body) = fetch(&host, pid, path);
         assert_eq!(status, "200", "{body}");
         serde_json::from_str(&body).expect("JSON")
     };
@@ -222,7 +225,7 @@ fn statistics_are_dockers() {
         later["network_rate_stats"].is_object()
             && later["precpu_stats"]["system_cpu_usage"].as_u64() > Some(0)
     });
-    let all = stats(&format!("/v4/{}/task/stats", endpoint(&host, &id)));
+    let all = stats(&format!("/v4/{own}/task/stats"));
     assert_eq!(all.as_object().map(serde_json::Map::len), Some(1), "{all}");
     host.ok(&["stop", &id]);
 }
@@ -232,9 +235,10 @@ fn bad_requests_get_the_documented_answers() {
     let host = TestHost::new();
     let id = host.detach(&lasting("awsvpc"));
     told(&host, &id);
-    let own = endpoint(&host, &id);
+    let pid = pid(&host, &id);
+    let own = endpoint(&host, pid);
     let code = |path: &str| {
-        let (status, body) = fetch(&host, &id, path);
+        let (status, body) = fetch(&host, pid, path);
         let body: Value = serde_json::from_str(&body).expect("JSON");
         (status, body)
     };
@@ -283,8 +287,8 @@ fn more_requests_than_the_limit_are_refused() {
     host.stop_agent();
     let id = host.detach(&script("awsvpc", "echo told; exec sleep 1000"));
     host.eventually("it runs", || host.ok(&["logs", &id]).contains("told"));
-    let own = endpoint(&host, &id);
-    let pid = host.inspect(&id)["containers"][0]["pid"].as_i64().expect("a pid");
+    let pid = pid(&host, &id);
+    let own = endpoint(&host, pid);
     let many = host.sh(&format!(
         "nsenter -t {pid} -n sh -c 'for i in $(seq 20); do curl -s -o /dev/null -w \"%{{http_code}} \" http://169.254.170.2/v4/{own}; done'"
     ));
