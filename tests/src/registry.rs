@@ -226,11 +226,13 @@ pub struct Response {
     /// Close the connection, or stall for good, after so many bytes of the body.
     pub cut: Option<usize>,
     pub stall: bool,
+    /// Send what was cut one byte at a time, with such pauses.
+    pub drip: Option<Duration>,
 }
 
 impl Response {
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into(), cut: None, stall: false }
+        Self { status, headers: Vec::new(), body: body.into(), cut: None, stall: false, drip: None }
     }
 
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -306,6 +308,12 @@ fn serve(mut stream: TcpStream, handler: &Arc<Handler>) -> std::io::Result<()> {
     let cut = response.cut.unwrap_or(response.body.len()).min(response.body.len());
     stream.write_all(&response.body[..cut])?;
     stream.flush()?;
+    if let Some(pause) = response.drip {
+        for byte in &response.body[cut..] {
+            std::thread::sleep(pause);
+            stream.write_all(&[*byte])?;
+        }
+    }
     if response.stall {
         loop {
             std::thread::park();

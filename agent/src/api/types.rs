@@ -251,6 +251,9 @@ pub struct ImageView {
     pub repo_digests: Vec<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Those of its names whose image is kept from cleaning up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
     /// What is wrong with it in the store: it cannot be used until it is pulled again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
@@ -282,6 +285,9 @@ pub struct ImageDetail {
     pub metadata: ImageMetadata,
     /// Of the manifest of this platform.
     pub descriptor: ImageDescriptor,
+    /// Those of its names whose image is kept from cleaning up; not Docker's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

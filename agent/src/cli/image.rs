@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::connect::Connection;
@@ -20,7 +21,7 @@ use crate::api::client::Lines;
 use crate::api::types::{ImageView, KeepImage, PullEvent, PullImage, TagImage};
 use crate::image::Reference;
 
-#[derive(Debug, clap::Subcommand)]
+#[derive(Debug, Clone, clap::Subcommand)]
 pub(super) enum Verb {
     /// List images
     #[command(visible_alias = "list")]
@@ -90,6 +91,14 @@ pub(super) enum Verb {
         #[arg(value_name = "TARGET_IMAGE[:TAG]")]
         target: String,
     },
+}
+
+impl Verb {
+    /// Done twice it is as if it were done once; only what came on standard input is gone.
+    pub(super) fn can_be_repeated(&self) -> bool {
+        !matches!(self, Self::Load { input, .. }
+            if input.as_ref().is_none_or(|input| input == Path::new("-")))
+    }
 }
 
 pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failure> {
@@ -205,6 +214,9 @@ impl Spooled {
         let path = directory.join(format!("load-{}", uuid::Uuid::new_v4().simple()));
         let failed = |source| Error::Write { path: path.clone(), source };
         std::fs::create_dir_all(directory).map_err(failed)?;
+        if let Some(file) = unnamed(directory).map_err(failed)? {
+            return Ok(Self(file));
+        }
         let file =
             File::options().read(true).write(true).create_new(true).open(&path).map_err(failed)?;
         std::fs::remove_file(&path).map_err(failed)?;
@@ -220,6 +232,20 @@ impl Spooled {
 
     fn path(&self) -> PathBuf {
         path_of(&self.0)
+    }
+}
+
+/// A file that is in no directory, on the filesystem of this one; `None` if that has no such files.
+fn unnamed(directory: &Path) -> io::Result<Option<File>> {
+    let mut options = File::options();
+    options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE);
+    match options.open(directory) {
+        Ok(file) => Ok(Some(file)),
+        // NFS; and kernels that take it for a plain open of a directory.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

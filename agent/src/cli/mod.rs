@@ -176,6 +176,12 @@ impl Failure {
         Self { code, ..self }
     }
 
+    /// The agent ended before it had answered.
+    fn is_lost_agent(&self) -> bool {
+        use ClientError::{NotRunning, Receive, Send};
+        matches!(&self.error, Error::Client(Send { .. } | Receive { .. } | NotRunning { .. }))
+    }
+
     /// Nobody reads our output any more.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(&self.error, Error::Output { source } if source.kind() == io::ErrorKind::BrokenPipe)
@@ -256,6 +262,9 @@ impl Cli {
             Verb::Inspect(a) => with_agent(layout, async |c| inspect::run(a, c).await).await,
             Verb::Rm(a) => with_agent(layout, async |c| rm::run(a, c).await).await,
             Verb::Deregister => with_agent(layout, deregister::run).await,
+            Verb::Image(a) if a.can_be_repeated() => {
+                with_agents(layout, async |c| image::run(a.clone(), c).await).await
+            }
             Verb::Image(a) => with_agent(layout, async |c| image::run(a, c).await).await,
             Verb::Version | Verb::ConfigExample | Verb::Validate(_) => Ok(0),
         }
@@ -316,6 +325,26 @@ async fn with_agent(
     let code = result?;
     closed?;
     Ok(code)
+}
+
+/// How often a command looks for another agent.
+const AGENTS: u32 = 4;
+
+/// [`with_agent`], begun anew where the agent went away in the middle: it may be another command,
+/// which ends when it has done its own work.
+async fn with_agents(
+    layout: Layout,
+    command: impl AsyncFn(&Connection) -> Result<u8, Failure>,
+) -> Result<u8, Failure> {
+    for _ in 1..AGENTS {
+        match with_agent(layout.clone(), async |connection| command(connection).await).await {
+            Err(failure) if failure.is_lost_agent() => {
+                tracing::debug!(error = chain(&failure.error), "look for another agent");
+            }
+            result => return result,
+        }
+    }
+    with_agent(layout, async |connection| command(connection).await).await
 }
 
 /// The configuration of an agent in this process. What has no effect is said in its log.

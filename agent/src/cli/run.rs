@@ -15,7 +15,7 @@ use super::printer::{Printer, Style, wants_colour};
 use super::progress::Progress;
 use super::signals::Signals;
 use super::{Error, Failure, OURS, login, output, read_definition};
-use crate::api::client::{Client, ClientError, LogQuery};
+use crate::api::client::{Client, LogQuery};
 use crate::api::types::{LogLine, PullPolicy, RunTask, StopTask, TaskView};
 use crate::layout::Layout;
 
@@ -245,15 +245,7 @@ impl Attendance {
             match watched {
                 Ok(Watched::Stopped | Watched::Left) => return Ok(()),
                 Ok(Watched::Lost) => {}
-                Err(Failure {
-                    error:
-                        Error::Client(
-                            ClientError::Send { .. }
-                            | ClientError::Receive { .. }
-                            | ClientError::NotRunning { .. },
-                        ),
-                    ..
-                }) => {}
+                Err(failure) if failure.is_lost_agent() => {}
                 Err(error) => return Err(error),
             }
             tracing::debug!("the agent went away: look for another");

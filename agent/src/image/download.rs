@@ -2,11 +2,14 @@
 //! or the next.
 //!
 //! A host that ignores `Range` is read from the start again, and what we have is skipped; one that
-//! answers another range than was asked is asked again without. Whoever served what turns out to be
+//! answers another range than was asked is asked again without. One that sends less than its
+//! [`Pace`] is left as if it had fallen silent: a layer in transit has a place that others wait for.
+//! Whoever served what turns out to be
 //! wrong is not asked for it again ([`Session::distrust`]).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -14,6 +17,7 @@ use reqwest::Response;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use super::hosts::Pace;
 use super::layer;
 use super::manifest::Descriptor;
 use super::registry::{self, ATTEMPTS, Endpoint, Patience, Session, check, chunk, put};
@@ -38,6 +42,36 @@ pub(super) fn begins(
     let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
     let fits = total == "*" || total.parse() == Ok(size);
     (fits && first == offset && first <= last && last < size).then_some(first)
+}
+
+/// How fast a host sends.
+struct Speed {
+    pace: Pace,
+    bytes: u64,
+    /// For the host, and nothing else: who takes the content may have other things to wait for.
+    waited: Duration,
+}
+
+impl Speed {
+    fn new(pace: Pace) -> Self {
+        Self { pace, bytes: 0, waited: Duration::ZERO }
+    }
+
+    /// So much came after so long. Judged each time that the pace's time is over, then anew.
+    fn came(&mut self, bytes: usize, waited: Duration) -> Result<(), registry::Error> {
+        self.bytes += bytes as u64;
+        self.waited += waited;
+        if self.waited < self.pace.over {
+            return Ok(());
+        }
+        let Self { pace, bytes, waited } = *self;
+        *self = Self::new(pace);
+        let least = pace.bytes_per_second;
+        if u128::from(bytes) * 1000 >= u128::from(least) * waited.as_millis() {
+            return Ok(());
+        }
+        Err(registry::Error::Slow { bytes, waited, least })
+    }
 }
 
 /// Why a transfer ended early.
@@ -121,11 +155,16 @@ impl<S: Sink> Transfer<'_, S> {
             return Err(wrong(length.to_string()));
         }
         let mut skip = self.done - first;
+        let mut speed = Speed::new(endpoint.host.pace);
         loop {
+            let asked = Instant::now();
             let next = tokio::select! {
                 () = self.cancel.cancelled() => return Err(cancelled()),
                 next = chunk(&mut response) => next?,
             };
+            if let Some(chunk) = &next {
+                speed.came(chunk.len(), asked.elapsed())?;
+            }
             let Some(mut chunk) = next else {
                 return match self.done {
                     done if done == size => Ok(()),
@@ -188,11 +227,14 @@ impl Session {
                     if !error.is_transient() || transfer.done - before < PROGRESS {
                         break error;
                     }
-                    // It broke after a good while: the same host goes on.
                     (tries, patience) = (0, Patience::default());
+                    if matches!(error, registry::Error::Slow { .. }) {
+                        break error;
+                    }
+                    // It broke after a good while: the same host goes on.
                     transfer.sleep(error.pause(0)).await?;
                 };
-                if matches!(error, registry::Error::Down(_)) {
+                if matches!(error, registry::Error::Down(_) | registry::Error::Slow { .. }) {
                     endpoint.failed.store(true, Ordering::Relaxed);
                 }
                 if error.is_transient() {
@@ -243,6 +285,40 @@ pub(super) fn check_digest(expected: &str, hash: Sha256) -> Result<(), unpack::E
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(bytes_per_second: u64) -> Speed {
+        Speed::new(Pace { bytes_per_second, over: Duration::from_secs(60) })
+    }
+
+    #[test]
+    fn a_host_that_drips_is_too_slow() {
+        let mut speed = at(1024);
+        for _ in 0..59 {
+            assert!(speed.came(1, SECOND).is_ok());
+        }
+        let refused = speed.came(1, SECOND).map_err(|error| error.to_string());
+        let text = "transfer too slow: 60 bytes in 60 s, less than 1024 a second (low_speed_limit in hosts.toml)";
+        assert_eq!(refused, Err(text.to_owned()));
+        let mut speed = at(0);
+        assert!((0..1000).all(|_| speed.came(0, SECOND).is_ok()), "whoever allows that");
+    }
+
+    #[test]
+    fn a_slow_link_is_not_too_slow() {
+        let mut speed = at(1024);
+        assert!((0..3600).all(|_| speed.came(1024, SECOND).is_ok()), "steady");
+        let mut speed = at(1024);
+        assert!((0..100).all(|_| speed.came(40_000, 29 * SECOND).is_ok()), "in bursts");
+        // What came while nobody looked has not been waited for.
+        let mut speed = at(1024);
+        assert!((0..1000).all(|_| speed.came(1, SECOND / 1000).is_ok()), "held up by the disk");
+        // A good start is no excuse for ever.
+        let mut speed = at(1024);
+        assert!(speed.came(1 << 30, 60 * SECOND).is_ok());
+        assert!((0..60).any(|_| speed.came(1, SECOND).is_err()));
+    }
 
     #[test]
     fn only_the_range_that_was_asked_is_taken() {

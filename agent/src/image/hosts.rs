@@ -25,6 +25,8 @@ use super::transport::Clients;
 /// As long as containerd waits for a connection where its file says nothing is 30 s; a mirror that
 /// is down must not cost that much.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// So slow is no link that anybody pulls images by, and a registry that drips keeps places from others.
+const PACE: Pace = Pace { bytes_per_second: 1024, over: Duration::from_secs(60) };
 /// Configuration and certificates are small.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -84,6 +86,7 @@ pub(super) struct Host {
     pub(super) headers: HeaderMap,
     pub(super) trust: Trust,
     pub(super) dial_timeout: Duration,
+    pub(super) pace: Pace,
     /// The registry whose images a mirror has; `None`: this is that registry.
     pub(super) mirror_of: Option<String>,
 }
@@ -99,6 +102,7 @@ impl Host {
             headers: HeaderMap::new(),
             trust,
             dial_timeout: DIAL_TIMEOUT,
+            pace: PACE,
             mirror_of: None,
         })
     }
@@ -115,6 +119,14 @@ impl Host {
     pub(super) fn origin(&self) -> String {
         format!("{}://{}", self.base.scheme(), authority(&self.base))
     }
+}
+
+/// How fast blobs must come from a host, on average over some time of waiting for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pace {
+    /// 0: as slowly as it likes.
+    pub(super) bytes_per_second: u64,
+    pub(super) over: Duration,
 }
 
 /// For which requests a host is asked.
@@ -365,10 +377,21 @@ struct Entry {
     header: BTreeMap<String, Texts>,
     override_path: bool,
     dial_timeout: Option<String>,
+    low_speed_limit: Option<u64>,
+    low_speed_time: Option<String>,
 }
 
-const KEYS: [&str; 7] =
-    ["capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout"];
+const KEYS: [&str; 9] = [
+    "capabilities",
+    "ca",
+    "client",
+    "skip_verify",
+    "header",
+    "override_path",
+    "dial_timeout",
+    "low_speed_limit",
+    "low_speed_time",
+];
 
 /// The hosts of a `hosts.toml`, in order, the server last. `path` is for errors.
 fn parse(path: &Path, text: &str, registry: &str) -> Result<Vec<Plan>, Error> {
@@ -480,16 +503,22 @@ fn plan(
     if clients.len() > 1 {
         return Err(refuse("client: more than one certificate".to_owned()));
     }
-    let dial_timeout = match &entry.dial_timeout {
-        None => DIAL_TIMEOUT,
-        Some(text) => seconds(text)
-            .ok_or_else(|| refuse(format!("dial_timeout {text:?}: expected 5s or 500ms")))?,
+    let time = |key: &str, text: &Option<String>, default| match text {
+        None => Ok(default),
+        Some(text) => {
+            seconds(text).ok_or_else(|| refuse(format!("{key} {text:?}: expected 5s or 500ms")))
+        }
+    };
+    let dial_timeout = time("dial_timeout", &entry.dial_timeout, DIAL_TIMEOUT)?;
+    let pace = Pace {
+        bytes_per_second: entry.low_speed_limit.unwrap_or(PACE.bytes_per_second),
+        over: time("low_speed_time", &entry.low_speed_time, PACE.over)?,
     };
     let base = base(name, entry.override_path).map_err(refuse)?;
     let mirror_of = (authority(&base) != own).then(|| registry.to_owned());
     let trust = Trust { skip_verify: entry.skip_verify, ..Trust::default() };
     Ok(Plan {
-        host: Host { base, can, headers, trust, dial_timeout, mirror_of },
+        host: Host { base, can, headers, trust, dial_timeout, pace, mirror_of },
         authorities: entry
             .ca
             .map(Texts::into_vec)
@@ -607,6 +636,8 @@ mod tests {
               client = [["client.cert", "client.key"]]
               skip_verify = true
               dial_timeout = "500ms"
+              low_speed_limit = 4096
+              low_speed_time = "2m"
               [host."https://m.example".header]
                 x-one = "1"
                 x-two = ["2", "3"]
@@ -617,6 +648,9 @@ mod tests {
         assert_eq!(plan.client, Some(("client.cert".into(), Some("client.key".into()))));
         assert!(plan.host.trust.skip_verify);
         assert_eq!(plan.host.dial_timeout, Duration::from_millis(500));
+        let over = Duration::from_secs(120);
+        assert_eq!(plan.host.pace, Pace { bytes_per_second: 4096, over });
+        assert_eq!(plans[1].host.pace, PACE);
         assert_eq!(plan.host.headers.get_all("x-two").iter().count(), 2);
         for client in ["\"both.pem\"", "[\"both.pem\"]", "[[\"both.pem\", \"\"]]"] {
             let plans = parse(Path::new("x"), &format!("client = {client}"), "r.example").unwrap();
@@ -648,6 +682,8 @@ mod tests {
         assert!(refusal("a = 1\n= 2").contains("line 2"), "{}", refusal("a = 1\n= 2"));
         assert!(refusal("capabilities = [\"fly\"]").contains("\"fly\""));
         assert!(refusal("dial_timeout = \"soon\"").contains("soon"));
+        assert!(refusal("low_speed_time = \"never\"").contains("low_speed_time \"never\""));
+        assert!(refusal("low_speed_limit = -1").contains("wrong type"));
         assert!(refusal("[host.\"ftp://x\"]").contains("ftp://x"));
         assert!(refusal("[host.\"https://u:p@x\"]").contains("credentials"));
         assert!(refusal("client = [\"a\", \"b\"]").contains("more than one"));

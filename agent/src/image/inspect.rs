@@ -73,6 +73,7 @@ impl Store {
             _ => OCI_MANIFEST.to_owned(),
         };
         let last_tag_time = self.last_tag_time(&lock, &image)?;
+        let kept = self.kept_of(&self.names_of(&lock, &image.id)?);
         let comment = shown.history.last().and_then(|step| step.comment.clone());
         Ok(ImageDetail {
             repo_tags: image.references,
@@ -96,6 +97,7 @@ impl Store {
             },
             created: shown.created,
             id: image.id,
+            kept,
         })
     }
 

@@ -28,6 +28,7 @@ use super::reference::Reference;
 use super::registry::{self, Access, Session};
 use super::{Error, Image, Login, Registries};
 use crate::api::types::PushEvent;
+use crate::failpoint;
 
 /// Layers on their way at the same time.
 const PARALLEL: usize = 3;
@@ -60,7 +61,7 @@ impl Store {
             .map_err(|source| failure(&reference, source))?;
         for source in found {
             let push = Push { store: self, session: &session, progress: &progress, source };
-            push.run().await?;
+            push.run().await.map_err(|error| self.explain(error))?;
         }
         Ok(())
     }
@@ -182,6 +183,7 @@ impl Push<'_> {
             .push_manifest(tag, &media_type, Bytes::from(text))
             .await
             .map_err(|source| failure(name, source))?;
+        failpoint::hit("image.manifest-sent");
         let (store, by_digest, id) =
             (self.store.clone(), name.with_digest(&digest), image.id.clone());
         blocking(move || store.note_digest(&by_digest, &id)).await?;
@@ -226,7 +228,7 @@ impl Push<'_> {
         let (file, descriptor) = blocking(move || {
             let made = compress(&store, &id, &wanted, &path);
             drop(held);
-            made.map_err(|error| store.explain(error))
+            made
         })
         .await?;
         let content = Content::File { file: Arc::new(file), size: descriptor.size };
@@ -253,6 +255,7 @@ impl Push<'_> {
         self.session
             .push_blob(digest, content, mount_from, &Arc::default())
             .await
+            .inspect(|_| failpoint::hit("image.sent"))
             .map_err(|source| failure(&self.source.name, source))
     }
 
@@ -284,6 +287,7 @@ fn compress(
     store.rebuild(id, layer, &mut encoder)?;
     let counted = encoder.finish().map_err(failed)?;
     let file = counted.inner.into_inner().map_err(|error| failed(error.into_error()))?;
+    failpoint::hit("image.compressed");
     Ok((file, descriptor(GZIP, digest(counted.hash), counted.bytes)))
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A blob that is there already is not sent; one that another repository of the registry has is
 //! mounted from it. The rest goes in one request (`POST`, then `PUT` with all of it), and only to a
-//! registry that refuses that in pieces. What breaks begins anew. Mirrors are pushed to only if the
+//! registry that refuses that in pieces. What breaks begins anew, and the registry is told to forget
+//! what had begun; only of a push that is killed it finds out by itself. Mirrors are pushed to only if the
 //! configuration has them before the registry with the capability `push`, as in containerd.
 
 use std::fs::File;
@@ -17,6 +18,7 @@ use reqwest::{Body, Response, Url};
 
 use super::registry::{ATTEMPTS, Endpoint, Error, Session, check};
 use super::transport::{Call, Transport, same_origin, silence};
+use crate::failpoint;
 
 /// A registry may take long to store what it has got.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -24,6 +26,8 @@ const READ: u64 = 256 << 10;
 /// A piece, where a registry takes a blob only in pieces, and the largest that it may ask for.
 const PIECE: u64 = 16 << 20;
 const MAX_PIECE: u64 = 64 << 20;
+/// How long a registry may take to forget an upload.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What is pushed; read as often as need be.
 #[derive(Debug, Clone)]
@@ -96,6 +100,40 @@ struct Upload<'a> {
     to: u64,
 }
 
+/// An upload that a registry has begun. It is told to forget it unless it is finished.
+struct Begun {
+    endpoint: Arc<Endpoint>,
+    /// Where it goes on; in pieces, each answer says it anew.
+    url: Url,
+    open: bool,
+}
+
+impl Begun {
+    fn finish(mut self) {
+        self.open = false;
+    }
+
+    async fn give_up(mut self) {
+        self.open = false;
+        forget(Arc::clone(&self.endpoint), self.url.clone()).await;
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        // Whoever wanted it is gone.
+        if let (true, Ok(runtime)) = (self.open, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(forget(Arc::clone(&self.endpoint), self.url.clone()));
+        }
+    }
+}
+
+/// What cannot be told the registry finds out some day.
+async fn forget(endpoint: Arc<Endpoint>, url: Url) {
+    let told = endpoint.request(Method::DELETE, url, HeaderMap::new());
+    let _ = tokio::time::timeout(FAREWELL, told).await;
+}
+
 impl Endpoint {
     /// Sends content, and logs in if asked to.
     async fn upload(&self, upload: Upload<'_>, moved: &Arc<AtomicU64>) -> Result<Response, Error> {
@@ -121,7 +159,11 @@ impl Endpoint {
         }
     }
 
-    async fn has(&self, digest: &str, mount_from: Option<&str>) -> Result<Option<Pushed>, Error> {
+    async fn has(
+        self: &Arc<Self>,
+        digest: &str,
+        mount_from: Option<&str>,
+    ) -> Result<Option<Pushed>, Error> {
         let url = self.url(&format!("blobs/{digest}"));
         let response = self.request(Method::HEAD, url, HeaderMap::new()).await?;
         if response.status() == StatusCode::OK {
@@ -133,13 +175,13 @@ impl Endpoint {
         let Some(begun) = self.begin(digest, mount_from).await? else {
             return Ok(Some(Pushed::Mounted));
         };
-        // What the registry began instead is not wanted; it forgets that anyway some day.
-        let _ = self.request(Method::DELETE, begun, HeaderMap::new()).await;
+        // What the registry began instead is not wanted.
+        begun.give_up().await;
         Ok(None)
     }
 
     async fn push(
-        &self,
+        self: &Arc<Self>,
         digest: &str,
         content: &Content,
         mount_from: Option<&str>,
@@ -150,9 +192,36 @@ impl Endpoint {
         if response.status() == StatusCode::OK {
             return Ok(Pushed::Existed);
         }
-        let Some(mut url) = self.begin(digest, mount_from).await? else {
+        let Some(begun) = self.begin(digest, mount_from).await? else {
             return Ok(Pushed::Mounted);
         };
+        let whole = self.push_whole(&begun.url, digest, content, moved).await;
+        if matches!(whole, Ok(true)) {
+            begun.finish();
+            return Ok(Pushed::Uploaded);
+        }
+        begun.give_up().await;
+        whole?;
+        let (mut begun, piece) = self.begin_in_pieces(digest).await?;
+        match self.push_in_pieces(&mut begun, piece, digest, content, moved).await {
+            Ok(()) => begun.finish(),
+            Err(error) => {
+                begun.give_up().await;
+                return Err(error);
+            }
+        }
+        Ok(Pushed::Uploaded)
+    }
+
+    /// Whether the registry takes a blob so.
+    async fn push_whole(
+        &self,
+        to: &Url,
+        digest: &str,
+        content: &Content,
+        moved: &Arc<AtomicU64>,
+    ) -> Result<bool, Error> {
+        let mut url = to.clone();
         url.query_pairs_mut().append_pair("digest", digest);
         let whole = Upload {
             method: Method::PUT,
@@ -164,21 +233,24 @@ impl Endpoint {
         };
         let response = self.upload(whole, moved).await?;
         // Too large, or not this way.
-        if !matches!(response.status().as_u16(), 405 | 413 | 501) {
-            check(response, UPLOAD, self.who()).await?;
-            return Ok(Pushed::Uploaded);
+        if matches!(response.status().as_u16(), 405 | 413 | 501) {
+            return Ok(false);
         }
-        self.push_in_pieces(digest, content, moved).await.map(|()| Pushed::Uploaded)
+        check(response, UPLOAD, self.who()).await.map(|_| true)
     }
 
     /// Begins an upload. `None`: the blob was mounted from the other repository.
-    async fn begin(&self, digest: &str, mount_from: Option<&str>) -> Result<Option<Url>, Error> {
+    async fn begin(
+        self: &Arc<Self>,
+        digest: &str,
+        mount_from: Option<&str>,
+    ) -> Result<Option<Begun>, Error> {
         let response = self.post(digest, mount_from).await?;
         if response.status() == StatusCode::CREATED && mount_from.is_some() {
             return Ok(None);
         }
         if response.status() == StatusCode::ACCEPTED {
-            return Transport::location(&self.uploads(), &response).map(Some);
+            return self.begun(&response).map(Some);
         }
         let unexpected = response.status();
         check(response, UPLOAD, self.who()).await?;
@@ -204,23 +276,36 @@ impl Endpoint {
         Ok(response)
     }
 
-    async fn push_in_pieces(
-        &self,
-        digest: &str,
-        content: &Content,
-        moved: &Arc<AtomicU64>,
-    ) -> Result<(), Error> {
+    /// Begins an upload in pieces, and how large they are.
+    async fn begin_in_pieces(self: &Arc<Self>, digest: &str) -> Result<(Begun, u64), Error> {
         let response = self.post(digest, None).await?;
         let response = check(response, UPLOAD, self.who()).await?;
         let least = response.headers().get("oci-chunk-min-length");
         let least = least.and_then(|text| text.to_str().ok()?.parse().ok()).unwrap_or(0);
+        let begun = self.begun(&response)?;
         if least > MAX_PIECE {
+            begun.give_up().await;
             let reason =
                 format!("it wants pieces of {least} bytes at least, more than {MAX_PIECE}");
             return Err(Error::Protocol(reason));
         }
-        let piece = PIECE.max(least);
-        let mut url = Transport::location(&self.uploads(), &response)?;
+        Ok((begun, PIECE.max(least)))
+    }
+
+    fn begun(self: &Arc<Self>, response: &Response) -> Result<Begun, Error> {
+        let url = Transport::location(&self.uploads(), response)?;
+        failpoint::hit("image.upload-begun");
+        Ok(Begun { endpoint: Arc::clone(self), url, open: true })
+    }
+
+    async fn push_in_pieces(
+        &self,
+        begun: &mut Begun,
+        piece: u64,
+        digest: &str,
+        content: &Content,
+        moved: &Arc<AtomicU64>,
+    ) -> Result<(), Error> {
         let (mut at, size) = (0, content.size());
         while at < size {
             let to = size.min(at + piece);
@@ -228,12 +313,13 @@ impl Endpoint {
             let range = HeaderValue::try_from(format!("{at}-{}", to - 1))
                 .map_err(|error| Error::Protocol(error.to_string()))?;
             headers.insert(header::CONTENT_RANGE, range);
-            let part =
-                Upload { method: Method::PATCH, url: url.clone(), headers, content, from: at, to };
+            let url = begun.url.clone();
+            let part = Upload { method: Method::PATCH, url, headers, content, from: at, to };
             let response = check(self.upload(part, moved).await?, UPLOAD, self.who()).await?;
-            url = Transport::location(&url, &response)?;
+            begun.url = Transport::location(&begun.url, &response)?;
             at = to;
         }
+        let mut url = begun.url.clone();
         url.query_pairs_mut().append_pair("digest", digest);
         let last =
             Upload { method: Method::PUT, url, headers: octets(), content, from: size, to: size };
@@ -486,34 +572,52 @@ mod tests {
         format!("sha256:{}", "0".repeat(64))
     }
 
+    /// What a registry in pieces got, and which uploads it was told to forget.
+    #[derive(Default)]
+    struct Pieces {
+        got: Mutex<Vec<u8>>,
+        begun: AtomicU64,
+        forgotten: Mutex<Vec<String>>,
+    }
+
     /// Takes no blob as a whole.
     async fn in_pieces(
-        State(got): State<Arc<Mutex<Vec<u8>>>>,
+        State(pieces): State<Arc<Pieces>>,
         request: Request,
     ) -> impl axum::response::IntoResponse {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, 64 << 20).await.unwrap();
-        let at = [("location", "/upload?state=x")];
+        let at = |state: &str| [("location", format!("/upload?state={state}"))];
+        let query = parts.uri.query().unwrap_or_default().to_owned();
         match parts.method.as_str() {
             "HEAD" => StatusCode::NOT_FOUND.into_response(),
-            "POST" => (StatusCode::ACCEPTED, at).into_response(),
+            "POST" => {
+                let number = pieces.begun.fetch_add(1, Ordering::SeqCst);
+                (StatusCode::ACCEPTED, at(&number.to_string())).into_response()
+            }
+            "DELETE" => {
+                pieces.forgotten.lock().unwrap().push(query);
+                StatusCode::NO_CONTENT.into_response()
+            }
             "PUT" if !body.is_empty() => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
             "PUT" => StatusCode::CREATED.into_response(),
+            // What begins so is never answered.
+            _ if body.starts_with(b"stall") => std::future::pending().await,
             _ => {
-                let mut got = got.lock().unwrap();
+                let mut got = pieces.got.lock().unwrap();
                 let from = got.len();
                 got.extend_from_slice(&body);
                 let range = format!("{from}-{}", got.len() - 1);
                 assert_eq!(parts.headers["content-range"], range.as_str());
-                (StatusCode::ACCEPTED, at).into_response()
+                (StatusCode::ACCEPTED, at("more")).into_response()
             }
         }
     }
 
     #[tokio::test]
     async fn a_registry_that_takes_no_large_body_gets_pieces() {
-        let got = Arc::new(Mutex::new(Vec::new()));
-        let app = axum::Router::new().fallback(in_pieces).with_state(Arc::clone(&got));
+        let pieces = Arc::new(Pieces::default());
+        let app = axum::Router::new().fallback(in_pieces).with_state(Arc::clone(&pieces));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -523,7 +627,31 @@ mod tests {
         let session = session(&address, "x");
         let pushed = session.push_blob(&digest, &content, None, &Arc::default()).await.unwrap();
         assert_eq!(pushed, Pushed::Uploaded);
-        assert!(*got.lock().unwrap() == bytes);
+        assert!(*pieces.got.lock().unwrap() == bytes);
+        let forgotten = || pieces.forgotten.lock().unwrap().clone();
+        assert_eq!(forgotten(), ["state=0"], "the one that the registry refused");
+
+        // Who gives a push up ends its upload, too.
+        let content = Content::Bytes(Bytes::from_static(b"stall"));
+        let moved = Arc::default();
+        let push = session.push_blob(&digest, &content, None, &moved);
+        let second = async {
+            // The first of this push is given up, the second goes nowhere.
+            while pieces.begun.load(Ordering::SeqCst) < 4 {
+                tokio::task::yield_now().await;
+            }
+            while moved.load(Ordering::Relaxed) < 10 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            pushed = push => panic!("{pushed:?}"),
+            () = second => {}
+        }
+        while forgotten().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(forgotten(), ["state=0", "state=2", "state=3"]);
     }
 
     #[derive(Default)]

@@ -83,6 +83,11 @@ pub enum Error {
     Protocol(String),
     #[error("transfer broken")]
     Broken(#[source] std::io::Error),
+    #[error(
+        "transfer too slow: {bytes} bytes in {} s, less than {least} a second (low_speed_limit in hosts.toml)",
+        waited.as_secs_f64().round()
+    )]
+    Slow { bytes: u64, waited: Duration, least: u64 },
     #[error("no host of this registry is configured for this (capabilities in hosts.toml)")]
     Nobody,
     #[error("every host failed: {0}")]
@@ -111,7 +116,7 @@ impl Error {
     /// May the same request work a moment later?
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Down(_) | Self::Broken(_) => true,
+            Self::Down(_) | Self::Broken(_) | Self::Slow { .. } => true,
             Self::RateLimit { after } => after.is_none_or(|after| after <= MAX_WAIT),
             Self::Status { code, after, .. } => {
                 (*code >= 500 || *code == 408) && after.is_none_or(|after| after <= MAX_WAIT)

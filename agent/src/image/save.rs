@@ -21,6 +21,7 @@ use super::manifest::{
 use super::pull::refuse;
 use super::recipe;
 use super::reference::Reference;
+use crate::failpoint;
 
 const BUFFER: usize = 256 << 10;
 
@@ -56,7 +57,9 @@ impl Store {
         };
         archive.images(&chosen)?;
         archive.out.flush().map_err(failed)?;
-        archive.out.get_ref().inner.sync_all().or_else(unsynced).map_err(failed)
+        archive.out.get_ref().inner.sync_all().or_else(unsynced).map_err(failed)?;
+        failpoint::hit("image.archived");
+        Ok(())
     }
 
     fn choose(&self, references: &[String]) -> Result<Vec<Chosen>, Error> {
@@ -200,6 +203,7 @@ impl Archive<'_> {
                 "RepoTags": if tags.is_empty() { Value::Null } else { tags.into() },
                 "Layers": diff_ids.iter().map(|diff_id| blob_name(diff_id)).collect::<Vec<_>>(),
             }));
+            failpoint::hit("image.saved");
         }
         let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries});
         self.file("index.json", index.to_string().as_bytes())?;
@@ -235,7 +239,13 @@ impl Archive<'_> {
             let mut out = Exactly { inner: &mut self.out, left: size };
             let rebuilt = self.store.rebuild(id, &layer, &mut out);
             let left = out.left;
-            rebuilt?;
+            rebuilt.map_err(|error| match error {
+                Error::Rebuild { id, layer, source } => match *source {
+                    recipe::Error::Write(source) => self.failed(source),
+                    other => Error::Rebuild { id, layer, source: Box::new(other) },
+                },
+                other => other,
+            })?;
             if left > 0 {
                 return Err(unknown(recipe::Error::Missing));
             }

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::content::{Lock, Store, files, read_record, sync_dir, write_record};
 use super::reference::Reference;
+use crate::failpoint;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -98,7 +99,8 @@ impl Store {
             return Ok(false);
         }
         if keep {
-            write_record(&path, &Kept { reference: name.to_string() })?;
+            let kept = Kept { reference: name.to_string() };
+            write_record(&path, &kept).map_err(|error| self.explain(error))?;
         } else {
             fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             sync_dir(&self.at("kept"))?;
@@ -110,6 +112,14 @@ impl Store {
     /// the lock.
     pub(super) fn is_kept(&self, name: &Reference) -> bool {
         self.kept_path(&name.to_string()).exists()
+    }
+
+    /// Those of an image's names whose image is kept, as people write them.
+    pub(super) fn kept_of(&self, names: &[Reference]) -> Vec<String> {
+        let kept = names.iter().filter(|name| self.is_kept(name));
+        let mut kept: Vec<String> = kept.map(Reference::familiar).collect();
+        kept.sort();
+        kept
     }
 
     /// When the image with this record came and was used.
@@ -134,6 +144,7 @@ impl Store {
             let image = path.file_name().map(|name| self.at("images").join(name));
             if image.is_none_or(|image| !image.exists()) {
                 fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+                failpoint::hit("image.swept");
             }
         }
         Ok(())

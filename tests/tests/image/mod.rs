@@ -3,11 +3,13 @@
 mod collect;
 mod commands;
 mod crash;
+mod full;
 mod hostile;
 mod limits;
 mod load;
 mod progress;
 mod pull;
+mod race;
 mod registry;
 mod save;
 mod signature;
@@ -79,7 +81,7 @@ impl Fixture {
 }
 
 fn content(store: &Path) -> BTreeSet<PathBuf> {
-    ["blobs/sha256", "images", "refs", "l", "tmp"]
+    ["blobs/sha256", "images", "refs", "kept", "l", "tmp"]
         .iter()
         .flat_map(|name| std::fs::read_dir(store.join(name)).unwrap())
         .map(|entry| entry.unwrap().path())

@@ -179,7 +179,8 @@ pub(super) fn scripted(
         if let Some(response) = special(request) {
             return response;
         }
-        let path = request.path.as_str();
+        // A mirror is told more behind it.
+        let path = request.path.split('?').next().unwrap_or_default();
         if path == "/v2/" {
             return Response::new(200, "{}");
         }
@@ -225,7 +226,7 @@ pub(super) fn with_layer(
     let server = scripted(&image, move |request| {
         request
             .path
-            .ends_with(&name)
+            .contains(&name)
             .then(|| special(request, &blob, counter.fetch_add(1, Ordering::SeqCst)))
     });
     (server, asked)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent::image::{Auth, Error, Hosts, Image, Login, PullRequest, Registries};
 use base64::Engine as _;
@@ -496,6 +496,29 @@ fn a_registry_that_stalls_is_asked_again() {
     fixture.pull(&format!("{}/noise:1", server.address())).unwrap();
     assert!(before.elapsed().as_secs() >= 29, "it was not given its time");
     assert_eq!(asked.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_mirror_that_drips_is_left_for_the_next_host() {
+    let fixture = Fixture::new();
+    let (mirror, dripped) = with_layer(|request, blob, _| Response {
+        cut: Some(100_000),
+        drip: Some(Duration::from_millis(20)),
+        ..ranged(request, blob)
+    });
+    let (server, asked) = with_layer(|request, blob, _| match request.headers.get("range") {
+        Some(_) => ranged(request, blob),
+        None => Response::new(500, "what has come is asked for again"),
+    });
+    let (registry, mirror) = (server.address(), mirror.address());
+    let text = format!(
+        "server = \"http://{registry}\"\n[host.\"http://{mirror}\"]\n\
+         low_speed_limit = 10000\nlow_speed_time = \"400ms\"\n"
+    );
+    configure(&fixture, &registry, "hosts.toml", text);
+    let all = registries(&fixture, &[]);
+    pull(&fixture, &format!("{registry}/noise:1"), &all).unwrap();
+    assert_eq!((dripped.load(Ordering::SeqCst), asked.load(Ordering::SeqCst)), (1, 1));
 }
 
 #[test]

@@ -25,9 +25,10 @@ const HEADINGS: &[(&str, &str)] = &[
     ("SharedSize", "SHARED SIZE"),
     ("UniqueSize", "UNIQUE SIZE"),
     ("VirtualSize", "VIRTUAL SIZE"),
+    ("Kept", "KEPT"),
 ];
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Show all images; there are no hidden ones
     #[arg(short, long)]
@@ -80,7 +81,7 @@ pub(in crate::cli) async fn run(arguments: Args, connection: &Connection) -> Res
     Ok(0)
 }
 
-/// Fields in the order in which Docker prints them as JSON.
+/// Fields in the order in which Docker prints them as JSON, and one of our own.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Row {
@@ -96,6 +97,7 @@ struct Row {
     tag: String,
     unique_size: String,
     virtual_size: String,
+    kept: String,
 }
 
 /// A row per tag, with `digests` per tag and digest of one repository; one for a repository that has
@@ -120,6 +122,7 @@ fn rows(
         tag: tag.to_owned(),
         unique_size: "N/A".to_owned(),
         virtual_size: human::size(image.size),
+        kept: image.kept.iter().any(|name| is_of(name, repository, tag, digest)).to_string(),
     };
     let mut repositories: BTreeMap<&str, (Vec<&str>, Vec<&str>)> = BTreeMap::new();
     for reference in &image.references {
@@ -141,6 +144,14 @@ fn rows(
         }
     }
     rows
+}
+
+/// Whether a row stands for this name.
+fn is_of(name: &str, repository: &str, tag: &str, digest: &str) -> bool {
+    match name.split_once('@') {
+        Some(pinned) => pinned == (repository, digest),
+        None => split_tag(name) == (repository, tag),
+    }
 }
 
 /// A colon before a slash belongs to the registry's port.
@@ -285,6 +296,7 @@ mod tests {
             created: Some("2026-11-21T09:00:00Z".to_owned()),
             size: 1_500_000,
             labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            kept: vec!["web:2".to_owned(), "other@sha256:cd".to_owned()],
             damage: None,
         }
     }
@@ -316,6 +328,20 @@ mod tests {
             "REPOSITORY   TAG       DIGEST    IMAGE ID       CREATED   SIZE\n\
              <none>       <none>    <none>    0123456789ab   N/A       1.5MB\n"
         );
+    }
+
+    #[test]
+    fn what_is_kept_is_shown_by_name() {
+        let now = "2026-11-21T12:00:00Z".parse().unwrap();
+        let kept = |digests| {
+            let rows = rows(&image(), digests, ToOwned::to_owned, now);
+            rows.into_iter().map(|row| (row.repository, row.kept)).collect::<Vec<_>>()
+        };
+        let row = |name: &str, kept: &str| (name.to_owned(), kept.to_owned());
+        let expected =
+            [row("localhost:5000/web", "false"), row("other", "true"), row("web", "true")];
+        assert_eq!(kept(true), expected);
+        assert_eq!(kept(false)[2], row("web", "true"));
     }
 
     #[test]

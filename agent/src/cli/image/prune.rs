@@ -9,7 +9,7 @@ use super::super::{Error, Failure, human, output};
 use super::parse_filter;
 use crate::api::types::PruneImages;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Remove all images that no container needs, not only those without a name
     #[arg(short, long)]

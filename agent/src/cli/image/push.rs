@@ -5,7 +5,7 @@ use super::super::{Failure, human, login, output};
 use crate::api::types::{PushEvent, PushImage};
 use crate::image::Reference;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Push all tags of the repository
     #[arg(short, long)]

@@ -9,7 +9,7 @@ use super::super::template::Template;
 use super::super::{Error, Failure, human, output};
 use crate::api::types::HistoryView;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(in crate::cli) struct Inspect {
     /// A Go template instead of JSON
     #[arg(short, long, value_name = "FORMAT")]
@@ -54,7 +54,7 @@ pub(in crate::cli) async fn inspect(
     Ok(code)
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(in crate::cli) struct History {
     /// Sizes and dates for people; --human=false for bytes and RFC 3339
     #[arg(

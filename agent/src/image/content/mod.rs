@@ -181,7 +181,9 @@ impl Store {
         let mut views = Vec::new();
         for id in self.image_ids(&lock)? {
             let (mut references, mut repo_digests) = (Vec::new(), Vec::new());
-            for reference in names.remove(&id).unwrap_or_default() {
+            let names = names.remove(&id).unwrap_or_default();
+            let kept = self.kept_of(&names);
+            for reference in names {
                 let list =
                     if reference.tag().is_some() { &mut references } else { &mut repo_digests };
                 list.push(reference.familiar());
@@ -196,6 +198,7 @@ impl Store {
                 created: None,
                 size: 0,
                 labels: BTreeMap::new(),
+                kept,
                 damage: None,
             };
             match self.examine(&view.id) {

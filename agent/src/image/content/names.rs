@@ -95,7 +95,9 @@ impl Store {
             return Ok(());
         }
         let path = self.prepare_name(name, id).map_err(|error| self.explain(error))?;
-        publish(&path)
+        publish(&path)?;
+        failpoint::hit("image.name");
+        Ok(())
     }
 
     /// All that makes `name` stand for the image with this id, but publishing the path.
@@ -128,7 +130,11 @@ impl Store {
     }
     /// Names of an image, for who looks at it; those who change names read them anew. A start of a
     /// container asks twice, and a host may have thousands.
-    pub(super) fn names_of(&self, lock: &Lock, id: &str) -> Result<Vec<Reference>, Error> {
+    pub(in crate::image) fn names_of(
+        &self,
+        lock: &Lock,
+        id: &str,
+    ) -> Result<Vec<Reference>, Error> {
         let dir = self.at("refs");
         let changed = fs::metadata(&dir)
             .and_then(|metadata| metadata.modified())

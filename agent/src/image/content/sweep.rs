@@ -35,6 +35,7 @@ impl Store {
         for dir in ["images", "refs", "usage", "kept", "blobs/sha256"] {
             for path in all_files(&self.at(dir))?.iter().filter(|path| is_temporary(path)) {
                 fs::remove_file(path).map_err(Error::io("remove", path))?;
+                failpoint::hit("image.swept");
             }
         }
         self.sweep_names(lock)?;
@@ -75,6 +76,7 @@ impl Store {
         for path in files(&self.at("refs"))?.into_iter().filter(|path| !kept.contains(path)) {
             tracing::info!(path = %path.display(), "a name of no image is removed");
             fs::remove_file(&path).map_err(Error::io("remove", path))?;
+            failpoint::hit("image.swept");
         }
         Ok(())
     }
