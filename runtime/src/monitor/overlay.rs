@@ -380,7 +380,7 @@ mod tests {
         }
         assert_eq!(owner(&at("l139/own139")), (7, 8));
         // What a killed predecessor left attached goes.
-        std::mem::forget(Mapped::attach(&overlay, &user).unwrap());
+        rustix::mount::mount_bind(at("l0"), at("d").join(SCRATCH)).unwrap();
         attach(&overlay, &root, Some(&user)).unwrap();
         detach(&root).unwrap();
         let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();

@@ -414,7 +414,7 @@ fn mounts(input: &Input<'_>) -> Vec<Value> {
                 .iter()
                 .copied()
                 .filter(|option| !(container.privileged && *option == "ro"))
-                .filter(|option| !(*option == TERMINAL_GROUP.0 && !has_terminal_group))
+                .filter(|option| *option != TERMINAL_GROUP.0 || has_terminal_group)
                 .collect();
             match *destination {
                 "/dev/mqueue" if host_ipc => host_bind(destination),
