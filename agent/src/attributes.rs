@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn attributes_follow_the_configuration() {
         let plain = names(&[], true);
-        let differences: [Difference<'_>; 5] = [
+        let differences: [Difference<'_>; 6] = [
             (
                 &[("ECS_BACKEND_HOST", "http://x")],
                 &["ecs.capability.task-eni", "ecs.cpu-architecture=arm64"],
@@ -224,6 +224,11 @@ mod tests {
             ),
             (
                 &[("ECS_DISABLE_PRIVILEGED", "true")],
+                &[],
+                &["com.amazonaws.ecs.capability.privileged-container"],
+            ),
+            (
+                &[("LIGHTER_USERNS_REMAP", "default")],
                 &[],
                 &["com.amazonaws.ecs.capability.privileged-container"],
             ),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use protocol::monitor::UserMaps;
 use rustix::fs::FlockOperation;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -41,6 +42,7 @@ use crate::network::{self, Network, Subnets, ports};
 use crate::registration::Terminal;
 use crate::store::{self, Batch, Store, Table};
 use crate::tmds::{self, Tmds};
+use crate::userns::{self, Remap};
 use crate::volume::efs;
 
 /// How long the end waits for effects under way.
@@ -78,6 +80,8 @@ pub enum Error {
     Auth(#[source] image::Error),
     #[error("LIGHTER_SIGNATURE_POLICY")]
     Policy(#[source] image::PolicyError),
+    #[error("LIGHTER_USERNS_REMAP")]
+    Remap(#[source] userns::Error),
     #[error("prepare the shipping of logs")]
     Logs(#[from] SetupError),
     #[error("open the network")]
@@ -412,7 +416,9 @@ fn open(
         .transpose()?;
     // Addresses are leased from the subnets, so the tasks must be known before the network, and
     // the settings with the subnets after it.
-    let mut loaded = recover::load(&store, settings(config, UNSET))?;
+    let user_maps =
+        config.userns_remap.as_ref().map(Remap::maps).transpose().map_err(Error::Remap)?;
+    let mut loaded = recover::load(&store, settings(config, UNSET, None))?;
     let leases = recover::leases(&loaded.host);
     let network = Network::open(
         network::Settings {
@@ -423,7 +429,7 @@ fn open(
         &leases,
     )?;
     let subnets = network.subnets();
-    loaded.host.settings = settings(config, subnets);
+    loaded.host.settings = settings(config, subnets, user_maps);
     if before != Some(subnets) {
         let mut batch = Batch::default();
         batch.put(Table::Host, SUBNETS, &subnets)?;
@@ -446,7 +452,7 @@ const UNSET: Subnets = {
     Subnets { awsvpc: net, bridge: net }
 };
 
-fn settings(config: &Config, subnets: Subnets) -> engine::Settings {
+fn settings(config: &Config, subnets: Subnets, user_maps: Option<UserMaps>) -> engine::Settings {
     let range = config.dynamic_host_ports.clone().unwrap_or_else(ports::dynamic_range);
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     engine::Settings {
@@ -455,6 +461,7 @@ fn settings(config: &Config, subnets: Subnets) -> engine::Settings {
         awsvpc_subnet: subnets.awsvpc,
         bridge_subnet: subnets.bridge,
         dynamic_ports: (*range.start(), *range.end()),
+        user_maps,
     }
 }
 

@@ -33,6 +33,7 @@ pub mod store;
 pub mod sys;
 pub mod tcs;
 pub mod tmds;
+pub mod userns;
 pub mod volume;
 
 use protocol::error;

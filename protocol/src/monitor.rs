@@ -13,6 +13,9 @@
 //!   T/<container>/overlay/{upper,work}                                 R/monitor.log   the monitor's own words
 //!   T/<container>/spool/<n>.{log,idx}  output segments                 R/containers/<container>/
 //!                                                                        record.json, {stdin,stdout,stderr} FIFOs
+//!                                      R/user          the task's user namespace, if it has one of
+//!                                                        its own: mounted in the monitor's mount
+//!                                                        namespace, elsewhere an empty file
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -23,6 +26,8 @@ use serde::{Deserialize, Serialize};
 pub const VERSION: u32 = 1;
 /// The largest datagram either side sends, in bytes.
 pub const MAX_DATAGRAM: usize = 64 * 1024;
+/// Name in R of the task's user namespace.
+pub const USER_NAMESPACE: &str = "user";
 /// Bytes of one entry of a spool index.
 pub const INDEX_ENTRY: usize = 24;
 
@@ -66,8 +71,8 @@ pub enum Call {
     /// creates nothing, so that a late repetition does not run the program twice.
     Delete { container: String },
     /// Ends the monitor, both processes, and removes R/monitor.json, R/state and R/containers.
-    /// Refused while a container exists. The socket's path, monitor.log and the cgroup that was
-    /// given on the command line are the caller's to remove.
+    /// Refused while a container exists. The socket's path, monitor.log, the file R/user and the
+    /// cgroup that was given on the command line are the caller's to remove.
     Shutdown,
 }
 
@@ -104,12 +109,39 @@ pub enum SpoolFull {
     DropOldest,
 }
 
-/// An overlayfs: `lower` from the topmost layer to the lowest.
+/// An overlayfs: `lower` from the topmost layer to the lowest. In a task with a user namespace the
+/// layers are mounted with its maps, so what belongs to root on disk belongs to the container's
+/// root; the upper directory is not, and holds the ids of the host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Overlay {
     pub lower: Vec<PathBuf>,
     pub upper: PathBuf,
     pub work: PathBuf,
+}
+
+/// A range of ids in a user namespace: those from `inside` on are the host's from `outside` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    pub inside: u32,
+    pub outside: u32,
+    pub size: u32,
+}
+
+impl IdRange {
+    /// The host's id for an id of the namespace; `None` if it has no such id.
+    pub fn outside(ranges: &[Self], id: u32) -> Option<u32> {
+        ranges.iter().find_map(|range| {
+            let offset = id.checked_sub(range.inside)?;
+            (offset < range.size).then(|| range.outside.checked_add(offset))?
+        })
+    }
+}
+
+/// The maps of a task's user namespace. As JSON the value of the monitor's `--user-namespace`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserMaps {
+    pub uids: Vec<IdRange>,
+    pub gids: Vec<IdRange>,
 }
 
 /// A process to add to a running container.
@@ -402,6 +434,17 @@ mod tests {
             assert_eq!(IndexEntry::from_bytes(&damaged), None, "byte {position}");
         }
         assert_eq!(IndexEntry::from_bytes(&bytes[..23]), None);
+    }
+
+    #[test]
+    fn an_id_of_a_user_namespace_is_one_of_the_hosts() {
+        let range = |inside, outside, size| IdRange { inside, outside, size };
+        let ranges = [range(0, 100_000, 10), range(10, 7, 1), range(11, u32::MAX, 5)];
+        assert_eq!(IdRange::outside(&ranges, 0), Some(100_000));
+        assert_eq!(IdRange::outside(&ranges, 9), Some(100_009));
+        assert_eq!(IdRange::outside(&ranges, 10), Some(7));
+        assert_eq!(IdRange::outside(&ranges, 12), None);
+        assert_eq!(IdRange::outside(&ranges, 16), None);
     }
 
     #[test]

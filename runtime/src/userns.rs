@@ -188,15 +188,38 @@ fn text(map: &[IdMapping]) -> String {
 /// # Errors
 /// If it cannot be made, or the kernel refuses a map.
 pub fn make(uid_map: &[IdMapping], gid_map: &[IdMapping]) -> Result<OwnedFd, Error> {
+    make_and(0, uid_map, gid_map, |pid| open(pid, "user"))
+}
+
+/// A user namespace of these maps, and a network namespace that belongs to it.
+///
+/// # Errors
+/// If they cannot be made, or the kernel refuses a map.
+pub fn make_with_network(
+    uid_map: &[IdMapping],
+    gid_map: &[IdMapping],
+) -> Result<(OwnedFd, OwnedFd), Error> {
+    let open_both = |pid| Ok((open(pid, "user")?, open(pid, "net")?));
+    make_and(libc::CLONE_NEWNET as u64, uid_map, gid_map, open_both)
+}
+
+fn open(pid: i32, namespace: &str) -> Result<OwnedFd, Error> {
+    let file = fs::File::open(format!("/proc/{pid}/ns/{namespace}"));
+    file.map(OwnedFd::from).map_err(|source| Error::Make { what: "open it", source })
+}
+
+fn make_and<T>(
+    further: u64,
+    uid_map: &[IdMapping],
+    gid_map: &[IdMapping],
+    opened: impl FnOnce(i32) -> Result<T, Error>,
+) -> Result<T, Error> {
     let failed = |what| move |errno: Errno| Error::Make { what, source: errno.into() };
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe"))?;
-    let flags = libc::CLONE_NEWUSER as u64;
+    let flags = libc::CLONE_NEWUSER as u64 | further;
     let clone = Clone { flags, cgroup: None, withheld: Some(write.as_fd()) };
     let (pid, pidfd) = spawn(clone, &read, hold).map_err(failed("clone"))?;
-    let made = write_maps(pid, uid_map, gid_map).and_then(|()| {
-        let file = fs::File::open(format!("/proc/{pid}/ns/user"));
-        file.map(OwnedFd::from).map_err(|source| Error::Make { what: "open it", source })
-    });
+    let made = write_maps(pid, uid_map, gid_map).and_then(|()| opened(pid));
     drop(write);
     while waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
     made

@@ -42,15 +42,20 @@ impl TestHost {
     /// A host with the image loaded and nothing running.
     pub fn new() -> Self {
         let host = Self::empty();
-        let archive = host.path("busybox");
+        host.load_image();
+        host
+    }
+
+    /// Makes [`IMAGE`] and loads it.
+    pub fn load_image(&self) {
+        let archive = self.path("busybox");
         fs::create_dir(&archive).expect("a directory");
         let made = Command::new("python3")
             .arg(crate::workspace().join("benches/peers.py"))
             .args([archive.as_os_str(), IMAGE.as_ref()])
             .status();
         assert!(made.expect("python3").success(), "make the image");
-        host.ok(&["image", "load", "-i", archive.join("bench.tar").to_str().expect("UTF-8")]);
-        host
+        self.ok(&["image", "load", "-i", archive.join("bench.tar").to_str().expect("UTF-8")]);
     }
 
     /// A host without an image.

@@ -48,7 +48,7 @@ pub struct Ecs {
     pub image_pull: PullPolicy,
     /// `ECS_DISABLE_METRICS`
     pub disable_metrics: bool,
-    /// `ECS_DISABLE_PRIVILEGED`
+    /// `ECS_DISABLE_PRIVILEGED`, or `LIGHTER_USERNS_REMAP`, under which no container is privileged.
     pub disable_privileged: bool,
 }
 

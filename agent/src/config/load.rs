@@ -15,6 +15,7 @@ use super::ecs::{self, AwsCredentials, Ecs, Metadata, StaticCredentials};
 use super::images::Images;
 use super::table::{Kind, VARIABLES, Variable};
 use crate::api::types::PullPolicy;
+use crate::userns::Remap;
 use crate::volume::efs::Endpoint;
 
 /// The configuration, with every default filled in.
@@ -30,6 +31,8 @@ pub struct Config {
     pub registry_config_dir: Option<PathBuf>,
     /// `LIGHTER_SIGNATURE_POLICY`: which images must be signed; `None`: none.
     pub signature_policy: Option<PathBuf>,
+    /// `LIGHTER_USERNS_REMAP`: whose ids the containers get; `None`: the host's.
+    pub userns_remap: Option<Remap>,
     /// Ports for `hostPort` 0; `None`: the kernel's ephemeral range.
     pub dynamic_host_ports: Option<RangeInclusive<u16>>,
     /// `None`: chosen among what is free.
@@ -225,6 +228,7 @@ impl Given {
             registry_auth,
             registry_config_dir: self.path("LIGHTER_REGISTRY_CONFIG_DIR"),
             signature_policy: self.path("LIGHTER_SIGNATURE_POLICY"),
+            userns_remap: self.value("LIGHTER_USERNS_REMAP", |text, _| Remap::parse(text)),
             dynamic_host_ports: self
                 .value("ECS_DYNAMIC_HOST_PORT_RANGE", |text, _| port_range(text)),
             awsvpc_subnet: self.value("LIGHTER_AWSVPC_SUBNET", |text, _| subnet(text)),
@@ -272,7 +276,8 @@ impl Given {
                 _ => PullPolicy::Refresh,
             },
             disable_metrics: self.flag("ECS_DISABLE_METRICS"),
-            disable_privileged: self.flag("ECS_DISABLE_PRIVILEGED"),
+            disable_privileged: self.flag("ECS_DISABLE_PRIVILEGED")
+                || self.values.contains_key("LIGHTER_USERNS_REMAP"),
         }
     }
 
@@ -461,6 +466,7 @@ mod tests {
                 registry_auth: RegistryAuth::default(),
                 registry_config_dir: None,
                 signature_policy: None,
+                userns_remap: None,
                 dynamic_host_ports: None,
                 awsvpc_subnet: None,
                 bridge_subnet: None,

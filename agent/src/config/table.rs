@@ -65,6 +65,8 @@ pub enum Kind {
     References,
     /// How full a disk is.
     Mark,
+    /// A user of the host, maybe with a group.
+    User,
 }
 
 impl Kind {
@@ -99,6 +101,10 @@ impl Kind {
             Self::References => {
                 "names of images with commas between them, such as alpine:3.20,nginx".to_owned()
             }
+            Self::User => {
+                "default, or a user as name or number, maybe with a group, such as user:group"
+                    .to_owned()
+            }
             Self::Mark => "a percentage such as 85%, an amount such as 40GB, or off".to_owned(),
         }
     }
@@ -118,7 +124,7 @@ const fn seconds(least: u64) -> Kind {
 }
 
 /// Sorted by name.
-pub const VARIABLES: [Variable; 54] = [
+pub const VARIABLES: [Variable; 55] = [
     variable(
         "AWS_ACCESS_KEY_ID",
         Kind::Word,
@@ -430,6 +436,14 @@ pub const VARIABLES: [Variable; 54] = [
         "",
         "File that says which images must be signed and by whom, in the format of Podman's \
          /etc/containers/policy.json, which may be given here. Default: no image must be.",
+    ),
+    variable(
+        "LIGHTER_USERNS_REMAP",
+        Kind::User,
+        "",
+        "User whose ranges in /etc/subuid and /etc/subgid are the ids of all containers: their root is \
+         then nobody on the host, as with Docker's userns-remap. default is the user lighter. \
+         Default: containers have the host's ids.",
     ),
     variable(
         "NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE",

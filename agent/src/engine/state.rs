@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use protocol::acs::RegistryAuthentication;
 use protocol::ids::TaskId;
-use protocol::monitor::Exit;
+use protocol::monitor::{Exit, UserMaps};
 use protocol::taskdef::{ContainerDefinition, TaskDefinition, TransportProtocol};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,8 @@ pub struct Settings {
     pub bridge_subnet: Ipv4Net,
     /// Inclusive range of dynamic host ports.
     pub dynamic_ports: (u16, u16),
+    /// `LIGHTER_USERNS_REMAP`: maps of the user namespaces of tasks to come; `None`: they have none.
+    pub user_maps: Option<UserMaps>,
 }
 
 /// One task and everything decided about it.
@@ -53,6 +55,9 @@ pub struct Task {
     pub remove: bool,
     pub desired: Desired,
     pub resources: Resources,
+    /// Maps of its user namespace, of the settings under which it was admitted; `None`: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_maps: Option<UserMaps>,
     /// In the definition's order.
     pub containers: Vec<Container>,
     /// awsvpc: the task's address, leased from admission until the resources are released.

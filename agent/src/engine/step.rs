@@ -163,6 +163,7 @@ fn admit(host: &Host, new: NewTask, now: Timestamp) -> Task {
         remove,
         desired: Desired::Running,
         resources: Resources::Absent,
+        user_maps: host.settings.user_maps.clone(),
         containers,
         address: None,
         stop: None,

@@ -26,6 +26,7 @@ fn settings() -> Settings {
         awsvpc_subnet: "10.147.0.0/28".parse().unwrap(),
         bridge_subnet: "10.147.16.0/28".parse().unwrap(),
         dynamic_ports: (50_000, 50_003),
+        user_maps: None,
     }
 }
 

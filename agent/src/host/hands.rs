@@ -282,6 +282,7 @@ impl Hands {
             task: self.layout.task(&task.id),
             run: run.clone(),
             new_network: run::has_own_network(task),
+            user_maps: task.user_maps.clone(),
             cgroup: Some(cgroup::monitors_path(&self.layout.cgroup_parent())),
             program: self.program().await?,
         };

@@ -152,6 +152,7 @@ mod tests {
             awsvpc_subnet: "10.147.0.0/28".parse().unwrap(),
             bridge_subnet: "10.147.16.0/28".parse().unwrap(),
             dynamic_ports: (50_000, 50_003),
+            user_maps: None,
         });
         engine::step(&mut host, Event::Run(Box::new(new)), jiff::Timestamp::UNIX_EPOCH);
         host.tasks.remove(&id).unwrap()

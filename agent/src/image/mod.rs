@@ -54,7 +54,7 @@ mod lease;
 mod load;
 mod manifest;
 mod metadata;
-mod passwd;
+pub(crate) mod passwd;
 mod pax;
 mod pipeline;
 mod plan;

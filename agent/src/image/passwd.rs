@@ -34,20 +34,21 @@ impl Image {
     }
 }
 
-struct Entry<'a> {
-    name: &'a str,
-    uid: u32,
+pub(crate) struct Entry<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) uid: u32,
     gid: u32,
     home: &'a str,
 }
 
-struct Group<'a> {
-    name: &'a str,
-    gid: u32,
+pub(crate) struct Group<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) gid: u32,
     members: Vec<&'a str>,
 }
 
-fn entries(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
+/// The entries of a passwd file.
+pub(crate) fn entries(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
     passwd.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
         let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
@@ -56,7 +57,8 @@ fn entries(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
     })
 }
 
-fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
+/// The entries of a group file.
+pub(crate) fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
     group.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
         let (name, _, gid) = (fields.next()?, fields.next()?, fields.next()?.parse().ok()?);

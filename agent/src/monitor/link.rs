@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use protocol::monitor::{Call, Change, ContainerFacts, Fact};
+use protocol::monitor::{Call, Change, ContainerFacts, Fact, UserMaps};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -45,6 +45,7 @@ pub struct Target {
     /// R
     pub run: PathBuf,
     pub new_network: bool,
+    pub user_maps: Option<UserMaps>,
     pub cgroup: Option<String>,
     pub program: Arc<Program>,
 }
@@ -183,6 +184,7 @@ fn start(target: &Target, adopt: bool) -> Result<(), Error> {
         task: &target.task,
         run: &target.run,
         new_network: target.new_network,
+        user_maps: target.user_maps.as_ref(),
         cgroup: target.cgroup.as_deref(),
         adopt,
     })?;

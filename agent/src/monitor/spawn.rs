@@ -13,6 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use protocol::monitor::UserMaps;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -36,6 +37,8 @@ pub struct Spawn<'a> {
     pub run: &'a Path,
     /// A network namespace of the task's own.
     pub new_network: bool,
+    /// A user namespace of the task's own, with these maps.
+    pub user_maps: Option<&'a UserMaps>,
     /// Cgroup of the monitor itself, absolute below the cgroup mount.
     pub cgroup: Option<&'a str>,
     /// Take over what an earlier monitor of the run directory left.
@@ -102,6 +105,10 @@ impl Program {
             .stderr(Stdio::from(log));
         if spawn.new_network {
             command.arg("--new-network");
+        }
+        if let Some(maps) = spawn.user_maps {
+            let maps = serde_json::to_string(maps).map_err(|error| fail(error.into()))?;
+            command.arg("--user-namespace").arg(maps);
         }
         if spawn.adopt {
             command.arg("--adopt");

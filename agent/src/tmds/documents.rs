@@ -362,6 +362,7 @@ pub(crate) mod tests {
             pull: PullPolicy::Missing,
             remove: false,
             desired: Desired::Running,
+            user_maps: None,
             resources: Resources::Ready,
             containers: vec![State {
                 name: "main".to_owned(),

@@ -1,17 +1,21 @@
 //! `lighter-runtime monitor`: the hidden verb that the agent starts a task's monitor with.
 //!
 //! ```text
-//! monitor --task-dir DIR --run-dir DIR --listen-fd N [--new-network] [--cgroup PATH] [--adopt]
+//! monitor --task-dir DIR --run-dir DIR --listen-fd N [--new-network] [--user-namespace MAPS]
+//!         [--cgroup PATH] [--adopt]
 //! ```
 //!
 //! No parser but this one: its tables would be a good part of the monitor's memory.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
+use protocol::monitor::UserMaps;
+
 use crate::monitor::{self, Options};
-use crate::seal;
+use crate::{seal, userns};
 
 /// What is wrong with the command line.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +52,7 @@ pub(super) fn main(words: impl Iterator<Item = OsString>) -> u8 {
 }
 
 fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Options, Usage> {
-    let (mut task, mut run, mut listen, mut cgroup) = (None, None, None, None);
+    let (mut task, mut run, mut listen, mut cgroup, mut maps) = (None, None, None, None, None);
     let (mut new_network, mut adopt) = (false, false);
     while let Some(word) = words.next() {
         let target = match word.to_str() {
@@ -56,6 +60,7 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Options, Usage> {
             Some("--run-dir") => &mut run,
             Some("--listen-fd") => &mut listen,
             Some("--cgroup") => &mut cgroup,
+            Some("--user-namespace") => &mut maps,
             Some("--new-network") => {
                 new_network = true;
                 continue;
@@ -86,9 +91,19 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Options, Usage> {
             .filter(|number| *number >= 0)
             .ok_or(Usage::BadValue { option: "--listen-fd", value: listen })?,
         new_network,
+        user: maps.map(user_maps).transpose()?,
         cgroup: cgroup.map(|cgroup| text("--cgroup", &cgroup)).transpose()?,
         adopt,
     })
+}
+
+fn user_maps(value: OsString) -> Result<UserMaps, Usage> {
+    let maps = serde_json::from_slice::<UserMaps>(value.as_bytes()).ok().filter(|maps| {
+        [&maps.uids, &maps.gids]
+            .into_iter()
+            .all(|ranges| !ranges.is_empty() && userns::check(&monitor::mappings(ranges)).is_ok())
+    });
+    maps.ok_or(Usage::BadValue { option: "--user-namespace", value })
 }
 
 #[cfg(test)]
@@ -103,15 +118,19 @@ mod tests {
     #[test]
     fn reads_every_option() {
         let options = read(
-            "--task-dir /t --run-dir /r --listen-fd 7 --new-network --cgroup /l/monitors --adopt",
+            "--task-dir /t --run-dir /r --listen-fd 7 --new-network --cgroup /l/monitors --adopt \
+             --user-namespace {\"uids\":[{\"inside\":0,\"outside\":9,\"size\":5}],\"gids\":[{\"inside\":0,\"outside\":7,\"size\":5}]}",
         )
         .unwrap();
         assert_eq!(options.task, PathBuf::from("/t"));
         assert_eq!(options.run, PathBuf::from("/r"));
         assert_eq!((options.listen, options.new_network, options.adopt), (7, true, true));
         assert_eq!(options.cgroup.as_deref(), Some("/l/monitors"));
+        let maps = options.user.unwrap();
+        assert_eq!((maps.uids[0].outside, maps.gids[0].outside), (9, 7));
         let options = read("--listen-fd 3 --run-dir /r --task-dir /t").unwrap();
         assert_eq!((options.cgroup, options.new_network, options.adopt), (None, false, false));
+        assert_eq!(options.user, None);
     }
 
     #[test]
@@ -124,6 +143,10 @@ mod tests {
             ("--task-dir /t --run-dir /r --listen-fd x", "--listen-fd"),
             ("--task-dir", "--task-dir"),
             ("--fly", "--fly"),
+            (
+                "--task-dir /t --run-dir /r --listen-fd 3 --user-namespace {\"uids\":[],\"gids\":[]}",
+                "--user-namespace",
+            ),
         ] {
             let message = read(line).unwrap_err();
             assert!(message.contains(named), "{line}: {message}");

@@ -9,7 +9,8 @@
 //!  0. Join the control groups: before them no resource is counted.
 //!  1. Join the namespaces that have a path; the user namespace first, for its privileges.
 //!  2. Clone once more where the parent could not make all at once (a joined pid or user namespace).
-//!  3. Wait for the parent: without id maps no privilege.
+//!  3. Wait for the parent: without id maps no privilege. Then the place of the root is opened, which
+//!     the host's root may see.
 //!  4. Root in the user namespace; a session; a keyring.
 //!  5. The cgroup namespace, after the cgroup was joined: its root is where we are.
 //!  6. Loopback, names, sysctls: through the host's `/proc`, which the container cannot shape.
@@ -203,6 +204,7 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
     if !prepared.intermediate {
         join(prepared)?; // 1
     }
+    let place = place(prepared);
     if prepared.user_namespace {
         cred::setresgid(0).at(Stage::RootId)?; // 4
         cred::setresuid(0).at(Stage::RootId)?;
@@ -222,7 +224,7 @@ fn set_up(prepared: &Prepared) -> Result<usize> {
     let label = open_label(program)?;
     let mut terminal = None;
     match &prepared.setup {
-        Some(setup) => namespace(prepared, setup, &mut terminal)?,
+        Some(setup) => namespace(prepared, setup, place, &mut terminal)?,
         None => {
             if let Some(root) = &prepared.root {
                 sys::fchdir(root)
@@ -322,10 +324,22 @@ fn complain(program: &Program, errno: Errno) {
     }
 }
 
+/// Where the root is to be attached, in our mount namespace, as whom we still are before 4: directories
+/// above it may be closed to all but the host's root, which is nobody in a user namespace. `None`: as
+/// the namespace's root it is found by its path.
+fn place(prepared: &Prepared) -> Option<OwnedFd> {
+    let setup = prepared.setup.as_ref().filter(|_| prepared.user_namespace)?;
+    match &setup.tree {
+        RootTree::Opened(..) => mount::open(&setup.root, libc::O_PATH | libc::O_DIRECTORY).ok(),
+        RootTree::ByChild | RootTree::None => None,
+    }
+}
+
 /// 5 to 10.
 fn namespace(
     prepared: &Prepared,
     setup: &Setup,
+    place: Option<OwnedFd>,
     terminal: &mut Option<(OwnedFd, OwnedFd)>,
 ) -> Result<()> {
     sys::fd::leave_below(setup.left_below);
@@ -363,7 +377,13 @@ fn namespace(
         }
     };
     let root = tree.as_fd();
-    mount::move_mount(root, None, &setup.root).at(Stage::Root)?;
+    match place {
+        Some(place) => {
+            mount::move_mount(root, Some(place.as_fd()), c"").at(Stage::Root)?;
+            sys::fd::leave(place);
+        }
+        None => mount::move_mount(root, None, &setup.root).at(Stage::Root)?,
+    }
     if late {
         let path = FdPath::new(root);
         mount::mount(None, path.as_c_str(), None, setup.old_propagation, None).at(Stage::Root)?;

@@ -6,7 +6,7 @@
 //!
 //! Order of set-up: (1) close what was inherited; (2) refuse if another monitor serves the run
 //! directory; (3) cgroup, before memory is charged to the agent's; (4) OOM score; (5) mount, then
-//! network namespace; (6) subreaper, before the first child; (7) signals blocked; (8) standard
+//! user and network namespace; (6) subreaper, before the first child; (7) signals blocked; (8) standard
 //! streams away, last, so that failures before it reach the caller's stderr; (9) fork.
 
 use std::fs::{self, File, OpenOptions};
@@ -26,6 +26,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::deposit::{self, Kept, Reply, Store, Word};
 use super::process::{self, Look};
+use super::user::User;
 use super::{Error, Options, journal, oom, worker};
 use crate::sys::monitor::{self as sys, Forked};
 
@@ -53,6 +54,8 @@ pub(super) struct Birth {
     /// How many workers there were before.
     pub(super) generation: u32,
     pub(super) oom: oom::Score,
+    /// The task's user namespace.
+    pub(super) user: Option<User>,
 }
 
 /// Runs a monitor until it is shut down. In the worker, too, this is where the life ends.
@@ -77,7 +80,7 @@ pub(super) fn run(options: &Options) -> Result<(), Error> {
         super::leaf::enter(cgroup)?;
     }
     let oom = oom::Score::lower();
-    namespaces(options, &boot_id)?;
+    let user = namespaces(options, &boot_id)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|source| Error::Setup { step: "become a subreaper", source: source.into() })?;
     // A session of its own; a process that leads one already, as after a re-exec, has it.
@@ -110,6 +113,7 @@ pub(super) fn run(options: &Options) -> Result<(), Error> {
                     link: theirs,
                     generation,
                     oom,
+                    user,
                 });
             }
             Ok(Forked::Parent(pid)) => {
@@ -252,24 +256,38 @@ fn refuse_second(run: &Path, boot_id: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn namespaces(options: &Options, boot_id: &str) -> Result<(), Error> {
+fn namespaces(options: &Options, boot_id: &str) -> Result<Option<User>, Error> {
     let step = |step| move |errno: nix::Error| Error::Setup { step, source: errno.into() };
     unshare(CloneFlags::CLONE_NEWNS).map_err(step("unshare the mount namespace"))?;
     // Slave: what the host unmounts vanishes here too; what we mount stays here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(step("make mounts slaves of the host's"))?;
-    if !options.new_network {
-        return Ok(());
+    let living = if options.adopt { worker::living(&options.run, boot_id) } else { None };
+    let (living_user, living_network) =
+        living.map_or((None, None), |living| (Some(living.user), Some(living.network)));
+    let (user, network) = match (&options.user, living_user) {
+        (Some(maps), Some(namespace)) => (Some(User::living(maps, namespace)), living_network),
+        (Some(maps), None) => {
+            let (user, network) = User::make(maps, options.new_network)?;
+            (Some(user), network)
+        }
+        (None, _) => (None, living_network),
+    };
+    if let Some(user) = &user {
+        user.mount(&options.run)?;
     }
-    let living = if options.adopt { worker::living_network(&options.run, boot_id) } else { None };
-    match living {
+    if !options.new_network {
+        return Ok(user);
+    }
+    match network {
         Some(namespace) => setns(namespace, CloneFlags::CLONE_NEWNET)
-            .map_err(step("enter the network namespace of a living container")),
+            .map_err(step("enter the task's network namespace"))?,
         None => {
             unshare(CloneFlags::CLONE_NEWNET).map_err(step("unshare the network namespace"))?;
-            crate::sys::net::loopback_up().map_err(step("bring loopback up"))
         }
     }
+    crate::sys::net::loopback_up().map_err(step("bring loopback up"))?;
+    Ok(user)
 }
 
 /// Blocks what must not end the monitor; children's ends and SIGTERM come by the descriptor. The

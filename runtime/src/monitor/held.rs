@@ -29,11 +29,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::configuration::Configuration;
 use super::deposit::{Guardian, Store, Word};
 use super::journal;
 use super::process::{self, Ended};
 use super::serve::invalid;
 use super::spool::{self, Spool, Taken};
+use super::user::User;
 use super::{oom, overlay};
 use crate::container::{self, Container, Stdio};
 use crate::rootless::Rootless;
@@ -136,54 +138,16 @@ pub(super) struct Surroundings<'a> {
     pub(super) boot_id: &'a str,
     pub(super) guardian: &'a Guardian,
     pub(super) oom: &'a oom::Score,
+    pub(super) user: Option<&'a User>,
 }
 
-fn failed(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failure {
+pub(super) fn failed(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failure {
     Failure { kind: FailureKind::Failed, message: format!("{what}: {}", chain(error)) }
 }
 
 /// The runtime's failure in the wire's terms.
 fn refused(what: &str, error: &container::Error) -> Failure {
     Failure { kind: error.kind(), message: format!("{what}: {}", chain(error)) }
-}
-
-/// The parts of `config.json` that decide on stdio.
-#[derive(Debug, Default, Deserialize)]
-struct Configuration {
-    #[serde(default)]
-    process: spec::Process,
-    #[serde(default)]
-    linux: Mappings,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Mappings {
-    #[serde(default)]
-    uid_mappings: Vec<Mapping>,
-    #[serde(default)]
-    gid_mappings: Vec<Mapping>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Mapping {
-    #[serde(rename = "containerID")]
-    container_id: u32,
-    #[serde(rename = "hostID")]
-    host_id: u32,
-    size: u32,
-}
-
-/// The host's id for one of the container's.
-fn on_host(id: u32, mappings: &[Mapping]) -> u32 {
-    mappings
-        .iter()
-        .find_map(|mapping| {
-            let within = id.checked_sub(mapping.container_id)?;
-            (within < mapping.size).then(|| mapping.host_id.checked_add(within))?
-        })
-        .unwrap_or(id)
 }
 
 /// Whether a `process` object asks for a terminal.
@@ -242,10 +206,10 @@ impl Held {
         undo.record = Some((record.create.clone(), directory.clone()));
         failpoint::hit("create-record");
 
-        let configuration = record.configuration()?;
+        let configuration = Configuration::read(&record.create.bundle)?;
         let spool = record.open_spool(around.paths)?;
         if let Some(layers) = &record.create.overlay {
-            overlay::attach(layers, &record.rootfs())
+            overlay::attach(layers, &record.rootfs(), around.user)
                 .map_err(|error| failed(format!("create container {name}"), &error))?;
         }
         failpoint::hit("create-mount");
@@ -254,10 +218,7 @@ impl Held {
         let stdio = if configuration.process.terminal {
             Stdio::Terminal
         } else {
-            let owner = (
-                on_host(configuration.process.user.uid, &configuration.linux.uid_mappings),
-                on_host(configuration.process.user.gid, &configuration.linux.gid_mappings),
-            );
+            let owner = configuration.owner(around.user);
             let out = Fifo::make(&directory.join("stdout"), owner)?;
             let err = Fifo::make(&directory.join("stderr"), owner)?;
             for (stream, fifo) in [("stdout", &out), ("stderr", &err)] {
@@ -504,7 +465,14 @@ impl Held {
             .and_then(|text| serde_json::from_slice(&text))
             .map_err(|error| invalid(format!("{what}: process: {error}")))?;
         let stdio = match <[OwnedFd; 3]>::try_from(descriptors) {
-            Ok([stdin, stdout, stderr]) => Stdio::Fds { stdin, stdout, stderr },
+            Ok(streams) => {
+                if let Some(user) = around.user {
+                    user.give(&streams, process.user.uid, process.user.gid)
+                        .map_err(|error| failed(format!("{what}: give it its streams"), &error))?;
+                }
+                let [stdin, stdout, stderr] = streams;
+                Stdio::Fds { stdin, stdout, stderr }
+            }
             Err(_) => Stdio::Terminal,
         };
         let container = self.runtime(around, "exec in")?;
@@ -649,14 +617,6 @@ impl Record {
         self.create.bundle.join("rootfs")
     }
 
-    fn configuration(&self) -> Result<Configuration, Failure> {
-        let path = self.create.bundle.join("config.json");
-        let bytes =
-            fs::read(&path).map_err(|error| failed(format!("read {}", path.display()), &error))?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| invalid(format!("parse {}: {error}", path.display())))
-    }
-
     fn open_spool(&self, paths: &Paths) -> Result<Spool, Failure> {
         let create = &self.create;
         Spool::open(paths.spool(&create.container), create.spool_limit, create.spool_full)
@@ -779,19 +739,6 @@ mod tests {
                 "{bad}"
             );
         }
-    }
-
-    #[test]
-    fn ids_are_mapped_to_the_host() {
-        let mappings = [
-            Mapping { container_id: 0, host_id: 100_000, size: 10 },
-            Mapping { container_id: 1000, host_id: u32::MAX, size: 2 },
-        ];
-        assert_eq!(on_host(0, &mappings), 100_000);
-        assert_eq!(on_host(9, &mappings), 100_009);
-        assert_eq!(on_host(10, &mappings), 10);
-        assert_eq!(on_host(1001, &mappings), 1001);
-        assert_eq!(on_host(5, &[]), 5);
     }
 
     #[test]

@@ -14,9 +14,10 @@
 //! | `guardian` | set-up, the worker's life, wanted zombies |
 //! | `deposit` | the socket between the two and what is kept there |
 //! | `worker`, `requests`, `poller` | event loop, containers, connections |
-//! | `held` | one container: create, recover, drain, remove |
+//! | `held`, `configuration` | one container: create, recover, drain, remove |
 //! | `spool`, `exits` | output and exit records on disk |
 //! | `serve` | datagrams |
+//! | `user` | the task's user namespace |
 //! | `overlay`, `leaf`, `oom`, `process` | mounts, own cgroup, own OOM score, pidfds |
 //!
 //! Who reads an exit status: the worker, of its own children; the guardian at the worker's request,
@@ -28,6 +29,11 @@ use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use protocol::monitor::UserMaps;
+
+use crate::userns;
+
+mod configuration;
 mod deposit;
 mod exits;
 mod guardian;
@@ -41,7 +47,10 @@ mod process;
 mod requests;
 mod serve;
 mod spool;
+mod user;
 mod worker;
+
+pub use user::mappings;
 
 /// How to run a monitor.
 #[derive(Debug, Clone)]
@@ -54,6 +63,8 @@ pub struct Options {
     pub listen: RawFd,
     /// Whether the task has a network namespace of its own: the monitor's.
     pub new_network: bool,
+    /// The task has a user namespace of its own, with these maps.
+    pub user: Option<UserMaps>,
     /// Cgroup for the monitor's processes, from the root of every hierarchy.
     pub cgroup: Option<String>,
     /// Take over containers that an earlier monitor of the run directory left.
@@ -73,6 +84,10 @@ pub enum Error {
     BootId { source: io::Error },
     #[error("open or create {path}")]
     Directory { path: PathBuf, source: io::Error },
+    #[error("make the task's user namespace")]
+    User { source: userns::Error },
+    #[error("mount the task's user namespace at {path}")]
+    MountUser { path: PathBuf, source: io::Error },
     #[error("enter cgroup {cgroup}")]
     Cgroup { cgroup: String, source: io::Error },
     #[error("cgroup path {cgroup} given as --cgroup is not absolute and plain")]

@@ -30,6 +30,7 @@ use super::poller::{Interest, Poller, Source};
 use super::process::{self, Ended, Look};
 use super::serve::{self, Client, Incoming};
 use super::spool::Taken;
+use super::user::User;
 use super::{Error, journal, oom};
 use crate::failpoint;
 
@@ -51,6 +52,7 @@ pub(super) struct Worker {
     pub(super) record: MonitorRecord,
     pub(super) guardian: Guardian,
     pub(super) oom: oom::Score,
+    user: Option<User>,
     pub(super) poller: Poller,
     pub(super) containers: BTreeMap<Rc<str>, Held>,
     pub(super) clients: BTreeMap<u64, Client>,
@@ -84,15 +86,26 @@ enum Status {
     Ended(Option<Ended>, Parent),
 }
 
-/// The network namespace of a container that still lives, for a monitor that adopts.
-pub(super) fn living_network(run: &Path, boot_id: &str) -> Option<OwnedFd> {
+/// Namespaces of a container that lives.
+#[derive(Debug)]
+pub(super) struct Living {
+    pub(super) user: OwnedFd,
+    pub(super) network: OwnedFd,
+}
+
+/// The namespaces of a container that an earlier monitor of `run` left alive, for its successor.
+pub(super) fn living(run: &Path, boot_id: &str) -> Option<Living> {
     fs::read_dir(run.join("containers")).ok()?.flatten().find_map(|entry| {
         let record = Record::load(&entry.path()).ok()?;
         let init = record.init.filter(|_| record.boot_id == boot_id)?;
         let pidfd = process::open_same(init)?;
-        let namespace = fs::File::open(format!("/proc/{}/ns/net", init.pid)).ok()?;
-        // Still the same process after the path was walked.
-        (!held::ended(&pidfd)).then(|| namespace.into())
+        let open = |namespace: &str| {
+            let file = fs::File::open(format!("/proc/{}/ns/{namespace}", init.pid)).ok()?;
+            Some(OwnedFd::from(file))
+        };
+        let living = Living { user: open("user")?, network: open("net")? };
+        // Still the same process after the paths were walked.
+        (!held::ended(&pidfd)).then_some(living)
     })
 }
 
@@ -116,6 +129,7 @@ pub(super) fn run(birth: Birth) -> Result<(), Error> {
         },
         guardian: Guardian::new(birth.link).map_err(step("prepare the guardian's socket"))?,
         oom: birth.oom,
+        user: birth.user,
         poller,
         containers: BTreeMap::new(),
         clients: BTreeMap::new(),
@@ -147,6 +161,7 @@ impl Worker {
             boot_id: &self.record.boot_id,
             guardian: &self.guardian,
             oom: &self.oom,
+            user: self.user.as_ref(),
         }
     }
 

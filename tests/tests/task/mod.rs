@@ -9,4 +9,5 @@ mod metadata;
 mod network;
 mod run;
 mod stop;
+mod user_namespace;
 mod volumes;

@@ -260,6 +260,7 @@ pub(super) fn host() -> (mpsc::Sender<Input>, watch::Receiver<Arc<Snapshot>>) {
             awsvpc_subnet: "10.147.0.0/24".parse().unwrap(),
             bridge_subnet: "10.148.0.0/24".parse().unwrap(),
             dynamic_ports: (50_000, 50_100),
+            user_maps: None,
         });
         while let Some(input) = inputs.recv().await {
             let (events, reply) = match input {

@@ -6,6 +6,12 @@
 //! task's; in bridge mode, and with `disableNetworking`, it gets one of its own; in host mode there
 //! is no entry, so it inherits the host's.
 //!
+//! User namespaces: a task that has one ([`Mapped`]) has it for all its containers, each of which
+//! joins it. As with Docker it is refused what would need the host's: `privileged`, the host's network
+//! and the host's processes. What we make for a container (its volumes, its files in `/etc`) is
+//! mounted with the namespace's maps, so that it has the same owners on disk as without; paths of
+//! the host and network file systems are mounted as they are.
+//!
 //! Seccomp: the annotation [`SECCOMP`] asks the runtime for its built-in profile (Docker's); a
 //! privileged container goes without. `linux.seccomp` stays absent, which for a runtime means none.
 
@@ -17,6 +23,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use protocol::monitor::{IdRange, UserMaps};
 use protocol::taskdef::{
     ContainerDefinition, CpuArchitecture, NamespaceMode, NetworkMode, TaskDefinition,
 };
@@ -32,6 +39,10 @@ pub const SECCOMP: &str = "org.lighter.seccomp";
 const MINIMUM_SHARES: u64 = 2;
 /// The kernel's largest CPU share.
 const MAXIMUM_SHARES: u64 = 262_144;
+/// The kernel's largest group in `ping_group_range`.
+const MAXIMUM_GROUP: u32 = 2_147_483_647;
+/// Option of the terminals' file system, and the group that it names.
+const TERMINAL_GROUP: (&str, u32) = ("gid=5", 5);
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +63,21 @@ pub enum Error {
         "{field} \"task\" is not supported yet: it needs a process that outlives the containers"
     )]
     SharedNamespace { field: &'static str },
+    #[error(
+        "privileged mode is incompatible with user namespaces (LIGHTER_USERNS_REMAP): run the task on \
+         a host without, or without privileged"
+    )]
+    MappedPrivileged,
+    #[error(
+        "cannot share the host's {what} when user namespaces are enabled (LIGHTER_USERNS_REMAP): run \
+         the task on a host without, or with another {field}"
+    )]
+    MappedHost { what: &'static str, field: &'static str },
+    #[error(
+        "the user namespace of this host's containers (LIGHTER_USERNS_REMAP) has no {what} {id}; give \
+         its user a larger range in {file}"
+    )]
+    NotMapped { what: &'static str, id: u32, file: &'static str },
     #[error("the task definition's runtimePlatform asks for {wanted}, this host runs {host}")]
     Architecture { wanted: &'static str, host: &'static str },
 }
@@ -93,19 +119,30 @@ pub struct Mount {
     pub source: PathBuf,
     /// As in an OCI configuration.
     pub options: Vec<String>,
+    /// Made by this agent: in a user namespace its owners are the namespace's.
+    pub ours: bool,
 }
 
 impl Mount {
-    /// A file or directory of the host, writable or not.
-    pub fn bind(source: PathBuf, destination: &str, read_only: bool) -> Self {
+    /// A file or directory that this agent made, writable or not.
+    pub fn ours(source: PathBuf, destination: &str, read_only: bool) -> Self {
         let access = if read_only { "ro" } else { "rw" };
         Self {
             destination: PathBuf::from(destination),
             kind: "bind",
             source,
             options: ["rbind", "rprivate", access].map(str::to_owned).to_vec(),
+            ours: true,
         }
     }
+}
+
+/// The user namespace of a task.
+#[derive(Debug, Clone, Copy)]
+pub struct Mapped<'a> {
+    pub maps: &'a UserMaps,
+    /// Where the monitor finds it.
+    pub path: &'a Path,
 }
 
 /// What one configuration is made of.
@@ -124,6 +161,8 @@ pub struct Input<'a> {
     /// `linux.cgroupsPath`
     pub cgroup: &'a str,
     pub mounts: &'a [Mount],
+    /// `None`: the host's.
+    pub user_namespace: Option<Mapped<'a>>,
     pub host: HostFacts,
 }
 
@@ -134,7 +173,11 @@ pub struct Input<'a> {
 pub fn config(input: &Input<'_>) -> Result<Value, Error> {
     check_platform(input)?;
     let container = input.container;
-    let namespaces = namespaces(input.definition, container)?;
+    let mut namespaces = namespaces(input.definition, container)?;
+    if let Some(mapped) = &input.user_namespace {
+        check_mapped(input, mapped.maps)?;
+        namespaces.push(json!({ "type": "user", "path": mapped.path }));
+    }
     let capabilities = process::capabilities(container, input.host.bounding)?;
     let devices = if container.privileged {
         devices::of_host()?
@@ -190,6 +233,29 @@ pub fn config(input: &Input<'_>) -> Result<Value, Error> {
         config["hostname"] = hostname.into();
     }
     Ok(config)
+}
+
+/// Docker's conditions (moby `daemon/daemon_unix.go`, `verifyPlatformContainerSettings`), and that the
+/// container's user is in the namespace.
+fn check_mapped(input: &Input<'_>, maps: &UserMaps) -> Result<(), Error> {
+    if input.container.privileged {
+        return Err(Error::MappedPrivileged);
+    }
+    if input.definition.network_mode == NetworkMode::Host {
+        return Err(Error::MappedHost { what: "network namespace", field: "networkMode" });
+    }
+    if input.definition.pid_mode == NamespaceMode::Host {
+        return Err(Error::MappedHost { what: "PID namespace", field: "pidMode" });
+    }
+    let user = input.user;
+    if IdRange::outside(&maps.uids, user.uid).is_none() {
+        return Err(Error::NotMapped { what: "user", id: user.uid, file: "/etc/subuid" });
+    }
+    let mut gids = std::iter::once(&user.gid).chain(&user.additional_gids);
+    match gids.find(|gid| IdRange::outside(&maps.gids, **gid).is_none()) {
+        Some(gid) => Err(Error::NotMapped { what: "group", id: *gid, file: "/etc/subgid" }),
+        None => Ok(()),
+    }
 }
 
 fn check_platform(input: &Input<'_>) -> Result<(), Error> {
@@ -316,7 +382,16 @@ fn sysctls(input: &Input<'_>) -> Value {
     if input.definition.network_mode != NetworkMode::Host {
         // Docker's: ports below 1024 and ping need no capability in a network of one's own.
         values.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".into());
-        values.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".into());
+        // The kernel takes only groups that the user namespace has.
+        let last = input.user_namespace.map_or(MAXIMUM_GROUP, |mapped| {
+            let ends = mapped
+                .maps
+                .gids
+                .iter()
+                .map(|range| range.inside.saturating_add(range.size.saturating_sub(1)));
+            ends.max().unwrap_or_default().min(MAXIMUM_GROUP)
+        });
+        values.insert("net.ipv4.ping_group_range".to_owned(), format!("0 {last}").into());
     }
     for (name, value) in &input.container.system_controls {
         values.insert(name.clone(), value.clone().into());
@@ -327,6 +402,9 @@ fn sysctls(input: &Input<'_>) -> Value {
 fn mounts(input: &Input<'_>) -> Vec<Value> {
     let container = input.container;
     let host_ipc = input.definition.ipc_mode == NamespaceMode::Host;
+    let has_terminal_group = input
+        .user_namespace
+        .is_none_or(|mapped| IdRange::outside(&mapped.maps.gids, TERMINAL_GROUP.1).is_some());
     let own: Vec<&Path> = input.mounts.iter().map(|mount| mount.destination.as_path()).collect();
     let mut mounts: Vec<Value> = MOUNTS
         .iter()
@@ -336,6 +414,7 @@ fn mounts(input: &Input<'_>) -> Vec<Value> {
                 .iter()
                 .copied()
                 .filter(|option| !(container.privileged && *option == "ro"))
+                .filter(|option| *option != TERMINAL_GROUP.0 || has_terminal_group)
                 .collect();
             match *destination {
                 "/dev/mqueue" if host_ipc => host_bind(destination),
@@ -360,9 +439,13 @@ fn mounts(input: &Input<'_>) -> Vec<Value> {
     let mut brought: Vec<&Mount> = input.mounts.iter().collect();
     brought.sort_by_key(|mount| mount.destination.components().count());
     mounts.extend(brought.into_iter().map(|mount| {
+        let mut options: Vec<&str> = mount.options.iter().map(String::as_str).collect();
+        if mount.ours && input.user_namespace.is_some() {
+            options.push("idmap");
+        }
         json!({
             "destination": mount.destination, "type": mount.kind, "source": mount.source,
-            "options": mount.options,
+            "options": options,
         })
     }));
     mounts

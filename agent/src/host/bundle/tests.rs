@@ -35,6 +35,7 @@ fn build(definition: &TaskDefinition, image: &Config, mounts: &[Mount]) -> Value
         region: None,
         cgroup: "/lighter/t/web",
         mounts,
+        user_namespace: None,
         host: HOST,
     };
     config(&input).unwrap()
@@ -91,6 +92,7 @@ fn variables(
         region,
         cgroup: "",
         mounts: &[],
+        user_namespace: None,
         host: HOST,
     })
 }
@@ -214,7 +216,7 @@ fn memory_and_shares_are_amazons() {
 
 #[test]
 fn a_volume_replaces_a_default_mount_and_parents_come_first() {
-    let mount = |destination: &str| Mount::bind("/src".into(), destination, true);
+    let mount = |destination: &str| Mount::ours("/src".into(), destination, true);
     let config = build(
         &task(container(), NetworkMode::Bridge),
         &image(),
@@ -245,6 +247,73 @@ fn privileged_is_without_masks_profile_and_device_limits() {
     );
     let sys = config["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == "/sys");
     assert!(!sys.unwrap()["options"].as_array().unwrap().contains(&json!("ro")));
+}
+
+fn maps(size: u32) -> UserMaps {
+    let range = |outside| vec![IdRange { inside: 0, outside, size }];
+    UserMaps { uids: range(100_000), gids: range(200_000) }
+}
+
+fn mapped(definition: &TaskDefinition, user: &User, maps: &UserMaps) -> Result<Value, Error> {
+    let file = Mount::ours("/t/etc/hosts".into(), "/etc/hosts", false);
+    let of_host = Mount { ours: false, ..Mount::ours("/srv".into(), "/srv", false) };
+    config(&Input {
+        definition,
+        container: &definition.containers[0],
+        image: &image(),
+        user,
+        hostname: None,
+        endpoint: &[],
+        region: None,
+        cgroup: "/x",
+        mounts: &[file, of_host],
+        user_namespace: Some(Mapped { maps, path: Path::new("/r/user") }),
+        host: HOST,
+    })
+}
+
+#[test]
+fn a_mapped_container_joins_its_tasks_user_namespace() {
+    let definition = task(container(), NetworkMode::Awsvpc);
+    let config = mapped(&definition, &root(), &maps(65536)).unwrap();
+    let namespaces = config["linux"]["namespaces"].as_array().unwrap();
+    assert!(namespaces.contains(&json!({ "type": "user", "path": "/r/user" })), "{namespaces:?}");
+    let options = |config: &Value, destination: &str| {
+        let mounts = config["mounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|mount| mount["destination"] == destination).unwrap();
+        mount["options"].as_array().unwrap().clone()
+    };
+    assert!(options(&config, "/etc/hosts").contains(&json!("idmap")));
+    assert!(!options(&config, "/srv").contains(&json!("idmap")));
+    assert!(options(&config, "/dev/pts").contains(&json!("gid=5")));
+    assert_eq!(config["linux"]["sysctl"]["net.ipv4.ping_group_range"], "0 65535");
+    // No more groups than root's: the terminals are then their users'.
+    let few = mapped(&definition, &root(), &maps(1)).unwrap();
+    assert!(!options(&few, "/dev/pts").contains(&json!("gid=5")));
+}
+
+#[test]
+fn what_needs_the_hosts_ids_is_refused_in_a_user_namespace() {
+    let refusal = |definition: &TaskDefinition, user: &User| {
+        mapped(definition, user, &maps(1000)).unwrap_err().to_string()
+    };
+    let mut c = container();
+    c.privileged = true;
+    let text = refusal(&task(c, NetworkMode::Bridge), &root());
+    assert!(text.contains("privileged mode is incompatible with user namespaces"), "{text}");
+    let text = refusal(&task(container(), NetworkMode::Host), &root());
+    assert!(text.contains("cannot share the host's network namespace"), "{text}");
+    let mut pid = task(container(), NetworkMode::Bridge);
+    pid.pid_mode = NamespaceMode::Host;
+    assert!(refusal(&pid, &root()).contains("cannot share the host's PID namespace"));
+    let definition = task(container(), NetworkMode::Bridge);
+    for (user, text) in [
+        (User { uid: 1000, ..root() }, "no user 1000"),
+        (User { gid: 1000, ..root() }, "no group 1000"),
+        (User { additional_gids: vec![5, 2000], ..root() }, "no group 2000"),
+    ] {
+        assert!(refusal(&definition, &user).contains(text), "{text}");
+    }
 }
 
 #[test]
@@ -291,6 +360,7 @@ fn a_missing_device_and_another_architecture_are_named() {
         region: None,
         cgroup: "/x",
         mounts: &[],
+        user_namespace: None,
         host: HOST,
     };
     assert!(config(&input).unwrap_err().to_string().contains("/dev/does-not-exist"));

@@ -10,7 +10,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::monitor::{Call, ContainerFacts, Create, Fact, FailureKind, Overlay, SpoolFull};
+use protocol::monitor::{
+    Call, ContainerFacts, Create, Fact, FailureKind, Overlay, SpoolFull, USER_NAMESPACE,
+};
 use protocol::taskdef::{ContainerDefinition, NetworkMode};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -212,6 +214,7 @@ fn prepare(hands: &Hands, task: &Task, index: usize) -> Result<Create, Failure> 
     mounts.extend(host_files(task, index, definition, hostname.as_deref(), &directory)?);
     let cgroup =
         cgroup::container_path(&hands.layout().cgroup_parent(), &task.id, &definition.name);
+    let namespace = hands.layout().task_run(&task.id).join(USER_NAMESPACE);
     let config = bundle::config(&Input {
         definition: &task.definition,
         container: definition,
@@ -222,6 +225,10 @@ fn prepare(hands: &Hands, task: &Task, index: usize) -> Result<Create, Failure> 
         region: environment::region(task),
         cgroup: &cgroup,
         mounts: &mounts,
+        user_namespace: task
+            .user_maps
+            .as_ref()
+            .map(|maps| bundle::Mapped { maps, path: &namespace }),
         host: hands.facts,
     })
     .map_err(|error| chain(&error))?;
@@ -301,13 +308,12 @@ fn volumes(
     Ok(planned
         .into_iter()
         .map(|mount| {
-            let (kind, source) = match mount.source {
-                volume::Source::Host(path)
-                | volume::Source::Task(path)
-                | volume::Source::Efs(path) => ("bind", path),
-                volume::Source::Tmpfs => ("tmpfs", "tmpfs".into()),
+            let (kind, source, ours) = match mount.source {
+                volume::Source::Host(path) | volume::Source::Efs(path) => ("bind", path, false),
+                volume::Source::Task(path) => ("bind", path, true),
+                volume::Source::Tmpfs => ("tmpfs", "tmpfs".into(), false),
             };
-            Mount { destination: mount.destination, kind, source, options: mount.options }
+            Mount { destination: mount.destination, kind, source, options: mount.options, ours }
         })
         .collect())
 }
@@ -368,6 +374,6 @@ fn host_files(
     .filter(|(_, inside)| {
         !definition.mount_points.iter().any(|point| point.container_path == *inside)
     })
-    .map(|(source, inside)| Mount::bind(source, inside, read_only))
+    .map(|(source, inside)| Mount::ours(source, inside, read_only))
     .collect())
 }
