@@ -30,7 +30,9 @@ fn main() -> Result<()> {
         ["keys", directory] => keys(Path::new(directory)),
         ["sign", key, image] => runtime.block_on(sign(key, image)),
         ["verify", key, image] => runtime.block_on(verify(key, image)),
-        _ => bail!("usage: sigstore-peer keys DIRECTORY | sign PRIVATE IMAGE | verify PUBLIC IMAGE"),
+        _ => {
+            bail!("usage: sigstore-peer keys DIRECTORY | sign PRIVATE IMAGE | verify PUBLIC IMAGE")
+        }
     }
 }
 
