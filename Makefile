@@ -10,7 +10,7 @@ UNITDIR ?= /etc/systemd/system
 # The crash tests' daemons kill themselves at named points; what is shipped has none of them.
 POINTS  := --features agent/failpoints,control-plane/failpoints,runtime/failpoints
 
-.PHONY: build setup setup-test setup-suites setup-vm demo test test-oci test-suites test-vm fuzz lint bench install install-files deb clean
+.PHONY: build setup setup-test setup-suites setup-vm setup-fuzz setup-sigstore demo test test-oci test-suites test-vm test-sigstore fuzz lint bench install install-files deb clean
 
 # The three binaries, release-built. The runtime is static: it starts in two thirds of the time. To be
 # small it has packed relocations (94 kB less), no tables for unwinding (330 kB), and one copy of
@@ -41,6 +41,12 @@ setup-suites:
 
 setup-vm:
 	.ci/setup vm
+
+setup-fuzz:
+	.ci/setup fuzz
+
+setup-sigstore: setup-test
+	.ci/setup sigstore
 
 demo: setup build
 	examples/demo.sh $(DIST)
@@ -74,8 +80,15 @@ test-vm: setup-vm deb
 	cargo build --locked --workspace --bins --tests $(POINTS)
 	LIGHTER_POINTS="$(POINTS)" tests/vm/suite
 
-# Each target for SECONDS (60), with nightly. Not in CI: the unit tests feed the same functions.
-fuzz:
+# Signatures against the Sigstore project's own crate, which signs and verifies as cosign does.
+PEER := $(CURDIR)/target/peers/sigstore
+test-sigstore: setup-sigstore build
+	cargo build --locked --manifest-path tests/sigstore/Cargo.toml --target-dir $(PEER)
+	LIGHTER_DIST=$(CURDIR)/$(DIST) LIGHTER_SIGSTORE=$(PEER)/debug/sigstore-peer \
+	    cargo nextest run --locked -p tests -E 'test(image::sigstore)'
+
+# Each target for SECONDS (60), with nightly if it is there. Not in CI: the unit tests feed the same functions.
+fuzz: setup-fuzz
 	fuzz/run $(SECONDS)
 
 bench: setup-test build

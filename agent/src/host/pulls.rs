@@ -56,6 +56,18 @@ pub struct Leased {
     pub lease: Arc<Lease>,
 }
 
+/// What is here of an image.
+#[derive(Debug, Default)]
+pub struct AtHand {
+    /// The image, if it may be used as it is.
+    pub image: Option<Leased>,
+    /// Whether it will do without asking its registry.
+    pub enough: bool,
+    /// Why the image that is here may not be used before its registry has been asked: the signature
+    /// policy.
+    pub doubt: Option<image::Error>,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Pulls {
@@ -86,14 +98,25 @@ impl Pulls {
     }
 
     /// The image that is here, and whether it will do without asking its registry.
-    pub async fn at_hand(
-        &self,
-        policy: PullPolicy,
-        reference: &str,
-    ) -> Result<(Option<Leased>, bool), Error> {
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn at_hand(&self, policy: PullPolicy, reference: &str) -> Result<AtHand, Error> {
         let (images, reference) = (self.images.clone(), reference.to_owned());
+        let signatures = self.registries.policy.clone();
         let found = tokio::task::spawn_blocking(move || {
-            let Some((image, lease)) = images.lease(&reference)? else { return Ok((None, false)) };
+            let Some((image, lease)) = images.lease(&reference)? else {
+                return Ok(AtHand::default());
+            };
+            if let Some(signatures) = signatures {
+                match images.permits(&signatures, &image, &reference) {
+                    Ok(()) => {}
+                    Err(error) if error.is_untrusted() => {
+                        return Ok(AtHand { doubt: Some(error), ..AtHand::default() });
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
             // A digest names one image for ever.
             let certain = reference.contains('@');
             let enough = match policy {
@@ -103,7 +126,8 @@ impl Pulls {
                 PullPolicy::Once => certain || images.was_pulled(&image.id, &reference)?,
             };
             let digest = reported_digest(&image, &reference);
-            Ok::<_, image::Error>((Some(Leased { image, digest, lease }), enough))
+            let image = Some(Leased { image, digest, lease });
+            Ok::<_, image::Error>(AtHand { image, enough, doubt: None })
         });
         Ok(found.await.map_err(|failed| Error::Internal(failed.to_string()))??)
     }
@@ -184,7 +208,7 @@ impl Pulls {
         while !left.is_empty() {
             let mut failed = Vec::new();
             for name in left {
-                if let Ok((_, true)) = self.at_hand(policy, &name).await {
+                if let Ok(AtHand { enough: true, .. }) = self.at_hand(policy, &name).await {
                     continue;
                 }
                 match self.pull(PullRequest::of(&name), Arc::new(|_| {})).await {

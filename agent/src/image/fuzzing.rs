@@ -1,18 +1,26 @@
 //! The parsers of untrusted content, from bytes to a result, for the fuzz targets in `fuzz/` and for
 //! the property tests below, which run in every build.
 
-use std::io::{BufReader, Cursor};
+use std::error::Error as StdError;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Cursor, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use http::StatusCode;
+use rustix::io::Errno;
 
-use super::decompress::decompress;
-use super::entries::Entries;
+use super::archive::Archive;
+pub use super::auth::fuzzing::logins;
+use super::decompress::{decompress, is_compressed};
+use super::entries::{BLOCK, Entries};
+use super::layer::digest_of;
 use super::manifest::{self, ImageConfig};
 use super::platform::Platform;
+use super::recipe::{self, Recorder};
+pub use super::signature::fuzzing::signatures;
 use super::unpack::{self, Limits};
-use super::{download, pax, reference, registry, token};
+use super::{download, pax, reference, registry, sparse, token};
 
 /// Small, so that a run stays short.
 const LIMITS: Limits = Limits {
@@ -24,9 +32,17 @@ const LIMITS: Limits = Limits {
 };
 
 /// A reference, a manifest or index, a configuration.
+///
+/// # Panics
+/// If a reference reads otherwise once it is written.
 pub fn documents(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        let _ = reference::Reference::parse(text);
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(name) = reference::Reference::parse(text)
+    {
+        for written in [name.to_string(), name.familiar()] {
+            let again = reference::Reference::parse(&written);
+            assert!(again.is_ok_and(|again| again == name), "{text:?}: {written:?}");
+        }
     }
     if let Ok(manifest::Document::Index(entries)) = manifest::parse(bytes) {
         let _ = Platform::host().choose(&entries);
@@ -37,16 +53,18 @@ pub fn documents(bytes: &[u8]) {
     }
 }
 
-/// What a registry answers besides content: a challenge, a range, when to come again, why not.
+/// What a registry answers besides content: a challenge, a digest, a range, when to come again, why
+/// not.
 ///
 /// # Panics
-/// If a range is taken that was not asked for.
+/// If a range is taken that was not asked for, or a digest that is no name of a file.
 pub fn answers(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = token::parse(text);
         let _ = registry::retry_after(text, jiff::Timestamp::UNIX_EPOCH);
         let begins = download::begins(StatusCode::PARTIAL_CONTENT, Some(text), 10, 100);
         assert!(begins.is_none_or(|first| first == 10));
+        assert!(!reference::is_digest(text) || !text.contains(['/', '.']));
     }
     for status in [StatusCode::NOT_FOUND, StatusCode::INTERNAL_SERVER_ERROR] {
         let shown = registry::refusal(status, None, bytes, "such blob", "anonymous access");
@@ -54,10 +72,24 @@ pub fn answers(bytes: &[u8]) {
     }
 }
 
-/// Headers of an archive and the records of extended ones. With valid checksums, or nothing would
-/// reach what lies behind them.
+/// Headers of an archive, the records of extended ones, and maps of sparse files. With valid
+/// checksums, or nothing would reach what lies behind them.
+///
+/// # Panics
+/// If a file gets more data than its size.
 pub fn headers(bytes: &[u8]) {
     let _ = pax::parse(bytes);
+    let mut map = sparse::Reader::default();
+    for block in bytes.as_chunks::<BLOCK>().0 {
+        match map.block(block) {
+            Ok(None) => {}
+            Ok(Some(segments)) => {
+                let _ = sparse::check(&segments, 1 << 20, 1 << 10);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
     let mut archive = bytes.to_vec();
     sum(&mut archive);
     let mut entries = Entries::new(BufReader::new(archive.as_slice()));
@@ -76,17 +108,16 @@ pub fn headers(bytes: &[u8]) {
 }
 
 /// Unpacks a layer into `directory`/fs, which must not exist, and removes it. `directory` must hold
-/// nothing else afterwards.
+/// nothing else, before and after; all else should be mounted read-only.
 ///
 /// # Panics
-/// If the layer made something outside of its directory.
+/// If the layer made, or tried to make, something outside of its directory, or more than its limits
+/// allow.
 #[allow(clippy::panic)]
 pub fn layer(bytes: &[u8], directory: &Path) {
-    let Ok(mut content) = decompress(Cursor::new(bytes), &Arc::default()) else { return };
+    let Ok(content) = decompress(Cursor::new(bytes), &Arc::default()) else { return };
     let mut archive = Vec::new();
-    let read =
-        std::io::Read::read_to_end(&mut std::io::Read::take(&mut content, 1 << 20), &mut archive);
-    if read.is_err() {
+    if content.take(1 << 20).read_to_end(&mut archive).is_err() {
         return;
     }
     sum(&mut archive);
@@ -95,11 +126,130 @@ pub fn layer(bytes: &[u8], directory: &Path) {
         return;
     }
     let mut entries = Entries::new(BufReader::new(archive.as_slice()));
-    let _ = unpack::apply(&mut entries, &fs, LIMITS, &Arc::default());
-    let removed = std::fs::remove_dir_all(&fs);
-    let left = std::fs::read_dir(directory).map(Iterator::count);
-    if removed.is_err() || !matches!(left, Ok(0)) {
-        panic!("{removed:?}, {left:?} entries are left in {}", directory.display());
+    if let Err(error) = unpack::apply(&mut entries, &fs, LIMITS, &Arc::default()) {
+        inside(&error);
+    }
+    let (count, bytes) = measure(&fs);
+    assert!(count <= LIMITS.entries && bytes <= LIMITS.bytes, "{count} entries, {bytes} bytes");
+    empty(directory, &["fs"]);
+}
+
+/// Unpacks an archive, and makes it again from its files and its recipe; then takes the bytes for the
+/// recipe.
+///
+/// # Panics
+/// If what is made is something else, or the recipe is not understood by its own reader.
+#[allow(clippy::panic)]
+pub fn recipe(bytes: &[u8], directory: &Path) {
+    let mut archive = bytes.to_vec();
+    sum(&mut archive);
+    let (fs, path) = (directory.join("fs"), directory.join("recipe"));
+    let Ok(file) = unpack::make_directory(&fs, 0o755).and_then(|()| File::create_new(&path)) else {
+        return;
+    };
+    let input = BufReader::new(archive.as_slice());
+    let mut entries = Entries::new(Recorder::new(input, file));
+    let applied = unpack::apply(&mut entries, &fs, LIMITS, &Arc::default());
+    let mut rest = entries.into_inner();
+    let whole = io::copy(&mut rest, &mut io::sink()).and_then(|_| rest.finish());
+    if applied.is_ok() && whole.is_ok() {
+        let mut made = Vec::new();
+        match recipe::rebuild(&path, &fs, &digest_of(&archive), &mut made) {
+            Ok(()) => assert_eq!(made, archive),
+            // The layer itself replaced a file that it brought.
+            Err(
+                recipe::Error::Path { .. }
+                | recipe::Error::File { .. }
+                | recipe::Error::DiffId { .. },
+            ) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    if let Ok(damaged) = zstd::encode_all(bytes, 1)
+        && fs::write(&path, damaged).is_ok()
+    {
+        let made = recipe::rebuild(&path, &fs, &digest_of(b""), io::sink());
+        if let Err(error) = made {
+            inside(&error);
+        }
+    }
+    empty(directory, &["fs", "recipe"]);
+}
+
+/// An archive of images, uncompressed: `layer` decompresses.
+///
+/// # Panics
+/// If it makes something outside of its directory.
+pub fn archive(bytes: &[u8], directory: &Path) {
+    if is_compressed(bytes) {
+        return;
+    }
+    let mut archive = bytes.to_vec();
+    sum(&mut archive);
+    let path = directory.join("archive");
+    if fs::write(&path, &archive).is_err() {
+        return;
+    }
+    if let Ok(opened) = Archive::open(&path, directory) {
+        for image in opened.images(&Platform::host()).into_iter().flatten() {
+            for layer in &image.layers {
+                if let Ok((_, mut member)) = opened.read(layer) {
+                    let _ = io::copy(&mut member, &mut io::sink());
+                }
+            }
+        }
+        drop(opened);
+    }
+    empty(directory, &["archive"]);
+}
+
+/// What is outside is read-only: nobody tried to write there.
+#[allow(clippy::panic)]
+fn inside(error: &(dyn StdError + 'static)) {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let code = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if code == Some(Errno::ROFS.raw_os_error()) {
+            panic!("something outside of the directory was to be changed: {error:?}");
+        }
+        cause = error.source();
+    }
+}
+
+/// Entries below a directory, and bytes of its files; those with several names once.
+fn measure(directory: &Path) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
+    let (mut count, mut bytes) = (0, 0);
+    let mut seen = std::collections::BTreeSet::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            count += 1;
+            if metadata.is_dir() {
+                open.push(entry.path());
+            } else if metadata.is_file() && seen.insert(metadata.ino()) {
+                bytes += metadata.len();
+            }
+        }
+    }
+    (count, bytes)
+}
+
+/// Removes these, and nothing else must be there.
+#[allow(clippy::panic)]
+fn empty(directory: &Path, names: &[&str]) {
+    for name in names {
+        let path = directory.join(name);
+        let removed = match path.is_dir() {
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        };
+        assert!(removed.is_ok(), "remove {}: {removed:?}", path.display());
+    }
+    let left = fs::read_dir(directory).map(Iterator::count);
+    if !matches!(left, Ok(0)) {
+        panic!("{left:?} entries are left in {}", directory.display());
     }
 }
 
@@ -203,6 +353,8 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             headers(&bytes);
             layer(&bytes, directory.path());
+            recipe(&bytes, directory.path());
+            archive(&bytes, directory.path());
         }
 
         #[test]
@@ -213,6 +365,8 @@ mod tests {
         #[test]
         fn no_document_panics(text in r#"[\{\}\[\]",:a-z0-9/@. ]{0,200}"#) {
             documents(text.as_bytes());
+            logins(text.as_bytes());
+            signatures(text.as_bytes());
         }
     }
 }

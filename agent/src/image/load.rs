@@ -88,6 +88,9 @@ impl Store {
                 found.iter().map(|image| loader.image(image)).collect::<Result<_, _>>()?;
             // Where an `image rm` took a layer that was there a moment ago, it is unpacked.
             if let Commit::Done(images) = self.commit(&staging, &images)? {
+                for image in &images {
+                    self.note_archive(&image.id, archive.kind())?;
+                }
                 return Ok(images);
             }
         }

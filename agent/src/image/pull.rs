@@ -17,7 +17,7 @@ use super::manifest::{self, Descriptor, Document, ImageConfig, Manifest, Refusal
 use super::platform::{self, Platform};
 use super::reference::Reference;
 use super::registry::{self, Access, Found, Session};
-use super::signature::Policy;
+use super::signature::{Policy, Proof};
 use super::unpack;
 use super::{Error, Image, Lease, Progress, PullRequest};
 use crate::api::types::PullEvent;
@@ -172,16 +172,16 @@ impl Pull {
             || PullEvent::Resolved { reference: self.text.clone(), digest: resolved.clone() };
         if let Some(image) = self.unchanged(&resolved, wanted).await? {
             // The policy may be newer than the image.
-            self.trusted(&resolved, &image.digest).await?;
+            let proof = self.trusted(&resolved, &image.digest).await?;
             (self.progress)(known());
-            return Ok(image);
+            return self.proven(image, proof).await;
         }
         let bytes = match found {
             Found::Manifest(bytes, _) => bytes,
             Found::Digest(digest) => self.fetch_manifest(&digest).await?,
         };
         let (text, manifest) = self.manifest(bytes, wanted).await?;
-        self.trusted(&resolved, &digest_of(&text)).await?;
+        let proof = self.trusted(&resolved, &digest_of(&text)).await?;
         let config_text = self.config(&manifest.config).await?;
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
@@ -227,8 +227,10 @@ impl Pull {
             own.close().await?;
             match result? {
                 Commit::Done(images) => {
-                    let unknown = Error::Unknown { reference: self.text };
-                    return images.into_iter().next().ok_or(unknown);
+                    let Some(image) = images.into_iter().next() else {
+                        return Err(Error::Unknown { reference: self.text });
+                    };
+                    return self.proven(image, proof).await;
                 }
                 // An `image rm` came between; what it took is fetched.
                 Commit::LayerGone => {}
@@ -249,11 +251,18 @@ impl Pull {
     }
 
     /// Asks the policy, before anything is fetched that the manifest names.
-    async fn trusted(&self, resolved: &str, manifest: &str) -> Result<(), Error> {
-        let Some(policy) = &self.policy else { return Ok(()) };
+    async fn trusted(&self, resolved: &str, manifest: &str) -> Result<Proof, Error> {
+        let Some(policy) = &self.policy else { return Ok(Proof::default()) };
         policy.check(&self.session, &self.reference, &[resolved, manifest]).await.map_err(
             |source| Error::Signature { reference: self.text.clone(), source: Box::new(source) },
         )
+    }
+
+    /// Keeps what speaks for an image, so that the registry needs not be asked for it again.
+    async fn proven(&self, image: Image, proof: Proof) -> Result<Image, Error> {
+        let id = image.id.clone();
+        self.blocking(move |store| store.note_proof(&id, &proof)).await?;
+        Ok(image)
     }
 
     /// Asks the registry. Of a digest that is not here only the content is of interest; all else is

@@ -23,9 +23,8 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use super::content::{Lock, Store, files, read_record, sync_dir, write_record};
+use super::content::{Lock, Store, read_record, sync_dir, write_record};
 use super::reference::Reference;
-use crate::failpoint;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -136,18 +135,6 @@ impl Store {
             tracked: record.tracked,
             fetched: !record.pulled.is_empty(),
         })
-    }
-
-    /// Removes records of images that are gone.
-    pub(super) fn sweep_usage(&self, _lock: &Lock) -> Result<(), Error> {
-        for path in files(&self.at("usage"))? {
-            let image = path.file_name().map(|name| self.at("images").join(name));
-            if image.is_none_or(|image| !image.exists()) {
-                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-                failpoint::hit("image.swept");
-            }
-        }
-        Ok(())
     }
 
     /// An image that was removed meanwhile is left without a record.

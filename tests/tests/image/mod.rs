@@ -1,5 +1,6 @@
 //! The image store against real registries and hand-made images.
 
+mod bundle;
 mod collect;
 mod commands;
 mod crash;
@@ -13,7 +14,9 @@ mod race;
 mod registry;
 mod save;
 mod signature;
+mod sigstore;
 mod store;
+mod trust;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -19,12 +19,12 @@ const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 
 /// A pair of keys of P-256, as `cosign generate-key-pair` makes it.
-struct Signer {
+pub(super) struct Signer {
     dir: tempfile::TempDir,
 }
 
 impl Signer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let signer = Self { dir: tempfile::tempdir().unwrap() };
         signer.openssl(&[
             "genpkey",
@@ -46,12 +46,12 @@ impl Signer {
         output.stdout
     }
 
-    fn public(&self) -> String {
+    pub(super) fn public(&self) -> String {
         self.dir.path().join("public").to_str().unwrap().to_owned()
     }
 
     /// A payload and its signature in base64.
-    fn sign(&self, digest: &str, name: &str) -> (Vec<u8>, String) {
+    pub(super) fn sign(&self, digest: &str, name: &str) -> (Vec<u8>, String) {
         let payload = json!({
             "critical": {
                 "identity": {"docker-reference": name},
@@ -63,14 +63,14 @@ impl Signer {
         self.sign_text(payload.to_string().as_bytes())
     }
 
-    fn sign_text(&self, payload: &[u8]) -> (Vec<u8>, String) {
+    pub(super) fn sign_text(&self, payload: &[u8]) -> (Vec<u8>, String) {
         std::fs::write(self.dir.path().join("payload"), payload).unwrap();
         self.openssl(&["dgst", "-sha256", "-sign", "key", "-out", "signature", "payload"]);
         let signature = self.openssl(&["base64", "-A", "-in", "signature"]);
         (payload.to_vec(), String::from_utf8(signature).unwrap())
     }
 
-    fn requirement(&self, identity: &str) -> Value {
+    pub(super) fn requirement(&self, identity: &str) -> Value {
         json!([{
             "type": "sigstoreSigned", "keyPath": self.public(), "signedIdentity": {"type": identity},
         }])
@@ -109,7 +109,7 @@ fn tag(digest: &str) -> String {
 }
 
 /// Pushes signatures of what has this digest.
-fn push(
+pub(super) fn push(
     directory: &Path,
     registry: &Registry,
     name: &str,
@@ -134,14 +134,14 @@ fn push(
 }
 
 /// Everything is rejected but what the scopes say.
-fn policy(fixture: &Fixture, scopes: &Value) -> Registries {
+pub(super) fn policy(fixture: &Fixture, scopes: &Value) -> Registries {
     let path = fixture.dir.path().join("policy.json");
     let text = json!({"default": [{"type": "reject"}], "transports": {"docker": scopes}});
     std::fs::write(&path, text.to_string()).unwrap();
     Registries { policy: Some(Arc::new(Policy::load(&path).unwrap())), ..Registries::default() }
 }
 
-fn refused(fixture: &Fixture, registries: &Registries, reference: &str) -> String {
+pub(super) fn refused(fixture: &Fixture, registries: &Registries, reference: &str) -> String {
     let before = fixture.content();
     fixture.events.lock().unwrap().clear();
     let error = fixture.pull_with(reference, None, registries).expect_err(reference);

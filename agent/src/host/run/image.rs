@@ -8,7 +8,7 @@ use crate::backend::backoff::{self, Schedule};
 use crate::engine::Task;
 use crate::error::chain;
 use crate::host::hands::Hands;
-use crate::host::pulls::{Error, Failure, Leased};
+use crate::host::pulls::{AtHand, Error, Failure, Leased};
 use crate::image::{self, PullRequest, auth};
 
 /// As Amazon's agent: attempts for a task of a control plane, and the pauses between them.
@@ -30,21 +30,29 @@ pub(super) async fn resolve(
     };
     let reference = definition.image.as_str();
     let pulls = hands.pulls();
-    let found = if task.pull == PullPolicy::Always {
-        (None, false)
+    let AtHand { image: here, enough, doubt } = if task.pull == PullPolicy::Always {
+        AtHand::default()
     } else {
         let failed = |error| reason(&Failure { error, resolved: true }, task.pull, reference, "");
         pulls.at_hand(task.pull, reference).await.map_err(failed)?
     };
-    let here = match found {
-        (Some(here), true) => return in_use(hands, here).await,
-        (here, _) => here,
+    let here = match here {
+        Some(here) if enough => return in_use(hands, here).await,
+        here => here,
     };
     if task.pull == PullPolicy::Never {
+        let why = doubt.map_or_else(
+            || format!("image {reference} is not on this host"),
+            |doubt| chain(&doubt),
+        );
         return Err(format!(
-            "CannotPullContainerError: image {reference} is not on this host, and the task may not pull it (--pull never)"
+            "CannotPullContainerError: {why}, and the task may not pull it (--pull never)"
         ));
     }
+    // Without its registry it will not do.
+    let alone = doubt.map_or_else(String::new, |doubt| {
+        format!("; the image that is on this host may not be used instead: {}", chain(&doubt))
+    });
     let (shown, id) = (Arc::clone(hands), task.id.clone());
     let progress: image::Progress =
         Arc::new(move |event: PullEvent| shown.progress(&id, container, event));
@@ -60,7 +68,7 @@ pub(super) async fn resolve(
                     will_do(task, reference, &why);
                     in_use(hands, here).await
                 }
-                _ => Err(why),
+                _ => Err(format!("{why}{alone}")),
             };
         }
     };
@@ -91,7 +99,8 @@ pub(super) async fn resolve(
                 Error::Image(error) if error.is_refusal() => hands.logins().advice(task, reference),
                 _ => String::new(),
             };
-            Err(reason(&failure, task.pull, reference, &advice))
+            let alone = if untrusted { "" } else { alone.as_str() };
+            Err(format!("{}{alone}", reason(&failure, task.pull, reference, &advice)))
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{Error, Login, helper};
 pub(super) const LARGEST: u64 = 1 << 20;
 
 #[derive(Deserialize)]
-struct Config {
+pub(super) struct Config {
     #[serde(default)]
     auths: Option<BTreeMap<String, Entry>>,
     #[serde(default, rename = "credHelpers")]
@@ -40,15 +40,12 @@ pub(super) async fn login(
     repository: &str,
 ) -> Result<Option<Login>, Error> {
     let Some(config) = read(path).await? else { return Ok(None) };
-    let helpers = config.helpers.unwrap_or_default();
-    let helpers = helpers.iter().map(|(name, helper)| (name.as_str(), helper));
-    let helper = keys::find(helpers, host, repository).or(config.store.as_ref());
-    let asked = match helper.filter(|name| !name.is_empty()) {
+    let asked = match config.helper(host, repository) {
         None => Ok(None),
         Some(name) => {
             let server = if keys::is_docker_hub(host) { keys::DOCKER_HUB } else { host };
             helper::get(name, server).await.map_err(|source| Error::Helper {
-                helper: name.clone(),
+                helper: name.to_owned(),
                 registry: host.to_owned(),
                 source: Box::new(source),
             })
@@ -57,10 +54,25 @@ pub(super) async fn login(
     if let Ok(Some(login)) = asked {
         return Ok(Some(login));
     }
-    let file = Keyring::read(config.auths.unwrap_or_default())?;
-    match file.find(host, repository) {
-        Some(login) => Ok(Some(login.clone())),
+    match config.login(host, repository)? {
+        Some(login) => Ok(Some(login)),
         None => asked,
+    }
+}
+
+impl Config {
+    /// Which helper is to be asked.
+    pub(super) fn helper(&self, host: &str, repository: &str) -> Option<&str> {
+        let helpers = self.helpers.iter().flatten();
+        let helpers = helpers.map(|(name, helper)| (name.as_str(), helper));
+        let helper = keys::find(helpers, host, repository).or(self.store.as_ref());
+        helper.map(String::as_str).filter(|name| !name.is_empty())
+    }
+
+    /// What stands in the file itself.
+    pub(super) fn login(self, host: &str, repository: &str) -> Result<Option<Login>, Error> {
+        let file = Keyring::read(self.auths.unwrap_or_default())?;
+        Ok(file.find(host, repository).cloned())
     }
 }
 
@@ -86,8 +98,12 @@ fn read_now(path: &Path) -> Result<Option<Config>, Error> {
     if text.len() as u64 > LARGEST {
         return Err(Error::TooLarge { path: path.to_owned(), limit: LARGEST });
     }
+    parse(path, &text).map(Some)
+}
+
+pub(super) fn parse(path: &Path, text: &[u8]) -> Result<Config, Error> {
     // serde's own messages quote the text, which is secret: only the place is kept.
-    serde_json::from_slice(&text).map(Some).map_err(|error| {
+    serde_json::from_slice(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         Error::Config { path: path.to_owned(), line, column }
     })

@@ -125,7 +125,7 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 128 && name.bytes().all(fits)
 }
 
-fn read(output: &[u8]) -> Option<Option<Login>> {
+pub(super) fn read(output: &[u8]) -> Option<Option<Login>> {
     let Answer { user, secret } = serde_json::from_slice(output).ok()?;
     match (user.as_str(), secret.as_str()) {
         ("", "") => Some(None),
@@ -136,7 +136,7 @@ fn read(output: &[u8]) -> Option<Option<Login>> {
 }
 
 /// A failure's words, unless they could be a login.
-fn repeatable(said: &str) -> String {
+pub(super) fn repeatable(said: &str) -> String {
     let line = said.trim().lines().next().unwrap_or_default();
     if line.is_empty() || line.contains(['{', '"']) {
         return String::new();

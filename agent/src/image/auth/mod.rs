@@ -16,6 +16,8 @@ mod aws;
 mod docker;
 mod ecr;
 mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod helper;
 mod keys;
 mod secret;

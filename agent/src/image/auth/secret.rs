@@ -93,7 +93,7 @@ fn amazon(region: &str) -> String {
 }
 
 /// Names of members count in any case, as for the Amazon agent.
-fn read(value: &str, secret: &str) -> Result<Login, Error> {
+pub(super) fn read(value: &str, secret: &str) -> Result<Login, Error> {
     let secret = || secret.to_owned();
     if value.is_empty() {
         return Err(Error::Empty { secret: secret() });

@@ -5,6 +5,7 @@
 //! blobs/sha256/<hex>          manifests and configurations
 //! images/<id hex>.json        an image: manifest, layers, size
 //! usage/, kept/               see `usage.rs`
+//! signatures/                 see `signature/record.rs`
 //! refs/<sha256 of name>.json  a name (name:tag or name@digest) and the image it stands for
 //! l/<26 characters>/fs        an unpacked layer; the name is the head of its diff id in base 32,
 //!                   /layer    short because overlayfs takes all names in 4096 bytes; the whole
@@ -127,7 +128,7 @@ impl Store {
             .mode(0o700)
             .create(dir)
             .map_err(Error::io("create", dir))?;
-        for name in ["blobs/sha256", "images", "refs", "usage", "kept", "l", "tmp"] {
+        for name in ["blobs/sha256", "images", "refs", "usage", "signatures", "kept", "l", "tmp"] {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(Error::io("create", path))?;
         }

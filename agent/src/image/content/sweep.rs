@@ -32,14 +32,16 @@ impl Store {
     /// Takes what no image names out of the store: blobs at once; layers are moved aside, to be
     /// deleted without the lock. Temporary records go, too.
     pub(in crate::image) fn collect(&self, lock: &Lock) -> Result<Vec<PathBuf>, Error> {
-        for dir in ["images", "refs", "usage", "kept", "blobs/sha256"] {
+        for dir in ["images", "refs", "usage", "signatures", "kept", "blobs/sha256"] {
             for path in all_files(&self.at(dir))?.iter().filter(|path| is_temporary(path)) {
                 fs::remove_file(path).map_err(Error::io("remove", path))?;
                 failpoint::hit("image.swept");
             }
         }
         self.sweep_names(lock)?;
-        self.sweep_usage(lock)?;
+        for dir in ["usage", "signatures"] {
+            self.sweep_records(lock, dir)?;
+        }
         let images = self.images(lock)?;
         // What an image with a damaged record needs, nobody knows: nothing goes while there is one.
         if images.len() < self.image_ids(lock)?.len() {
@@ -66,6 +68,18 @@ impl Store {
             }
         }
         Ok(garbage)
+    }
+
+    /// Removes what is recorded beside images that are gone.
+    fn sweep_records(&self, _lock: &Lock, dir: &str) -> Result<(), Error> {
+        for path in files(&self.at(dir))? {
+            let image = path.file_name().map(|name| self.at("images").join(name));
+            if image.is_none_or(|image| !image.exists()) {
+                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+                failpoint::hit("image.swept");
+            }
+        }
+        Ok(())
     }
 
     /// Removes names that cannot be read, or whose image is gone: a removal that was killed.

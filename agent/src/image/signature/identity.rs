@@ -20,6 +20,8 @@ pub(super) enum SignedIdentity {
     MatchRepository,
     ExactReference(Reference),
     ExactRepository(Reference),
+    /// None: a signature of the digest will do, as `cosign verify` has it. Ours.
+    MatchDigest,
     /// As the first, after the prefix of the pulled name was replaced.
     Remap {
         prefix: String,
@@ -55,6 +57,7 @@ impl SignedIdentity {
             ("matchRepoDigestOrExact", None, None, None, None) => Ok(Self::MatchRepoDigestOrExact),
             ("matchExact", None, None, None, None) => Ok(Self::MatchExact),
             ("matchRepository", None, None, None, None) => Ok(Self::MatchRepository),
+            ("matchDigest", None, None, None, None) => Ok(Self::MatchDigest),
             ("exactReference", Some(text), None, None, None) => {
                 let reference = parse("dockerReference", &text)?;
                 match is_bare(&text, &reference) {
@@ -73,6 +76,7 @@ impl SignedIdentity {
                 "matchRepoDigestOrExact"
                 | "matchExact"
                 | "matchRepository"
+                | "matchDigest"
                 | "exactReference"
                 | "exactRepository"
                 | "remapIdentity",
@@ -93,6 +97,7 @@ impl SignedIdentity {
             Self::MatchRepoDigestOrExact => repo_digest_or_exact(pulled, &signed, bare),
             Self::MatchExact => !bare && signed == without_idle_tag(pulled),
             Self::MatchRepository => signed.same_repository(pulled),
+            Self::MatchDigest => true,
             Self::ExactReference(expected) => !bare && signed == *expected,
             Self::ExactRepository(expected) => signed.same_repository(expected),
             Self::Remap { prefix, signed_prefix } => {
@@ -118,6 +123,7 @@ impl fmt::Display for SignedIdentity {
             Self::MatchRepoDigestOrExact => f.write_str("matchRepoDigestOrExact"),
             Self::MatchExact => f.write_str("matchExact"),
             Self::MatchRepository => f.write_str("matchRepository"),
+            Self::MatchDigest => f.write_str("matchDigest"),
             Self::ExactReference(reference) => write!(f, "exactReference {reference}"),
             Self::ExactRepository(reference) => {
                 write!(f, "exactRepository {}/{}", reference.domain(), reference.path())

@@ -64,6 +64,8 @@ impl Key {
 
     /// Is `signature`, in base64, one of `message` by this key?
     pub(super) fn verifies(&self, message: &[u8], signature: &str) -> bool {
+        // Broken into lines, maybe: so Go's decoder takes it, by which the peers read.
+        let signature: String = signature.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
         let Ok(signature) = base64::engine::general_purpose::STANDARD.decode(signature) else {
             return false;
         };

@@ -5,6 +5,7 @@
 //! policy.rs    the policy file: containers-policy.json(5)
 //! identity.rs  whose name a signature has to state
 //! key.rs       public keys            verify.rs  the decision
+//! bundle.rs    what cosign 3 makes    record.rs  what is known of images that are here
 //! strict.rs    JSON, read to the letter
 //! ```
 //!
@@ -13,18 +14,25 @@
 //! signatures in an annotation. One for the index that the reference stands for will do, and so
 //! will one for the manifest of the platform, which the index names by its digest. (The peers look
 //! at the latter alone; `cosign sign` makes the former unless told to sign recursively.)
+//! The bundles of cosign 3 refer to the image instead (the referrers API, or the index under the tag
+//! `sha256-<digest>` where a registry has none). They name no repository, so they are looked for only
+//! where the policy says that none needs to be named.
 //!
 //! Checked at every pull, also where all layers are here already, and at every load: an archive has
-//! no signatures, so that an image that must have one is refused. Images that are here when the
-//! policy changes have been judged by the old one until they are pulled again; what the new one
-//! refuses is then not used although it is here. `image rm` removes it.
+//! no signatures, so that an image that must have one is refused. And checked where an image that is
+//! here is to be used without its registry being asked: signatures that were accepted once are kept,
+//! and what they do not prove to the policy of today has to be pulled again.
 //!
 //! A registry can hold back signatures, and so keep an image from being pulled; it cannot make one.
 //! What it says is bounded: the newest signatures of a manifest, each of a few kilobytes.
 
+mod bundle;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod identity;
 mod key;
 mod policy;
+mod record;
 mod strict;
 #[cfg(test)]
 mod tests;
@@ -41,12 +49,14 @@ use tokio_util::sync::CancellationToken;
 pub(super) use policy::ArchiveKind;
 pub use policy::Policy;
 use policy::Rule;
+pub(super) use record::Proof;
+use record::Record;
 use strict::Object;
-use verify::{Attached, Verdict};
+use verify::{Attached, Form, Verdict};
 
 use super::download::{Collected, check_digest};
 use super::error::told;
-use super::manifest::{Descriptor, MAX_DOCUMENT};
+use super::manifest::{Descriptor, MAX_DOCUMENT, OCI_MANIFEST};
 use super::reference::{Reference, is_digest};
 use super::registry::{self, Session};
 use super::unpack;
@@ -57,6 +67,12 @@ const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const MAX_PAYLOAD: u64 = 64 << 10;
 /// Different payloads that are fetched for a manifest.
 const MAX_PAYLOADS: usize = 128;
+/// Bytes of a bundle; with a certificate and an entry of a log it has some 10 kB.
+const MAX_BUNDLE: u64 = 256 << 10;
+/// Manifests that refer to a manifest and are fetched.
+const MAX_BUNDLES: usize = 32;
+/// What some give as the type of a manifest without one.
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// Signatures that are looked at for a manifest; one payload may have many.
 const MAX_SIGNATURES: usize = 1024;
 
@@ -82,8 +98,14 @@ pub enum Error {
         "{policy} requires a signature by {place}, and an archive has none; pull the image from its registry"
     )]
     Archive { policy: PathBuf, place: String },
+    #[error(
+        "{policy} requires a signature by {place}, and {what}; ask its registry by pulling it again"
+    )]
+    Unproven { policy: PathBuf, place: String, what: String },
     #[error("read the signatures ({tag})")]
     Fetch { tag: String, source: Box<registry::Error> },
+    #[error("read what refers to {digest}")]
+    Referrers { digest: String, source: Box<registry::Error> },
     #[error("read the signature {digest}")]
     Payload { digest: String, source: Box<unpack::Error> },
     #[error("the signatures ({tag}) are malformed")]
@@ -99,8 +121,16 @@ impl Error {
                 | Self::Unsigned { .. }
                 | Self::Unaccepted { .. }
                 | Self::Archive { .. }
+                | Self::Unproven { .. }
         )
     }
+}
+
+/// The index of what refers to an image.
+#[derive(Deserialize)]
+struct Referrers {
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
 }
 
 /// The manifest that holds signatures.
@@ -112,13 +142,13 @@ struct Signatures {
 
 impl Policy {
     /// May the image be pulled under this name? `digests` are those of its index, if it has one,
-    /// and of the manifest of the platform.
+    /// and of the manifest of the platform. Returns what speaks for it.
     pub(super) async fn check(
         &self,
         session: &Session,
         pulled: &Reference,
         digests: &[&str],
-    ) -> Result<(), Error> {
+    ) -> Result<Proof, Error> {
         let rule = self.of(pulled);
         let digests: BTreeSet<&str> = digests.iter().copied().collect();
         let digests: Vec<&str> = digests.into_iter().collect();
@@ -126,9 +156,12 @@ impl Policy {
         if rule.needs_signatures() && !rule.rejects() {
             for digest in &digests {
                 signatures.extend(signatures_of(session, digest).await?);
+                if rule.takes_bundles() {
+                    signatures.extend(bundles_of(session, digest).await?);
+                }
             }
         }
-        rule.decide(pulled, &digests, &signatures).map_err(|verdict| {
+        let accepted = rule.decide(pulled, &digests, &signatures).map_err(|verdict| {
             let (policy, place) = self.named(&rule);
             match verdict {
                 Verdict::Rejected => Error::Rejected { policy, place },
@@ -142,6 +175,41 @@ impl Policy {
                     count: signatures.len(),
                     reasons: reasons.join("; "),
                 },
+            }
+        })?;
+        let signatures = accepted.into_iter().cloned().collect();
+        Ok(Proof { digests: digests.into_iter().map(str::to_owned).collect(), signatures })
+    }
+
+    /// May an image that is here be used under this name, by what is known of it? What no name leads
+    /// to has `None`.
+    fn check_known(&self, name: Option<&Reference>, record: &Record) -> Result<(), Error> {
+        // As for Podman, an archive's own requirements stand for those of the names in it.
+        if record.archives().iter().any(|kind| self.lets_in(*kind)) {
+            return Ok(());
+        }
+        let rule = name.map_or_else(|| self.fallback(), |name| self.of(name));
+        let signatures = record.signatures();
+        let verdict = match name {
+            Some(name) => rule.decide(name, &record.digests(), &signatures).map(drop),
+            None if rule.rejects() => Err(Verdict::Rejected),
+            None if rule.needs_signatures() => Err(Verdict::Unsigned(Vec::new())),
+            None => Ok(()),
+        };
+        verdict.map_err(|verdict| {
+            let (policy, place) = self.named(&rule);
+            match verdict {
+                Verdict::Rejected => Error::Rejected { policy, place },
+                Verdict::Unsigned(reasons) => {
+                    let what = match reasons.is_empty() {
+                        true => "none is known of the image that is on this host".to_owned(),
+                        false => format!(
+                            "none that is known of the image on this host will do: {}",
+                            reasons.join("; ")
+                        ),
+                    };
+                    Error::Unproven { policy, place, what }
+                }
             }
         })
     }
@@ -223,23 +291,77 @@ async fn signatures_of(session: &Session, digest: &str) -> Result<Vec<Attached>,
         let payload = match payloads.get(&descriptor.digest) {
             Some(payload) => payload.clone(),
             None => {
-                let payload = fetch(session, &descriptor).await.map_err(|source| {
-                    let digest = descriptor.digest.clone();
-                    Error::Payload { digest, source: Box::new(source) }
-                })?;
+                let payload = fetch(session, &descriptor).await?;
                 payloads.insert(descriptor.digest, payload.clone());
                 payload
             }
         };
-        signatures.push(Attached { payload, signature });
+        signatures.push(Attached { form: Form::SimpleSigning, payload, signature });
     }
     Ok(signatures)
 }
 
-async fn fetch(session: &Session, descriptor: &Descriptor) -> Result<Bytes, unpack::Error> {
+/// What refers to an image and may be a bundle. Registries and their clients disagree on the type
+/// that an index gives to such a manifest; what it is, it says itself.
+fn referring(text: &[u8]) -> Result<Vec<Descriptor>, serde_json::Error> {
+    let Object(Referrers { manifests }) = serde_json::from_slice(text)?;
+    let mut seen = BTreeSet::new();
+    Ok(manifests
+        .into_iter()
+        .rev()
+        .filter(|entry| {
+            let kind = entry.artifact_type.as_deref();
+            entry.media_type == OCI_MANIFEST
+                && kind.is_none_or(|kind| kind == bundle::BUNDLE || kind == EMPTY)
+                && is_digest(&entry.digest)
+        })
+        .filter(|entry| seen.insert(entry.digest.clone()))
+        .take(MAX_BUNDLES)
+        .collect())
+}
+
+async fn bundles_of(session: &Session, digest: &str) -> Result<Vec<Attached>, Error> {
+    let failed = |source| Error::Referrers { digest: digest.to_owned(), source: Box::new(source) };
+    let text = match session.referrers(digest).await {
+        Ok(text) => text,
+        // As the specification has it for registries without that API.
+        Err(error) if error.is_unknown() => {
+            match session.manifest(&digest.replace(':', "-")).await {
+                Ok((text, _)) => text,
+                Err(error) if error.is_unknown() => return Ok(Vec::new()),
+                Err(source) => return Err(failed(source)),
+            }
+        }
+        Err(source) => return Err(failed(source)),
+    };
+    let malformed = |error: serde_json::Error| {
+        let source = serde::de::Error::custom(told(&error.to_string()));
+        Error::Malformed { tag: digest.to_owned(), source }
+    };
+    let mut signatures = Vec::new();
+    for entry in referring(&text).map_err(malformed)? {
+        let (text, _) = session.manifest(&entry.digest).await.map_err(failed)?;
+        let Object(Signatures { layers }) = serde_json::from_slice(&text).map_err(malformed)?;
+        let bundle = layers.into_iter().find(|layer| {
+            layer.media_type == bundle::BUNDLE
+                && layer.size <= MAX_BUNDLE
+                && is_digest(&layer.digest)
+        });
+        if let Some(bundle) = bundle {
+            signatures.extend(bundle::parse(&fetch(session, &bundle).await?));
+        }
+    }
+    Ok(signatures)
+}
+
+async fn fetch(session: &Session, descriptor: &Descriptor) -> Result<Bytes, Error> {
+    let failed = |source| {
+        let digest = descriptor.digest.clone();
+        Error::Payload { digest, source: Box::new(source) }
+    };
     let (mut payload, mut hash) = (Collected(Vec::new()), Sha256::new());
     let cancel = CancellationToken::new();
-    session.download(descriptor, &mut hash, &cancel, &mut payload).await?;
-    check_digest(&descriptor.digest, hash)?;
+    session.download(descriptor, &mut hash, &cancel, &mut payload).await.map_err(failed)?;
+    check_digest(&descriptor.digest, hash).map_err(failed)?;
     Ok(payload.0.into())
 }

@@ -20,8 +20,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::identity::SignedIdentity;
@@ -56,7 +56,8 @@ pub struct Policy {
 }
 
 /// What an archive is, which is its transport in the policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(in crate::image) enum ArchiveKind {
     Docker,
     Oci,
@@ -154,7 +155,18 @@ impl Policy {
         }
     }
 
-    fn fallback(&self) -> Rule<'_> {
+    /// Does the policy have requirements of its own for such archives, which let everything in?
+    pub(super) fn lets_in(&self, kind: ArchiveKind) -> bool {
+        let own = match kind {
+            ArchiveKind::Docker => &self.docker_archive,
+            ArchiveKind::Oci => &self.oci_archive,
+        };
+        own.as_ref().is_some_and(|list| {
+            list.iter().all(|requirement| matches!(requirement, Requirement::AcceptAnything))
+        })
+    }
+
+    pub(super) fn fallback(&self) -> Rule<'_> {
         Rule { place: Place::Default, requirements: &self.default }
     }
 }

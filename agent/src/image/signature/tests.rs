@@ -9,11 +9,11 @@ use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
 use super::policy::{Place, Policy};
-use super::verify::{Attached, Verdict};
+use super::verify::{Attached, Form, Verdict};
 use super::*;
 
 // Made by `openssl genpkey` and `openssl pkey -pubout`, for these tests only.
-const ALICE: &str = "-----BEGIN PRIVATE KEY-----
+pub(super) const ALICE: &str = "-----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgFxt0uQrtQoFRBaFC
 nNL0UGwrtRhbkbM0Gfnv+q2zgRChRANCAARez8DYk6NDdavgqulwRswCW79oWx3M
 njm5vq111HFlN8aqaFX2vfVQIrQsxS9ezRTHHU4Hv+LeHs4h0C+H6PSy
@@ -24,7 +24,7 @@ MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEXs/A2JOjQ3Wr4KrpcEbMAlu/aFsd
 zJ45ub6tddRxZTfGqmhV9r31UCK0LMUvXs0Uxx1OB7/i3h7OIdAvh+j0sg==
 -----END PUBLIC KEY-----
 ";
-const BOB: &str = "-----BEGIN PRIVATE KEY-----
+pub(super) const BOB: &str = "-----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg4WZ8QFy7kPaEjeKh
 1LTcNbSejVvf0kDMpQstriEbiWihRANCAASm2Tyt8bgRwUEMnlqy4L65AJ8GDuLB
 tECMLDHh1b7Qcpdmv4pcdSa7lSy6avd9LZzUECtScgsoxlrqPIXxXzrO
@@ -61,7 +61,7 @@ fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-fn digest(digit: char) -> String {
+pub(super) fn digest(digit: char) -> String {
     format!("sha256:{}", digit.to_string().repeat(64))
 }
 
@@ -70,7 +70,7 @@ fn sign(private: &str, payload: &[u8]) -> Attached {
     let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
     let signer = key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]).unwrap();
     let signature = base64(&signer.sign(payload).unwrap());
-    Attached { payload: payload.to_vec().into(), signature }
+    Attached { form: Form::SimpleSigning, payload: payload.to_vec().into(), signature }
 }
 
 fn payload(digest: &str, name: &str) -> Value {
@@ -84,11 +84,11 @@ fn payload(digest: &str, name: &str) -> Value {
     })
 }
 
-fn signed(private: &str, digest: &str, name: &str) -> Attached {
+pub(super) fn signed(private: &str, digest: &str, name: &str) -> Attached {
     sign(private, payload(digest, name).to_string().as_bytes())
 }
 
-fn parse(policy: &Value) -> Result<Policy, Error> {
+pub(super) fn parse(policy: &Value) -> Result<Policy, Error> {
     parse_text(&policy.to_string())
 }
 
@@ -103,7 +103,7 @@ fn parse_text(policy: &str) -> Result<Policy, Error> {
 }
 
 /// The policy that requires Alice's signature of everything.
-fn alice(identity: Option<Value>) -> Policy {
+pub(super) fn alice(identity: Option<Value>) -> Policy {
     let mut requirement = json!({"type": "sigstoreSigned", "keyPath": "/keys/alice.pub"});
     if let Some(identity) = identity {
         requirement["signedIdentity"] = identity;
@@ -111,14 +111,14 @@ fn alice(identity: Option<Value>) -> Policy {
     parse(&json!({"default": [requirement]})).unwrap()
 }
 
-fn reference(text: &str) -> Reference {
+pub(super) fn reference(text: &str) -> Reference {
     Reference::parse(text).unwrap()
 }
 
 fn refused(policy: &Policy, pulled: &str, signatures: &[Attached]) -> String {
     let pulled = reference(pulled);
     match policy.of(&pulled).decide(&pulled, &[&digest('a'), &digest('b')], signatures) {
-        Ok(()) => panic!("accepted"),
+        Ok(_) => panic!("accepted"),
         Err(Verdict::Rejected) => "rejected".to_owned(),
         Err(Verdict::Unsigned(reasons)) => reasons.join("; "),
     }
@@ -126,8 +126,9 @@ fn refused(policy: &Policy, pulled: &str, signatures: &[Attached]) -> String {
 
 fn accepted(policy: &Policy, pulled: &str, signatures: &[Attached]) {
     let pulled = reference(pulled);
-    let verdict = policy.of(&pulled).decide(&pulled, &[&digest('a'), &digest('b')], signatures);
-    assert_eq!(verdict, Ok(()), "{pulled}");
+    let (rule, digests) = (policy.of(&pulled), [digest('a'), digest('b')]);
+    let verdict = rule.decide(&pulled, &[&digests[0], &digests[1]], signatures);
+    assert!(verdict.is_ok(), "{pulled}: {verdict:?}");
 }
 
 #[test]
@@ -361,7 +362,11 @@ fn one_good_signature_among_others_will_do() {
     accepted(&policy, "app:1", std::slice::from_ref(&good));
     accepted(&policy, "app:1", &[signed(ALICE, &b, "docker.io/library/app:1")]);
     let bad = signed(BOB, &a, "docker.io/library/app:1");
-    let garbage = Attached { payload: vec![0; 9].into(), signature: "no".to_owned() };
+    let garbage = Attached {
+        form: Form::SimpleSigning,
+        payload: vec![0; 9].into(),
+        signature: "no".to_owned(),
+    };
     accepted(&policy, "app:1", &[bad.clone(), garbage.clone(), good]);
 
     assert_eq!(refused(&policy, "app:1", &[]), "");
@@ -383,6 +388,7 @@ fn a_signature_is_of_its_very_payload() {
     let signed_other = signed(ALICE, &digest('c'), "app");
     // The payload of another image with the signature of this one's, and the other way round.
     let swapped = Attached {
+        form: Form::SimpleSigning,
         payload: payload(&a, "app").to_string().into_bytes().into(),
         signature: signed_other.signature,
     };
@@ -493,6 +499,16 @@ fn identities_match_as_the_peers_match_them() {
             assert!(told.contains("does not accept"), "{identity:?} {pulled} {stated}: {told}");
         }
     }
+}
+
+#[test]
+fn a_signature_may_be_broken_into_lines() {
+    let mut signature = signed(ALICE, &digest('a'), "app:1");
+    signature.signature.insert_str(40, "\r\n");
+    signature.signature.push('\n');
+    accepted(&alice(None), "app:1", std::slice::from_ref(&signature));
+    signature.signature.push(' ');
+    refused(&alice(None), "app:1", &[signature]);
 }
 
 #[test]

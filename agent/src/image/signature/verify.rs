@@ -1,6 +1,7 @@
 //! The decision: does an image satisfy what the policy requires of it? Pure.
 //!
-//! A signature is a payload (simple signing) and, in base64, what a key made of it:
+//! A signature is a payload and, in base64, what a key made of it. The payload is an in-toto statement
+//! (`bundle.rs`) or, usually, this (simple signing):
 //!
 //! ```text
 //! {"critical": {"type": "cosign container image signature",
@@ -14,9 +15,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
+use super::bundle;
+use super::identity::SignedIdentity;
 use super::key::Key;
 use super::policy::{Requirement, Rule};
 use super::strict::Object;
@@ -26,9 +29,20 @@ const TYPE: &str = "cosign container image signature";
 /// Reasons that an error tells, at most.
 const REASONS: usize = 3;
 
+/// What a signature's payload is, and so what is signed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Form {
+    #[default]
+    SimpleSigning,
+    /// In a DSSE envelope.
+    Statement,
+}
+
 /// A signature as a registry has it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attached {
+    pub(super) form: Form,
     pub(super) payload: Bytes,
     /// In base64.
     pub(super) signature: String,
@@ -79,82 +93,109 @@ impl Rule<'_> {
         self.requirements.iter().any(|one| matches!(one, Requirement::Signed { .. }))
     }
 
+    /// Whether bundles may do, which name no repository.
+    pub(super) fn takes_bundles(&self) -> bool {
+        let takes = |one: &Requirement| {
+            matches!(one, Requirement::Signed { identity: SignedIdentity::MatchDigest, .. })
+        };
+        self.requirements.iter().any(takes)
+    }
+
     pub(super) fn rejects(&self) -> bool {
         self.requirements.iter().any(|one| matches!(one, Requirement::Reject))
     }
 
     /// Does the image that is pulled as `pulled` satisfy every requirement? `digests` are those of
     /// the documents that are about to be used: the image's manifest, and the index that named it.
-    pub(super) fn decide(
+    /// Returns the signatures that speak for it, one for each requirement of one.
+    pub(super) fn decide<'a>(
         &self,
         pulled: &Reference,
         digests: &[&str],
-        signatures: &[Attached],
-    ) -> Result<(), Verdict> {
+        signatures: &'a [Attached],
+    ) -> Result<Vec<&'a Attached>, Verdict> {
         if self.rejects() {
             return Err(Verdict::Rejected);
         }
+        let mut proof = Vec::new();
         for requirement in self.requirements {
+            let Requirement::Signed { keys, identity } = requirement else { continue };
             let mut reasons: Vec<String> = Vec::new();
-            let mut accepted = false;
-            for signature in signatures {
-                match requirement.satisfied_by(pulled, digests, signature) {
-                    Ok(()) => {
-                        accepted = true;
-                        break;
-                    }
+            let accepted = signatures.iter().find(|signature| {
+                match signature.speaks_for(keys, identity, pulled, digests) {
+                    Ok(()) => return true,
                     Err(reason) if reasons.contains(&reason) => {}
                     Err(reason) => reasons.push(reason),
                 }
-            }
-            if !accepted && matches!(requirement, Requirement::Signed { .. }) {
+                false
+            });
+            let Some(accepted) = accepted else {
                 if reasons.len() > REASONS {
                     let more = reasons.len() - REASONS;
                     reasons.truncate(REASONS);
                     reasons.push(format!("and {more} more"));
                 }
                 return Err(Verdict::Unsigned(reasons));
-            }
+            };
+            proof.push(accepted);
         }
-        Ok(())
+        Ok(proof)
     }
 }
 
-impl Requirement {
-    fn satisfied_by(
+impl Attached {
+    fn speaks_for(
         &self,
+        keys: &[Key],
+        identity: &SignedIdentity,
         pulled: &Reference,
         digests: &[&str],
-        attached: &Attached,
     ) -> Result<(), String> {
-        let (keys, identity) = match self {
-            Self::AcceptAnything => return Ok(()),
-            Self::Reject => return Err("everything is rejected".to_owned()),
-            Self::Signed { keys, identity } => (keys, identity),
+        let signed = match self.form {
+            Form::SimpleSigning => self.payload.clone(),
+            Form::Statement => bundle::encoded(&self.payload).into(),
         };
-        if !keys.iter().any(|key| key.verifies(&attached.payload, &attached.signature)) {
+        if !keys.iter().any(|key| key.verifies(&signed, &self.signature)) {
             let names: Vec<&str> = keys.iter().map(Key::name).collect();
             return Err(format!("one was not made with the key {}", names.join(" or ")));
         }
-        let Object(payload): Object<Payload> = serde_json::from_slice(&attached.payload)
-            .map_err(|error| format!("one has a malformed payload: {error}"))?;
-        let Object(critical) = payload.critical;
-        let (Object(image), Object(stated)) = (critical.image, critical.identity);
-        if critical.kind != TYPE {
-            return Err(format!("one is of type {:?}", shortened(&critical.kind)));
+        match (self.form, identity) {
+            (Form::SimpleSigning, _) => states(&self.payload, identity, pulled, digests),
+            (Form::Statement, SignedIdentity::MatchDigest) => {
+                bundle::states(&self.payload, digests)
+            }
+            (Form::Statement, _) => Err(format!(
+                "one is a bundle, which names no repository for signedIdentity {identity}"
+            )),
         }
-        if !digests.contains(&image.digest.as_str()) {
-            return Err(format!("one is for {:?}", shortened(&image.digest)));
-        }
-        let stated = &stated.reference;
-        if !identity.accepts(pulled, stated) {
-            let stated = shortened(stated);
-            return Err(format!(
-                "one names {stated:?}, which signedIdentity {identity} does not accept for {pulled}"
-            ));
-        }
-        Ok(())
     }
+}
+
+/// Is a payload whose signature holds about this image?
+pub(super) fn states(
+    payload: &[u8],
+    identity: &SignedIdentity,
+    pulled: &Reference,
+    digests: &[&str],
+) -> Result<(), String> {
+    let Object(payload): Object<Payload> = serde_json::from_slice(payload)
+        .map_err(|error| format!("one has a malformed payload: {error}"))?;
+    let Object(critical) = payload.critical;
+    let (Object(image), Object(stated)) = (critical.image, critical.identity);
+    if critical.kind != TYPE {
+        return Err(format!("one is of type {:?}", shortened(&critical.kind)));
+    }
+    if !digests.contains(&image.digest.as_str()) {
+        return Err(format!("one is for {:?}", shortened(&image.digest)));
+    }
+    let stated = &stated.reference;
+    if !identity.accepts(pulled, stated) {
+        let stated = shortened(stated);
+        return Err(format!(
+            "one names {stated:?}, which signedIdentity {identity} does not accept for {pulled}"
+        ));
+    }
+    Ok(())
 }
 
 /// A registry says it: not without end.
