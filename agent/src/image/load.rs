@@ -17,7 +17,7 @@ use super::layer;
 use super::manifest::{Descriptor, ImageConfig, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
 use super::platform::Platform;
 use super::pull::{chain, check_config, refuse};
-use super::signature::Policy;
+use super::signature::{Origin, Policy};
 use super::unpack;
 use super::{Error, Image, Progress, Registries};
 use crate::api::types::PullEvent;
@@ -88,9 +88,6 @@ impl Store {
                 found.iter().map(|image| loader.image(image)).collect::<Result<_, _>>()?;
             // Where an `image rm` took a layer that was there a moment ago, it is unpacked.
             if let Commit::Done(images) = self.commit(&staging, &images)? {
-                for image in &images {
-                    self.note_archive(&image.id, archive.kind())?;
-                }
                 return Ok(images);
             }
         }
@@ -183,6 +180,7 @@ impl Loader<'_> {
             created: config.created.clone(),
             layers: stack.iter().filter_map(|diff_id| layers.remove(diff_id)).collect(),
             names: found.names.clone(),
+            origin: Origin::Archive(self.archive.kind()),
         })
     }
 

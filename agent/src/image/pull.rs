@@ -17,7 +17,7 @@ use super::manifest::{self, Descriptor, Document, ImageConfig, Manifest, Refusal
 use super::platform::{self, Platform};
 use super::reference::Reference;
 use super::registry::{self, Access, Found, Session};
-use super::signature::{Policy, Proof};
+use super::signature::{Origin, Policy, Proof};
 use super::unpack;
 use super::{Error, Image, Lease, Progress, PullRequest};
 use crate::api::types::PullEvent;
@@ -174,7 +174,9 @@ impl Pull {
             // The policy may be newer than the image.
             let proof = self.trusted(&resolved, &image.digest).await?;
             (self.progress)(known());
-            return self.proven(image, proof).await;
+            let id = image.id.clone();
+            self.blocking(move |store| store.note_proof(&id, proof)).await?;
+            return Ok(image);
         }
         let bytes = match found {
             Found::Manifest(bytes, _) => bytes,
@@ -182,6 +184,7 @@ impl Pull {
         };
         let (text, manifest) = self.manifest(bytes, wanted).await?;
         let proof = self.trusted(&resolved, &digest_of(&text)).await?;
+        let origin = Origin::Registry(Arc::new(proof));
         let config_text = self.config(&manifest.config).await?;
         let config = ImageConfig::parse(&config_text)
             .map_err(|refusal| refuse(&self.text, "configuration", refusal))?;
@@ -214,6 +217,7 @@ impl Pull {
                         created: config.created.clone(),
                         layers,
                         names: names.clone(),
+                        origin: origin.clone(),
                     };
                     let work =
                         move |store: &Store| store.commit(&staging, std::slice::from_ref(&new));
@@ -227,10 +231,8 @@ impl Pull {
             own.close().await?;
             match result? {
                 Commit::Done(images) => {
-                    let Some(image) = images.into_iter().next() else {
-                        return Err(Error::Unknown { reference: self.text });
-                    };
-                    return self.proven(image, proof).await;
+                    let image = images.into_iter().next();
+                    return image.ok_or(Error::Unknown { reference: self.text });
                 }
                 // An `image rm` came between; what it took is fetched.
                 Commit::LayerGone => {}
@@ -256,13 +258,6 @@ impl Pull {
         policy.check(&self.session, &self.reference, &[resolved, manifest]).await.map_err(
             |source| Error::Signature { reference: self.text.clone(), source: Box::new(source) },
         )
-    }
-
-    /// Keeps what speaks for an image, so that the registry needs not be asked for it again.
-    async fn proven(&self, image: Image, proof: Proof) -> Result<Image, Error> {
-        let id = image.id.clone();
-        self.blocking(move |store| store.note_proof(&id, &proof)).await?;
-        Ok(image)
     }
 
     /// Asks the registry. Of a digest that is not here only the content is of interest; all else is

@@ -14,6 +14,7 @@ use crate::error::chain;
 use crate::failpoint;
 use crate::image::layer::digest_of;
 use crate::image::reference::Reference;
+use crate::image::signature::Origin;
 use crate::image::unpack::make_directory;
 use crate::image::{Error, Image};
 
@@ -48,6 +49,7 @@ pub(in crate::image) struct NewImage {
     /// Lowest first, each once; the directory holds `fs` and `layer`, `None` if the store has the layer.
     pub(in crate::image) layers: Vec<(LayerRecord, Option<PathBuf>)>,
     pub(in crate::image) names: Vec<Reference>,
+    pub(in crate::image) origin: Origin,
 }
 
 /// A commit either succeeds or finds that a layer it relied on was removed meanwhile.
@@ -145,6 +147,7 @@ impl Store {
     fn commit_images(&self, images: &[NewImage]) -> Result<(), Error> {
         // Two images of an archive may be one, or have one name: the last one stands.
         let (mut records, mut names) = (BTreeSet::new(), BTreeSet::new());
+        let mut origins = BTreeSet::new();
         for new in images {
             let (id, digest) = (digest_of(&new.config), digest_of(&new.manifest));
             for (name, bytes) in [(&id, &new.config), (&digest, &new.manifest)] {
@@ -156,11 +159,17 @@ impl Store {
             for name in &new.names {
                 names.insert(self.prepare_name(name, &id)?);
             }
+            origins.extend(self.prepare_origin(&id, &new.origin)?);
             let layers = new.layers.iter().map(|(layer, _)| layer.clone()).collect();
             let path = self.image_path(&id);
             let created = new.created.clone();
             prepare_record(&path, &ImageRecord { id, digest, created, layers })?;
             records.insert(path);
+        }
+        // Without its image it is swept.
+        for origin in &origins {
+            publish(origin)?;
+            failpoint::hit("image.origin");
         }
         for record in &records {
             publish(record)?;

@@ -59,7 +59,7 @@ pub(in crate::image) fn write_record<T: Serialize>(path: &Path, record: &T) -> R
 }
 
 /// All of [`write_record`] but what makes it visible: the rest takes no room.
-pub(super) fn prepare_record<T: Serialize>(path: &Path, record: &T) -> Result<(), Error> {
+pub(in crate::image) fn prepare_record<T: Serialize>(path: &Path, record: &T) -> Result<(), Error> {
     let text = serde_json::to_vec(record)
         .map_err(|source| Error::Record { path: path.to_owned(), source })?;
     prepare(path, &text)
@@ -87,7 +87,7 @@ fn prepare(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Makes what was prepared visible.
-pub(super) fn publish(path: &Path) -> Result<(), Error> {
+pub(in crate::image) fn publish(path: &Path) -> Result<(), Error> {
     fs::rename(path.with_extension(TEMPORARY), path).map_err(Error::io("write", path))?;
     path.parent().map_or(Ok(()), sync_dir)
 }

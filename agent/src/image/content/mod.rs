@@ -56,7 +56,9 @@ use crate::api::types::ImageView;
 use crate::error::chain;
 pub(in crate::image) use commit::{Commit, NewImage, Staging, seal_layer};
 use files::short_name;
-pub(in crate::image) use files::{files, read_record, sync_dir, write_record};
+pub(in crate::image) use files::{
+    files, prepare_record, publish, read_record, sync_dir, write_record,
+};
 use names::KnownNames;
 use sweep::discard;
 

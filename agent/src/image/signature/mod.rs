@@ -49,8 +49,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) use policy::ArchiveKind;
 pub use policy::Policy;
 use policy::Rule;
-pub(super) use record::Proof;
 use record::Record;
+pub(super) use record::{Origin, Proof};
 use strict::Object;
 use verify::{Attached, Form, Verdict};
 

@@ -8,13 +8,14 @@
 //! ```
 //!
 //! Not the verdict is kept but what it was founded on: a signature is verified anew each time, by the
-//! keys and for the identity that the policy names then. A record is written after the image it
-//! belongs to (temporary, fsync, rename); an image whose record is missing or damaged, because the
-//! agent was killed in between, is from an earlier version, or was pulled without a policy, has no
-//! signatures, and its registry is asked. Records of images that are gone are swept.
+//! keys and for the identity that the policy names then. A record is committed with the image it
+//! belongs to, just before it; an image whose record is missing or damaged, because it is from an
+//! earlier version or was pulled without a policy, has no signatures, and its registry is asked.
+//! Records of images that are gone are swept.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::verify::{Attached, Form};
 use super::{ArchiveKind, Policy};
-use crate::image::content::{Store, read_record, write_record};
+use crate::image::content::{Store, prepare_record, publish, read_record};
 use crate::image::reference::Reference;
 use crate::image::{Error, Image};
 
@@ -35,6 +36,13 @@ pub(in crate::image) struct Proof {
     /// What they sign: the manifest, and the index that named it.
     pub(super) digests: Vec<String>,
     pub(super) signatures: Vec<Attached>,
+}
+
+/// Where an image comes from, and what speaks for it.
+#[derive(Debug, Clone)]
+pub(in crate::image) enum Origin {
+    Registry(Arc<Proof>),
+    Archive(ArchiveKind),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,33 +132,40 @@ impl Store {
         })
     }
 
-    /// The image with this id was accepted by these signatures.
-    pub(in crate::image) fn note_proof(&self, id: &str, proof: &Proof) -> Result<(), Error> {
+    /// The image with this id, which is here, was accepted by these signatures.
+    pub(in crate::image) fn note_proof(&self, id: &str, proof: Proof) -> Result<(), Error> {
         if proof.signatures.is_empty() {
             return Ok(());
         }
-        self.change_signatures(id, |record| record.add(proof))
-    }
-
-    /// The image with this id was loaded from an archive.
-    pub(in crate::image) fn note_archive(&self, id: &str, kind: ArchiveKind) -> Result<(), Error> {
-        self.change_signatures(id, |record| {
-            record.archives.insert(kind);
-        })
-    }
-
-    fn change_signatures(&self, id: &str, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
         let _lock = self.lock()?;
         if !self.image_path(id).exists() {
             return Ok(());
         }
+        let path = self
+            .prepare_origin(id, &Origin::Registry(Arc::new(proof)))
+            .map_err(|error| self.explain(error))?;
+        path.map_or(Ok(()), |path| publish(&path))
+    }
+
+    /// All that records where the image with this id comes from, but publishing the path; `None` if
+    /// that is known.
+    pub(in crate::image) fn prepare_origin(
+        &self,
+        id: &str,
+        origin: &Origin,
+    ) -> Result<Option<PathBuf>, Error> {
         let old = self.signature_record(id)?;
         let mut record = old.clone();
-        change(&mut record);
-        if record == old {
-            return Ok(());
+        match origin {
+            Origin::Registry(proof) => record.add(proof),
+            Origin::Archive(kind) => drop(record.archives.insert(*kind)),
         }
-        write_record(&self.signature_path(id), &record).map_err(|error| self.explain(error))
+        if record == old {
+            return Ok(None);
+        }
+        let path = self.signature_path(id);
+        prepare_record(&path, &record)?;
+        Ok(Some(path))
     }
 
     /// Empty if there is none, or one that is damaged.
