@@ -3,8 +3,8 @@
 //! One file of runtime, agent and control plane, compiled in by the feature `failpoints` of each.
 //! `LIGHTER_FAILPOINT=name:n` sends SIGKILL to the process at the n-th time it comes by the point
 //! `name`; with `name*:n`, at the n-th time it comes by any whose name begins so, and its last words on
-//! standard error are which it was. `LIGHTER_FAILPOINT_ONCE=path` names a file that is created first; while it exists nothing
-//! fires, so that the successor of a killed process lives.
+//! standard error are which it was. `LIGHTER_FAILPOINT_ONCE=path` names a file that is created first;
+//! while it exists nothing fires, so that the successor of a killed process lives.
 
 /// The process came by the point `name`.
 #[cfg(not(feature = "failpoints"))]

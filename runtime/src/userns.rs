@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Why ids are not mapped.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     #[error("write /proc/{pid}/{file}")]
     Write { pid: i32, file: &'static str, source: io::Error },
@@ -47,6 +47,8 @@ pub enum Error {
     #[error("make a user namespace ({what})")]
     Make { what: &'static str, source: io::Error },
 }
+
+debug_is_display!(Error);
 
 /// Most lines a map may have.
 const MOST: usize = 340;

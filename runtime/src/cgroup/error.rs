@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::systemd::Error as SystemdError;
 
 /// What failed; the variant is the operation.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Reading `/proc`.
@@ -241,6 +241,8 @@ pub enum Error {
     #[error("remove {} cgroup directories: {}", .0.len(), list(.0))]
     RemoveMany(Vec<Error>),
 }
+
+debug_is_display!(Error);
 
 fn list(errors: &[Error]) -> String {
     let mut text = String::new();

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Why an operation on a container failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Id(#[from] id::Invalid),
@@ -75,6 +75,8 @@ pub enum Error {
     #[error("start container {id}: run hooks")]
     Hooks { id: String, source: Box<hooks::Error> },
 }
+
+debug_is_display!(Error);
 
 impl Error {
     /// Which of the failures that callers decide on this is.

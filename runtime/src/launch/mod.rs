@@ -41,7 +41,7 @@ use prepare::{Prepared, Program, Setup};
 use sync::{Message, Stage};
 
 /// Why a process could not be launched.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     #[error("create the socket to the container's process")]
     Socket(#[source] Errno),
@@ -81,6 +81,8 @@ pub enum Error {
     #[error("{sentence}")]
     Step { sentence: String, source: Errno },
 }
+
+debug_is_display!(Error);
 
 /// A process that is set up and waits: for the confirmation, then for `start`.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Why a process cannot be prepared.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     #[error("root.path: open {}", path.display())]
     Root { path: PathBuf, source: Errno },
@@ -66,6 +66,8 @@ pub enum Error {
     #[error("a path of the container has a null byte")]
     Nul(#[from] std::ffi::NulError),
 }
+
+debug_is_display!(Error);
 
 /// All that the child needs. Holds every descriptor until the parent drops it.
 #[derive(Debug)]

@@ -11,13 +11,15 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use crate::sys::{Errno, Result as SysResult, fstat, mount};
 
 /// Why there is no `/proc` to write to.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     #[error("open /proc")]
     Open(#[source] Errno),
     #[error("/proc is not the root of a proc file system; what is mounted over it?")]
     Other,
 }
+
+debug_is_display!(Error);
 
 /// Inode of the root of every procfs.
 const ROOT: u64 = 1;

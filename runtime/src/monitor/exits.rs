@@ -12,13 +12,15 @@ use std::path::{Path, PathBuf};
 use protocol::monitor::{Exit, ExitRecord};
 
 /// Why a record could not be read or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub(crate) enum Error {
     #[error("read exit records {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("write exit record of {container} to {path}")]
     Append { container: String, path: PathBuf, source: io::Error },
 }
+
+debug_is_display!(Error);
 
 /// The exit records of one task.
 #[derive(Debug)]

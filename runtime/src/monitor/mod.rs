@@ -72,7 +72,7 @@ pub struct Options {
 }
 
 /// Why a monitor could not start or go on.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     #[error("take over descriptor {number} given as --listen-fd")]
     Listener { number: RawFd, source: io::Error },
@@ -97,6 +97,8 @@ pub enum Error {
     #[error("write monitor record {path}")]
     Record { path: PathBuf, source: io::Error },
 }
+
+debug_is_display!(Error);
 
 /// Runs a monitor until [`protocol::monitor::Call::Shutdown`].
 ///

@@ -43,7 +43,7 @@ const STRING: usize = 255;
 const SCRATCH: &str = "layers";
 
 /// Why a root file system could not be mounted or unmounted.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub(crate) enum Error {
     #[error("overlay for {target} has no lower layer")]
     NoLayer { target: PathBuf },
@@ -77,6 +77,8 @@ pub(crate) enum Error {
     )]
     MountMapped { layers: usize, target: PathBuf, source: io::Error },
 }
+
+debug_is_display!(Error);
 
 /// Mounts `overlay` at `target`, replacing what a killed predecessor left there; with the maps of
 /// `user`, if the task has such a namespace.

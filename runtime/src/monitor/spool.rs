@@ -38,7 +38,7 @@ const RESOLUTION: u64 = 1_000_000;
 const TAIL: u64 = 64;
 
 /// Why output could not be stored.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub(crate) enum Error {
     #[error("create spool directory {path}")]
     Directory { path: PathBuf, source: io::Error },
@@ -57,6 +57,8 @@ pub(crate) enum Error {
     #[error("synchronise spool segment {path}")]
     Sync { path: PathBuf, source: io::Error },
 }
+
+debug_is_display!(Error);
 
 /// What became of one attempt to move output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,7 +30,7 @@ use crate::sys::{
 };
 
 /// Why a hook failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     #[error("prepare hook {path}")]
     Prepare { path: String, source: std::io::Error },
@@ -48,6 +48,8 @@ pub enum Error {
     #[error("error running hook: {path} {outcome}{output}")]
     Failed { path: String, outcome: String, output: String },
 }
+
+debug_is_display!(Error);
 
 /// Most of a failed hook's output that an error carries, in bytes.
 const OUTPUT: u64 = 1024;

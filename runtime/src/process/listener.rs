@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{container::Status, seccomp, sys::Errno};
 
 /// Why nobody got the listener.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     #[error(
         "failed to connect with seccomp agent at linux.seccomp.listenerPath {path}; does it run?"
@@ -25,6 +25,8 @@ pub enum Error {
     #[error("write the container process state as JSON")]
     Json(#[from] serde_json::Error),
 }
+
+debug_is_display!(Error);
 
 /// How long an agent that does not read may keep us.
 const TIMEOUT: Duration = Duration::from_secs(10);

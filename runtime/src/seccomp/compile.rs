@@ -51,7 +51,7 @@ const ARCH: u32 = 4;
 const ARGS: u32 = 16;
 
 /// Why a profile cannot be compiled.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no such argument.
@@ -103,6 +103,8 @@ pub enum Error {
     #[error("seccomp: {0} without a rule with SCMP_ACT_NOTIFY")]
     UnusedListener(&'static str),
 }
+
+debug_is_display!(Error);
 
 /// A compiled profile.
 #[derive(Debug, Clone)]

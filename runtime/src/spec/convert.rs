@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Why a configuration is refused; `path` is the JSON path of the offending value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("{path}: required")]
     Missing { path: String },
@@ -25,6 +25,8 @@ pub enum Error {
     #[error("{path}: {value:?} {rule}")]
     Invalid { path: String, value: String, rule: String },
 }
+
+debug_is_display!(Error);
 
 pub(super) type Result<T> = std::result::Result<T, Error>;
 
