@@ -103,7 +103,7 @@ fn the_guardian_is_killed() {
 #[test]
 fn agent_and_worker_die_together_and_the_exit_code_is_still_known() {
     let host = TestHost::new();
-    let task = host.detach(&counter(300));
+    let task = host.detach(&counter(2000));
     let (agent, worker) = (host.agent_pid().expect("an agent"), pid(&host, &task, "worker"));
     host.kill(agent, "KILL");
     host.kill(worker, "KILL");
@@ -111,7 +111,7 @@ fn agent_and_worker_die_together_and_the_exit_code_is_still_known() {
     // The container ends while no agent is there.
     let view = wait_stopped(&host, &task);
     assert_eq!(view["exitCode"], 6, "{view}");
-    assert_whole(&host, &task, 300);
+    assert_whole(&host, &task, 2000);
 }
 
 #[test]

@@ -308,7 +308,7 @@ fn a_task_with_a_network_of_its_own_rules_it() {
     let mut main = container(
         "main",
         "ip addr show eth0 | grep -c 'inet '; ip link set lo down && ip link set lo up && echo ruled; \
-        cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/tcp_syncookies; ls /sys/class/net; \
+        cd /proc/sys/net/ipv4; echo has $(cat ip_unprivileged_port_start tcp_syncookies); ls /sys/class/net; \
         wget -qO- http://169.254.170.2/v2/metadata | head -c 1; echo; sleep 1000",
     );
     main["linuxParameters"] = json!({"capabilities": {"add": ["NET_ADMIN"]}});
@@ -321,7 +321,7 @@ fn a_task_with_a_network_of_its_own_rules_it() {
         log().contains("\n{") && log().contains("user:[")
     });
     let log = log();
-    for line in ["ruled", "\n0\n2\n", "eth0"] {
+    for line in ["ruled\n", "has 0 2\n", "eth0\n"] {
         assert!(log.contains(line), "{line:?} in {log}");
     }
     // One namespace for both containers, and not the host's.
