@@ -31,6 +31,8 @@ mod bundle;
 pub(super) mod fuzzing;
 mod identity;
 mod key;
+#[cfg(test)]
+mod peer;
 mod policy;
 mod record;
 mod strict;
