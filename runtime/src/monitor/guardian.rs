@@ -263,6 +263,7 @@ fn namespaces(options: &Options, boot_id: &str) -> Result<Option<User>, Error> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(step("make mounts slaves of the host's"))?;
     let living = if options.adopt { worker::living(&options.run, boot_id) } else { None };
+    let adopted = living.is_some();
     let (living_user, living_network) =
         living.map_or((None, None), |living| (Some(living.user), Some(living.network)));
     let (user, network) = match (&options.user, living_user) {
@@ -282,11 +283,12 @@ fn namespaces(options: &Options, boot_id: &str) -> Result<Option<User>, Error> {
     match network {
         Some(namespace) => setns(namespace, CloneFlags::CLONE_NEWNET)
             .map_err(step("enter the task's network namespace"))?,
-        None => {
-            unshare(CloneFlags::CLONE_NEWNET).map_err(step("unshare the network namespace"))?;
-        }
+        None => unshare(CloneFlags::CLONE_NEWNET).map_err(step("unshare the network namespace"))?,
     }
-    crate::sys::net::loopback_up().map_err(step("bring loopback up"))?;
+    // A task that rules its network may have taken its own down.
+    if !adopted {
+        crate::sys::net::loopback_up().map_err(step("bring loopback up"))?;
+    }
     Ok(user)
 }
 
