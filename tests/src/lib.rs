@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod host;
 pub mod image;
 pub mod monitor;
+pub mod podman;
 pub mod registry;
 pub mod tokens;
 pub mod user;

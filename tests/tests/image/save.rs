@@ -1,10 +1,11 @@
 //! Archives that are made of unpacked layers, and who reads them.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use tests::image::{Entry, Image as Made, Layer, Tar};
+use tests::podman;
 
 use super::{Fixture, chain, sample};
 
@@ -151,13 +152,13 @@ fn names_are_chosen_as_docker_chooses_them() {
 }
 
 fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
+    printed(program, &Command::new(program).args(arguments).output().unwrap())
+}
+
+fn printed(program: &str, output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]
@@ -191,13 +192,8 @@ fn our_load_skopeo_and_podman_read_what_we_save() {
     let id = made.id();
     assert!(layout.join(blob(&id)).exists(), "the configuration is the same");
 
-    let storage = fixture.dir.path().join("podman");
-    let place = storage.to_str().unwrap();
-    let podman = |arguments: &[&str]| {
-        let common =
-            ["--root", place, "--runroot", place, "--storage-driver", "vfs", "--tmpdir", place];
-        run("podman", &[&common[..], arguments].concat())
-    };
+    let place = fixture.dir.path().join("podman");
+    let podman = |arguments: &[&str]| printed("podman", &podman::with_storage(&place, arguments));
     podman(&["load", "--quiet", "--input", archive]);
     let shown = podman(&["image", "inspect", "registry.example/sample:2", "--format", "{{.Id}}"]);
     assert_eq!(shown.trim(), id.trim_start_matches("sha256:"));

@@ -8,6 +8,7 @@ use agent::api::types::{PruneImages, PushEvent};
 use agent::image::{PullRequest, Registries, Store};
 use serde_json::Value;
 use tests::image::{Image as Made, Layer, Tar};
+use tests::podman;
 use tests::registry::Registry;
 
 use super::{Fixture, chain, content, no_one, sample};
@@ -297,12 +298,9 @@ fn inspect_and_history_tell_what_docker_tells() {
     let shown = serde_json::to_value(fixture.store.inspect("sample:1").unwrap()).unwrap();
     // The same by Docker's own words, where podman repeats them.
     let place = fixture.dir.path().join("podman");
-    let place = place.to_str().unwrap();
     let archive = fixture.in_archive_file(&made.docker_archive(&["sample:1"]));
     let podman = |arguments: &[&str]| {
-        let common =
-            ["--root", place, "--runroot", place, "--storage-driver", "vfs", "--tmpdir", place];
-        let output = Command::new("podman").args(common).args(arguments).output().unwrap();
+        let output = podman::with_storage(&place, arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };

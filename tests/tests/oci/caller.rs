@@ -414,7 +414,11 @@ fn containerd(host: &TestHost) -> Vec<String> {
 /// The client; Podman has no daemon.
 fn podman(host: &TestHost) -> Vec<String> {
     let path = |name: &str| host.path(name).display().to_string();
-    let config = "[network]\nnetwork_backend = \"netavark\"\n[containers]\ninit_path = \"/usr/bin/tini-static\"\n";
+    let config = format!(
+        "[network]\nnetwork_backend = \"netavark\"\n\
+         [containers]\ninit_path = \"/usr/bin/tini-static\"\n{}",
+        tests::podman::ENGINE
+    );
     fs::write(host.path("containers.conf"), config).unwrap();
     let runtime = absolute_runtime().display().to_string();
     let options = [

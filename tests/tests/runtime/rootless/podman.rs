@@ -26,6 +26,7 @@ impl Podman {
             ),
         )
         .unwrap();
+        std::fs::write(configuration.join("containers.conf"), tests::podman::ENGINE).unwrap();
         bundle.user.as_ref().unwrap().give(&home.join(".config"));
         let program = if tests::bundle::is_ours() {
             copy(&bundle, &runtime()).display().to_string()
