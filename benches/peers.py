@@ -196,7 +196,3 @@ class Podman:
     def close(self):
         self("rm", "--all", "--force", "--time", "0")
         self("image", "rm", "--all", "--force")
-
-
-if __name__ == "__main__":
-    busybox_archive(pathlib.Path(sys.argv[1]), sys.argv[2])

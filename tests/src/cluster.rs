@@ -207,7 +207,7 @@ impl Cluster {
         assert!(self.host.sh(&script).ends_with("made"), "make the namespace {name}");
         let root = self.host.path(&name);
         std::fs::create_dir(&root).expect("a directory");
-        let archive = self.host.path("busybox").join("bench.tar");
+        let archive = self.host.archive();
         let loaded = self
             .host
             .command(&["image", "load", "-i", archive.to_str().expect("UTF-8")])

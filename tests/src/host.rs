@@ -23,6 +23,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::image::Image;
+
 /// The image that [`TestHost::new`] loads: Debian's static busybox.
 pub const IMAGE: &str = "localhost/bench:latest";
 
@@ -46,16 +48,17 @@ impl TestHost {
         host
     }
 
+    /// The archive of [`IMAGE`].
+    pub fn archive(&self) -> PathBuf {
+        self.path("busybox.tar")
+    }
+
     /// Makes [`IMAGE`] and loads it.
     pub fn load_image(&self) {
-        let archive = self.path("busybox");
-        fs::create_dir(&archive).expect("a directory");
-        let made = Command::new("python3")
-            .arg(crate::workspace().join("benches/peers.py"))
-            .args([archive.as_os_str(), IMAGE.as_ref()])
-            .status();
-        assert!(made.expect("python3").success(), "make the image");
-        self.ok(&["image", "load", "-i", archive.join("bench.tar").to_str().expect("UTF-8")]);
+        let archive = self.archive();
+        let image = Image::busybox().expect("the image of busybox");
+        fs::write(&archive, image.oci_archive(IMAGE)).expect("write the archive");
+        self.ok(&["image", "load", "-i", archive.to_str().expect("UTF-8")]);
     }
 
     /// A host without an image.

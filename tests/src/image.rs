@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -192,6 +193,31 @@ impl Image {
             os: "linux".to_owned(),
             architecture: architecture.to_owned(),
         }
+    }
+
+    /// Debian's static busybox with its applets in `/bin`, and a user; it sleeps if not told otherwise.
+    ///
+    /// # Errors
+    /// If the package busybox-static is not installed.
+    pub fn busybox() -> Result<Self> {
+        const PROGRAM: &str = "/bin/busybox";
+        let program = std::fs::read(PROGRAM).with_context(|| format!("read {PROGRAM}"))?;
+        let applets = Command::new(PROGRAM).arg("--list").output().context("list its applets")?;
+        let mut tar = Tar::new().entry(&Entry {
+            name: "bin/busybox",
+            mode: 0o755,
+            data: &program,
+            ..Entry::default()
+        });
+        for applet in
+            String::from_utf8_lossy(&applets.stdout).lines().filter(|name| *name != "busybox")
+        {
+            tar = tar.symlink(&format!("bin/{applet}"), "busybox");
+        }
+        let users = b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n";
+        let mut image = Self::new(vec![Layer::plain(&tar.file("etc/passwd", users))]);
+        image.config = json!({"Cmd": ["sleep", "1000"], "Env": ["PATH=/bin"]});
+        Ok(image)
     }
 
     pub fn config_blob(&self) -> Vec<u8> {

@@ -44,7 +44,7 @@ fn repository_credentials_are_read_with_the_execution_role() {
     let aws = Aws::start().expect("moto starts");
     cluster.add_agent(&[("AWS_ENDPOINT_URL_SECRETS_MANAGER", &aws.endpoint())]);
     let registry = Registry::start_with_login().expect("docker-registry starts");
-    registry.push(&cluster.host.path("busybox/bench.tar"), "team/tool:1.0").expect("push");
+    registry.push(&cluster.host.archive(), "team/tool:1.0").expect("push");
     let arn = aws.put_secret("login", r#"{"username":"alice","password":"hunter2"}"#);
     let arn = arn.expect("put the secret");
     let mut main = container("main", "echo ran");
@@ -100,7 +100,7 @@ fn repository_credentials_are_read_with_the_execution_role() {
 fn a_secret_of_the_definition_is_read_with_the_hosts_credentials() {
     let host = TestHost::new();
     let registry = Registry::start_with_login().expect("docker-registry starts");
-    registry.push(&host.path("busybox/bench.tar"), "team/tool:1.0").expect("push");
+    registry.push(&host.archive(), "team/tool:1.0").expect("push");
     let aws = Aws::start().expect("moto starts");
     let login = json!({"username": USER, "password": PASSWORD}).to_string();
     let arn = aws.put_secret("login", &login).expect("put the secret");
@@ -193,7 +193,7 @@ impl Ecr {
         let pushed = host.sh(&format!(
             "skopeo copy --quiet --insecure-policy --dest-creds AWS:{ACCOUNT}-auth-token \
              oci-archive:{} docker://{}/team/tool:1.0 && echo pushed",
-            path("busybox/bench.tar"),
+            host.archive().display(),
             Self::HOST
         ));
         assert!(pushed.ends_with("pushed"), "{pushed}");

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tests::bundle::within;
 use tests::host::{IMAGE, stderr, stdout};
+use tests::image::Image;
 
 /// Refuses to go on anywhere else.
 fn in_vm() {
@@ -44,10 +45,9 @@ fn install() {
 /// Loads the image of the tests into the machine's own store.
 fn load_image() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().to_str().unwrap();
-    let script = tests::workspace().join("benches/peers.py");
-    ok("python3", &[script.to_str().unwrap(), path, IMAGE]);
-    ok("lighter", &["image", "load", "-i", &format!("{path}/bench.tar")]);
+    let archive = directory.path().join("busybox.tar");
+    std::fs::write(&archive, Image::busybox().unwrap().oci_archive(IMAGE)).unwrap();
+    ok("lighter", &["image", "load", "-i", archive.to_str().unwrap()]);
 }
 
 /// Starts a task: its id.

@@ -19,7 +19,7 @@ impl World {
     fn new() -> Self {
         let host = TestHost::new();
         let registry = Registry::start_with_login().expect("docker-registry starts");
-        registry.push(&host.path("busybox/bench.tar"), "team/tool:1.0").expect("push");
+        registry.push(&host.archive(), "team/tool:1.0").expect("push");
         Self { host, registry }
     }
 

@@ -241,7 +241,7 @@ fn images_are_pulled_listed_and_removed() {
     let reference = format!("{}/team/tool:1.0", registry.address());
     let pushed = host.sh(&format!(
         "skopeo copy --quiet --insecure-policy --dest-tls-verify=false oci-archive:{} docker://{reference} && echo pushed",
-        host.path("busybox/bench.tar").display()
+        host.archive().display()
     ));
     assert!(pushed.contains("pushed"), "{pushed}");
 

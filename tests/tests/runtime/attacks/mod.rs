@@ -79,6 +79,13 @@ impl Drop for Swapper {
 /// How many containers to create in a race.
 const ROUNDS: usize = 25;
 
+/// Creates containers in a race, and on until one was created; `attempt` is whether it was.
+fn race(mut attempt: impl FnMut() -> bool) {
+    let created = (0..tests::rounds(ROUNDS)).filter(|_| attempt()).count();
+    let attacked = created > 0 || (0..20 * ROUNDS).any(|_| attempt());
+    assert!(attacked, "not one container was created: nothing was attacked");
+}
+
 fn bind(destination: &str, source: &Path) -> Value {
     json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind"]})
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tests::bundle::{Bundle, is_ours};
 
-use super::{Outside, ROUNDS, Swapper, bind, watch_mounts};
+use super::{Outside, Swapper, bind, race, watch_mounts};
 
 #[test]
 fn cve_2021_30465_links_in_destinations_stay_inside() {
@@ -26,7 +26,7 @@ fn cve_2021_30465_links_in_destinations_stay_inside() {
 
 /// Creates containers with a volume in which `x` is now a directory and now a link that leads
 /// outside; `mount` is a mount below it.
-fn race(link: impl AsRef<Path>, mount: &Value) {
+fn swapped(link: impl AsRef<Path>, mount: &Value) {
     let mut bundle = Bundle::new("cat /volume/x/secret /volume/x/y/secret /secret; echo ran");
     let outside = Outside::new(&bundle);
     let volume = bundle.beside().join("volume");
@@ -35,17 +35,15 @@ fn race(link: impl AsRef<Path>, mount: &Value) {
     bundle.push("/mounts", bind("/volume", &volume)).push("/mounts", mount.clone());
     let leak = watch_mounts(&mut bundle, &outside);
     let swapper = Swapper::new(volume.join("x"), volume.join("link"));
-    let mut ran = 0;
-    for _ in 0..tests::rounds(ROUNDS) {
+    race(|| {
         // Whether it may be refused depends on the moment; that it reaches nothing does not.
         let (_, stdout, _) = bundle.run();
         assert!(!stdout.contains("secret"), "{stdout}");
         outside.assert_untouched();
-        ran += usize::from(stdout == "ran\n");
-    }
+        stdout == "ran\n"
+    });
     drop(swapper);
     assert_eq!(std::fs::read_to_string(leak).unwrap(), "");
-    assert!(ran > 0, "not one container started: nothing was attacked");
     assert_eq!(bundle.left(), [""; 0]);
 }
 
@@ -54,16 +52,16 @@ const UP: &str = "../../../outside";
 
 #[test]
 fn cve_2021_30465_a_mount_in_a_volume_that_is_swapped_stays_inside() {
-    race(UP, &json!({"destination": "/volume/x/y", "type": "tmpfs", "source": "tmpfs"}));
+    swapped(UP, &json!({"destination": "/volume/x/y", "type": "tmpfs", "source": "tmpfs"}));
     let data = tempfile::tempdir().unwrap();
-    race(UP, &bind("/volume/x/y", data.path()));
+    swapped(UP, &bind("/volume/x/y", data.path()));
 }
 
 #[test]
 fn cve_2024_45310_nothing_is_made_on_the_host_for_a_mount_in_a_swapped_volume() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    race(UP, &bind("/volume/x/new/directories/file", file.path()));
-    race(UP, &bind("/volume/x/file", file.path()));
+    swapped(UP, &bind("/volume/x/new/directories/file", file.path()));
+    swapped(UP, &bind("/volume/x/file", file.path()));
 }
 
 /// As the first two, but from the host's root.
@@ -71,7 +69,7 @@ fn cve_2024_45310_nothing_is_made_on_the_host_for_a_mount_in_a_swapped_volume() 
 fn cve_2021_30465_absolute_links_of_a_swapped_volume_stay_inside() {
     let elsewhere = tempfile::tempdir().unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
-    race(elsewhere.path(), &bind("/volume/x/new/file", file.path()));
+    swapped(elsewhere.path(), &bind("/volume/x/new/file", file.path()));
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
 }
 
