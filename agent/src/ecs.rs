@@ -162,8 +162,7 @@ impl Membership {
 
 /// Amazon's endpoint in a region.
 fn amazon(region: &str) -> String {
-    let china = if region.starts_with("cn-") { ".cn" } else { "" };
-    format!("https://ecs.{region}.amazonaws.com{china}")
+    format!("https://ecs.{region}.{}", protocol::partition::domain(region))
 }
 
 /// What membership works with.

@@ -2,21 +2,22 @@
 //! logins for them.
 //!
 //! ```text
-//! <account>.dkr.ecr[-fips].<region>.<amazonaws.com | amazonaws.com.cn | amazonaws.eu | …>
+//! <account>.dkr.ecr[-fips].<region>.<domain of the partition, see partition.rs>
 //! <account>.dkr-ecr[-fips].<region>.on.<aws | amazonwebservices.com.cn | amazonwebservices.eu>
 //! ```
 //! The second form is reached by IPv6, too.
+//!
+//! The public gallery (`public.ecr.aws`, `ecr-public.aws.com`) is none of them: as by Amazon's agent
+//! it is asked anonymously, and who wants its larger allowance for those who are logged in names
+//! `docker-credential-ecr-login` or a login in Docker's configuration.
 
-/// A host's domain, and that of the API's hosts in the same partition.
-const DOMAINS: [(&str, &str); 8] = [
-    ("amazonaws.com", "amazonaws.com"),
-    ("amazonaws.com.cn", "amazonaws.com.cn"),
-    ("amazonaws.eu", "amazonaws.eu"),
-    ("c2s.ic.gov", "c2s.ic.gov"),
+use crate::partition;
+
+/// A host's domain where IPv6 reaches it, and that of the API's hosts in the same partition.
+const DUAL_STACK: [(&str, &str); 3] = [
     ("on.amazonwebservices.com.cn", "api.amazonwebservices.com.cn"),
     ("on.amazonwebservices.eu", "api.amazonwebservices.eu"),
     ("on.aws", "api.aws"),
-    ("sc2s.sgov.gov", "sc2s.sgov.gov"),
 ];
 
 /// A private registry of Amazon ECR.
@@ -27,7 +28,8 @@ pub struct Registry<'a> {
     pub region: &'a str,
     pub fips: bool,
     dual_stack: bool,
-    api: &'static str,
+    /// The domain of the API's hosts.
+    api: &'a str,
 }
 
 impl<'a> Registry<'a> {
@@ -51,14 +53,11 @@ impl<'a> Registry<'a> {
         if !is_region(region) {
             return None;
         }
-        let (_, api) = DOMAINS.into_iter().find(|(known, _)| *known == domain)?;
-        (domain.starts_with("on.") == dual_stack).then_some(Self {
-            account,
-            region,
-            fips,
-            dual_stack,
-            api,
-        })
+        let api = match dual_stack {
+            true => DUAL_STACK.into_iter().find(|(known, _)| *known == domain)?.1,
+            false => Some(domain).filter(|domain| partition::is_domain(domain))?,
+        };
+        Some(Self { account, region, fips, dual_stack, api })
     }
 
     /// The registry that an image's name stands for. `None`: it is not Amazon ECR's.
@@ -99,47 +98,77 @@ mod tests {
 
     #[test]
     fn hosts_and_their_apis() {
-        for (host, account, region, api) in [
+        for (host, region, api) in [
             (
                 "123456789012.dkr.ecr.eu-north-1.amazonaws.com",
-                "123456789012",
                 "eu-north-1",
                 "api.ecr.eu-north-1.amazonaws.com",
             ),
             (
+                "123456789012.dkr.ecr.us-gov-east-1.amazonaws.com",
+                "us-gov-east-1",
+                "api.ecr.us-gov-east-1.amazonaws.com",
+            ),
+            (
                 "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn",
-                "123456789012",
                 "cn-north-1",
                 "api.ecr.cn-north-1.amazonaws.com.cn",
             ),
             (
-                "000000000000.dkr.ecr-fips.us-gov-west-1.amazonaws.com",
-                "000000000000",
+                "123456789012.dkr.ecr.us-iso-east-1.c2s.ic.gov",
+                "us-iso-east-1",
+                "api.ecr.us-iso-east-1.c2s.ic.gov",
+            ),
+            (
+                "123456789012.dkr.ecr.us-isob-east-1.sc2s.sgov.gov",
+                "us-isob-east-1",
+                "api.ecr.us-isob-east-1.sc2s.sgov.gov",
+            ),
+            (
+                "123456789012.dkr.ecr.eu-isoe-west-1.cloud.adc-e.uk",
+                "eu-isoe-west-1",
+                "api.ecr.eu-isoe-west-1.cloud.adc-e.uk",
+            ),
+            (
+                "123456789012.dkr.ecr.us-isof-south-1.csp.hci.ic.gov",
+                "us-isof-south-1",
+                "api.ecr.us-isof-south-1.csp.hci.ic.gov",
+            ),
+            (
+                "123456789012.dkr.ecr.eusc-de-east-1.amazonaws.eu",
+                "eusc-de-east-1",
+                "api.ecr.eusc-de-east-1.amazonaws.eu",
+            ),
+            (
+                "123456789012.dkr.ecr-fips.us-east-1.amazonaws.com",
+                "us-east-1",
+                "ecr-fips.us-east-1.amazonaws.com",
+            ),
+            (
+                "123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com",
                 "us-gov-west-1",
                 "ecr-fips.us-gov-west-1.amazonaws.com",
             ),
+            ("123456789012.dkr-ecr.us-east-1.on.aws", "us-east-1", "ecr.us-east-1.api.aws"),
             (
-                "123456789012.dkr-ecr.us-east-1.on.aws",
-                "123456789012",
-                "us-east-1",
-                "ecr.us-east-1.api.aws",
-            ),
-            (
-                "123456789012.dkr-ecr-fips.us-east-1.on.aws",
-                "123456789012",
-                "us-east-1",
-                "ecr-fips.us-east-1.api.aws",
+                "123456789012.dkr-ecr-fips.us-gov-west-1.on.aws",
+                "us-gov-west-1",
+                "ecr-fips.us-gov-west-1.api.aws",
             ),
             (
                 "123456789012.dkr-ecr.cn-north-1.on.amazonwebservices.com.cn",
-                "123456789012",
                 "cn-north-1",
                 "ecr.cn-north-1.api.amazonwebservices.com.cn",
+            ),
+            (
+                "123456789012.dkr-ecr.eusc-de-east-1.on.amazonwebservices.eu",
+                "eusc-de-east-1",
+                "ecr.eusc-de-east-1.api.amazonwebservices.eu",
             ),
         ] {
             let found = Registry::of_host(host);
             let found = found.map(|found| (found.account, found.region, found.api_host()));
-            assert_eq!(found, Some((account, region, api.to_owned())), "{host}");
+            assert_eq!(found, Some(("123456789012", region, api.to_owned())), "{host}");
         }
     }
 
@@ -148,6 +177,7 @@ mod tests {
         for host in [
             "docker.io",
             "public.ecr.aws",
+            "ecr-public.aws.com",
             "12345678901.dkr.ecr.us-east-1.amazonaws.com",
             "1234567890123.dkr.ecr.us-east-1.amazonaws.com",
             "12345678901a.dkr.ecr.us-east-1.amazonaws.com",
@@ -158,6 +188,8 @@ mod tests {
             // Buckets that anybody may have made.
             "123456789012.dkr.ecr-fips.s3.amazonaws.com",
             "123456789012.dkr.ecr-fips.s3-us-west-2.amazonaws.com",
+            "123456789012.dkr.ecr.us-east-1.ic.gov",
+            "123456789012.dkr.ecr.us-east-1.api.aws",
             "123456789012.dkr.ecr.us-east-1.on.aws",
             "123456789012.dkr-ecr.us-east-1.amazonaws.com",
             "123456789012.dkr.ecrx.us-east-1.amazonaws.com",

@@ -19,6 +19,8 @@ pub mod ids;
 #[cfg(feature = "ecs")]
 pub mod logs;
 #[cfg(feature = "ecs")]
+pub mod partition;
+#[cfg(feature = "ecs")]
 pub mod percent;
 #[cfg(feature = "ecs")]
 pub mod query;

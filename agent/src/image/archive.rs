@@ -263,7 +263,8 @@ impl Archive {
             .iter()
             .map(|entry| {
                 Ok(Found {
-                    names: tags(entry)?,
+                    // Nothing here has a digest that a registry would know it by.
+                    names: tags(entry, &[])?,
                     config: self.document(&entry.config)?,
                     manifest: None,
                     layers: entry.layers.clone(),
@@ -329,15 +330,21 @@ impl Archive {
             let Document::Manifest(manifest) = document else {
                 return Err(format!("{}: {}", entry.digest, platform::NESTED));
             };
-            let mut names: Vec<Reference> = annotated(entry).into_iter().collect();
+            let digest = super::layer::digest_of(&text);
+            let own = [entry.digest.as_str(), &digest];
+            let mut names = match annotated(entry) {
+                Some(name) => {
+                    vouched(&name, &own).map_err(|error| format!("index.json: {error}"))?
+                }
+                None => Vec::new(),
+            };
             if names.is_empty() {
                 let config = blob_name(&manifest.config.digest);
                 for entry in docker.iter().filter(|entry| entry.config == config) {
-                    names.extend(tags(entry)?);
+                    names.extend(tags(entry, &own)?);
                 }
             }
             // Several entries may name one image.
-            let digest = super::layer::digest_of(&text);
             match found.iter_mut().find(|(known, _)| *known == digest) {
                 Some((_, image)) => image.names.extend(names),
                 None => {
@@ -371,12 +378,26 @@ fn blob_name(digest: &str) -> String {
     format!("blobs/{}", digest.replacen(':', "/", 1))
 }
 
-fn tags(entry: &DockerEntry) -> Result<Vec<Reference>, Reason> {
-    let tags = entry.repo_tags.iter().flatten();
-    tags.map(|tag| {
-        Reference::parse(tag).map_err(|error| format!("manifest.json: name {tag:?}: {error}"))
-    })
-    .collect()
+fn tags(entry: &DockerEntry, own: &[&str]) -> Result<Vec<Reference>, Reason> {
+    let mut names = Vec::new();
+    for tag in entry.repo_tags.iter().flatten() {
+        let name = Reference::parse(tag)
+            .map_err(|error| format!("manifest.json: name {tag:?}: {error}"))?;
+        names.extend(vouched(&name, own).map_err(|error| format!("manifest.json: {error}"))?);
+    }
+    Ok(names)
+}
+
+/// The names that an archive may give by this one to an image with these digests: who names an image
+/// by its digest relies on getting no other one.
+fn vouched(name: &Reference, own: &[&str]) -> Result<Vec<Reference>, Reason> {
+    match name.digest() {
+        None => Ok(vec![name.clone()]),
+        Some(digest) if own.contains(&digest) => {
+            Ok([Some(name.with_digest(digest)), name.tagged()].into_iter().flatten().collect())
+        }
+        Some(_) => Err(format!("name {name}: the image in the archive has not this digest")),
+    }
 }
 
 /// The name in an entry's annotations. A bare `ref.name` like `latest` is a tag without a name.

@@ -10,6 +10,7 @@
 //! hosts.rs      which hosts, in which order, and what is trusted
 //! transport.rs  HTTP to a host                  token.rs  who we are to it
 //! push.rs       blobs and manifests to a registry
+//! referrers.rs  what refers to a manifest there
 //! signature/    which images must be signed, and whether they are
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
@@ -65,6 +66,7 @@ mod push;
 mod recipe;
 mod reclaim;
 mod reference;
+mod referrers;
 mod registry;
 mod save;
 mod signature;

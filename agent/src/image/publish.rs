@@ -4,7 +4,8 @@
 //! this repository, or in another one that they can be mounted from), the manifest goes as it came
 //! and the digest stays. Otherwise what is missing is made again from the layer's files, compared
 //! with its diff id, compressed in the same way each time and put under a new manifest; the
-//! configuration, and with it the image's id, is the same.
+//! configuration, and with it the image's id, is the same. What a layer was compressed to is kept, so
+//! that nothing is made again for a registry that has it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 
-use super::content::{ImageRecord, LayerRecord, Staging, Store};
+use super::content::{ImageRecord, LayerRecord, PushedLayer, Staging, Store};
 use super::layer::{digest, digest_of};
 use super::lease::Lease;
 use super::manifest::{
@@ -28,6 +29,7 @@ use super::reference::Reference;
 use super::registry::{self, Access, Session};
 use super::{Error, Image, Login, Registries};
 use crate::api::types::PushEvent;
+use crate::error::chain;
 use crate::failpoint;
 
 /// Layers on their way at the same time.
@@ -205,23 +207,23 @@ impl Push<'_> {
             self.report(PushEvent::Layer { reference, layer, status })
         };
         report("Preparing".to_owned()).await;
-        if let Some(known) = &known {
+        // As the image came, and as it was made for an earlier push.
+        let pushed = self.store.pushed_layer(&layer.diff_id);
+        let pushed = pushed.map(|PushedLayer { digest, size }| descriptor(GZIP, digest, size));
+        for candidate in known.iter().chain(&pushed) {
             let from = self.other_repository();
             let there = self
                 .session
-                .has_blob(&known.digest, from.as_deref())
+                .has_blob(&candidate.digest, from.as_deref())
                 .await
                 .map_err(|source| failure(&self.source.name, source))?;
-            match there {
-                Some(Pushed::Mounted) => {
-                    report(format!("Mounted from {}", from.unwrap_or_default())).await;
-                }
-                Some(_) => report("Layer already exists".to_owned()).await,
-                None => {}
-            }
-            if there.is_some() {
-                return Ok((layer.diff_id, oci(known)));
-            }
+            let status = match there {
+                Some(Pushed::Mounted) => format!("Mounted from {}", from.unwrap_or_default()),
+                Some(_) => "Layer already exists".to_owned(),
+                None => continue,
+            };
+            report(status).await;
+            return Ok((layer.diff_id, oci(candidate)));
         }
         let (store, id, wanted) = (self.store.clone(), self.source.image.id.clone(), layer.clone());
         let (path, held) = (staging.path().join(format!("{at}.gz")), staging);
@@ -238,6 +240,13 @@ impl Push<'_> {
             Pushed::Mounted | Pushed::Uploaded => "Pushed",
         };
         report(status.to_owned()).await;
+        let pushed = PushedLayer { digest: descriptor.digest.clone(), size: descriptor.size };
+        let (store, diff_id) = (self.store.clone(), layer.diff_id.clone());
+        let noted = blocking(move || store.note_pushed_layer(&diff_id, &pushed)).await;
+        if let Err(error) = noted {
+            let (layer, error) = (&layer.diff_id, chain(&error));
+            tracing::warn!(layer, error, "a pushed layer is not recorded: it will be made again");
+        }
         Ok((layer.diff_id, descriptor))
     }
 

@@ -236,6 +236,12 @@ pub(super) fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && is_lower_hex(hex))
 }
 
+/// The id of an image that is named by the whole of it, with or without `sha256:`.
+pub(super) fn as_id(text: &str) -> Option<String> {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    (hex.len() == 64 && is_lower_hex(hex)).then(|| format!("sha256:{hex}"))
+}
+
 pub(super) fn is_lower_hex(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }

@@ -6,6 +6,7 @@
 //! transport.rs  HTTP to a host and to where it sends us
 //! token.rs      who we are to it
 //! download.rs   blobs, resumed and from the next host     push.rs  the other direction
+//! referrers.rs  what refers to a manifest
 //! ```
 //!
 //! A session tries the hosts in order, those last that have failed it already. What may work a
@@ -373,22 +374,6 @@ impl Endpoint {
         }
     }
 
-    /// The index of what refers to a manifest.
-    async fn referrers(&self, digest: &str) -> Result<Bytes, Error> {
-        let url = self.url(&format!("referrers/{digest}"));
-        let response = self.request(Method::GET, url, accept()).await?;
-        let kind = response.headers().get(header::CONTENT_TYPE);
-        // Nor is the web page of something in between an answer.
-        if matches!(response.status().as_u16(), 400 | 405 | 501)
-            || (response.status().is_success()
-                && kind.is_some_and(|kind| !kind.as_bytes().starts_with(OCI_INDEX.as_bytes())))
-        {
-            return Err(Error::Unknown("list of what refers to a manifest"));
-        }
-        let response = check(response, MANIFEST, self.who()).await?;
-        small_body(response, usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX)).await
-    }
-
     async fn manifest(&self, target: &str) -> Result<Found, Error> {
         let url = self.url(&format!("manifests/{target}"));
         let response = self.request(Method::GET, url, accept()).await?;
@@ -403,9 +388,9 @@ impl Endpoint {
     }
 }
 
-const MANIFEST: &str = "such tag or digest";
+pub(super) const MANIFEST: &str = "such tag or digest";
 
-fn accept() -> HeaderMap {
+pub(super) fn accept() -> HeaderMap {
     let mut headers = HeaderMap::new();
     for kind in [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST] {
         headers.append(header::ACCEPT, HeaderValue::from_static(kind));
@@ -505,18 +490,6 @@ impl Session {
             Found::Manifest(bytes, digest) => Ok((bytes, digest)),
             Found::Digest(_) => Err(Error::Protocol("a manifest without content".to_owned())),
         }
-    }
-
-    /// What refers to a manifest, as an index; an unknown one if no host has that API.
-    pub(super) async fn referrers(&self, digest: &str) -> Result<Bytes, Error> {
-        self.ask(
-            |can| can.resolve,
-            |endpoint| {
-                let digest = digest.to_owned();
-                async move { endpoint.referrers(&digest).await }
-            },
-        )
-        .await
     }
 
     /// Tries the hosts that can.

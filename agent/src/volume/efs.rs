@@ -127,9 +127,8 @@ impl Mount {
         let (host, port) = match (&servers.endpoint, region.or(servers.region.as_deref())) {
             (Some(endpoint), _) => (endpoint.host.clone(), endpoint.port.unwrap_or(PORT)),
             (None, Some(region)) => {
-                let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
                 let id = &volume.file_system_id;
-                (format!("{id}.efs.{region}.amazonaws.com{suffix}"), PORT)
+                (format!("{id}.efs.{region}.{}", protocol::partition::domain(region)), PORT)
             }
             (None, None) => return Err(Error::NoRegion),
         };

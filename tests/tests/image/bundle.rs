@@ -1,15 +1,16 @@
 //! Signatures as cosign 3 makes them by default: bundles that refer to the image. Of the form that
-//! cosign's specification of bundles has; signed with openssl.
+//! cosign's specification of bundles has; signed with openssl. And registries that tell in pages what
+//! refers to an image, and of some types only.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use agent::image::Registries;
 use base64::Engine as _;
 use serde_json::{Value, json};
 use tests::image::{Image as Made, digest};
-use tests::registry::{Response, Server};
+use tests::registry::{Request, Response, Server};
 
 use super::signature::{Signer, policy, refused};
 use super::{Fixture, sample};
@@ -39,11 +40,54 @@ fn bundle(signer: &Signer, of: &str, predicate: &str) -> Vec<u8> {
     bundle.to_string().into_bytes()
 }
 
+/// A signature of the image's manifest, as `cosign sign-blob` makes it.
+fn message(signer: &Signer, manifest: &[u8]) -> Vec<u8> {
+    let (_, signature) = signer.sign_text(manifest);
+    let bundle = json!({
+        "mediaType": BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": "x"}, "tlogEntries": []},
+        "messageSignature": {
+            "messageDigest": {"algorithm": "SHA2_256", "digest": "AA=="}, "signature": signature,
+        },
+    });
+    bundle.to_string().into_bytes()
+}
+
 /// How a registry tells what refers to an image.
 #[derive(Clone, Copy, PartialEq)]
 enum Told {
     Api,
+    /// So many at once, and only those of the type that is asked for.
+    Pages(usize),
     Tag,
+}
+
+/// A page of what refers to an image.
+fn page(entries: &[Value], size: usize, path: &str) -> Response {
+    let query = path.split_once('?').map_or("", |(_, query)| query);
+    let value = |name: &str| {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next();
+        value.map(|value| value.replace("%2F", "/").replace("%2B", "+"))
+    };
+    let kind = value("artifactType");
+    let of_kind = |entry: &&Value| kind.as_ref().is_none_or(|kind| entry["artifactType"] == **kind);
+    let entries: Vec<&Value> = entries.iter().filter(of_kind).collect();
+    let from: usize = value("from").map_or(0, |from| from.parse().unwrap());
+    let to = entries.len().min(from + size);
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries[from..to]});
+    let mut response = Response::new(200, index.to_string()).header("content-type", INDEX);
+    if kind.is_some() {
+        response = response.header("oci-filters-applied", "artifactType");
+    }
+    if to < entries.len() {
+        let kind = kind.map_or_else(String::new, |kind| format!("&artifactType={kind}"));
+        let kind = kind.replace('+', "%2B");
+        let path = path.split('?').next().unwrap_or_default();
+        let link = format!("<{path}?from={to}{kind}>; rel=\"next\"");
+        response = response.header("link", link);
+    }
+    response
 }
 
 /// A registry that has an image and these bundles; and how many manifests that refer to it it gave.
@@ -88,8 +132,12 @@ fn registry(
         if path == "/v2/" {
             return Response::new(200, "{}");
         }
-        if path.contains("/referrers/") && told == Told::Api && name == of {
-            return index();
+        if path.contains("/referrers/") && name == of {
+            match told {
+                Told::Api => return index(),
+                Told::Pages(size) => return page(&entries, size, &request.path),
+                Told::Tag => {}
+            }
         }
         if path.contains("/manifests/") {
             if name == of || name == "1" {
@@ -123,6 +171,11 @@ fn a_bundle_is_found_and_kept_where_no_repository_need_be_named() {
     let good = bundle(&alice, &of, SIGN);
     for (told, kind) in [
         (Told::Api, json!(BUNDLE)),
+        (Told::Pages(1), json!(BUNDLE)),
+        (Told::Pages(3), json!(BUNDLE)),
+        // Of the type that is asked for it has none.
+        (Told::Pages(2), json!("application/vnd.oci.empty.v1+json")),
+        (Told::Pages(2), json!(null)),
         (Told::Tag, json!(BUNDLE)),
         (Told::Tag, json!("application/vnd.oci.empty.v1+json")),
         (Told::Tag, json!(null)),
@@ -185,4 +238,102 @@ fn bundles_are_bounded_and_not_looked_for_where_they_would_not_do() {
     // Larger than a bundle is.
     let (text, asked) = refuse(&[[good, vec![b' '; 300 << 10]].concat()], BUNDLE);
     assert!(text.contains("there is none of") && asked == 1, "{text}");
+}
+
+#[test]
+fn a_message_signature_is_refused_with_its_reason() {
+    let (fixture, alice) = (Fixture::new(), Signer::new());
+    let made = sample();
+    let (server, _) =
+        registry(&made, &[message(&alice, &made.manifest())], Told::Api, json!(BUNDLE));
+    let registries = requires(&fixture, &alice, "matchDigest");
+    let text = refused(&fixture, &registries, &format!("{}/app:1", server.address()));
+    assert!(text.contains("which states no image; `cosign sign` makes one"), "{text}");
+}
+
+/// An image that refers to nothing but what this handler says, by the path that is asked for.
+fn telling(answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> (Made, Server) {
+    let made = sample();
+    let (own, of) = (made.manifest(), digest(&made.manifest()));
+    let server = Server::start(move |request| {
+        let path = request.path.split('?').next().unwrap_or_default();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        match name {
+            _ if path.contains("/referrers/") => answer(request),
+            "1" => Response::new(200, own.clone()).header("content-type", MANIFEST),
+            _ if name == of => Response::new(200, own.clone()).header("content-type", MANIFEST),
+            _ => Response::new(404, "{}"),
+        }
+    });
+    (made, server.unwrap())
+}
+
+fn linked(entries: &Value, link: &str) -> Response {
+    let index = json!({"schemaVersion": 2, "manifests": entries}).to_string();
+    Response::new(200, index).header("content-type", INDEX).header("link", link)
+}
+
+#[test]
+fn pages_are_followed_at_the_same_host_and_not_for_ever() {
+    let (fixture, alice) = (Fixture::new(), Signer::new());
+    let registries = requires(&fixture, &alice, "matchDigest");
+    let fail = |server: &Server| {
+        let image = format!("{}/app:1", server.address());
+        let error = fixture.pull_with(&image, None, &registries).unwrap_err();
+        super::chain(&error)
+    };
+
+    // To another host, and to another port of this one.
+    let visited = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&visited);
+    let other = Server::start(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        linked(&json!([]), "<x>; rel=prev")
+    });
+    let address = other.unwrap().address();
+    for target in [
+        format!("http://{address}/v2/app/referrers/x"),
+        format!("//{address}/x"),
+        "https://registry.example/x".to_owned(),
+        "ftp://127.0.0.1/x".to_owned(),
+    ] {
+        let (_, server) = telling(move |_| linked(&json!([]), &format!("<{target}>; rel=next")));
+        let text = fail(&server);
+        assert!(text.contains("another host, for the next page"), "{text}");
+    }
+    assert_eq!(visited.load(Ordering::Relaxed), 0);
+
+    // What comes after the first is no answer.
+    let (_, server) = telling(|request| match request.path.contains("second") {
+        true => Response::new(404, "{}"),
+        false => linked(&json!([]), "<?second>; rel=next"),
+    });
+    assert!(fail(&server).contains("no next page"), "{}", fail(&server));
+    let (_, server) = telling(|_| linked(&json!([]), "<http://[>; rel=next"));
+    assert!(fail(&server).contains("its next page has no address"), "{}", fail(&server));
+
+    // Without an end, and in a circle.
+    for link in ["<?again>; rel=next", "<?artifactType=x>; rel=next"] {
+        let asked = Arc::new(Mutex::new(0));
+        let counter = Arc::clone(&asked);
+        let (_, server) = telling(move |_| {
+            *counter.lock().unwrap() += 1;
+            linked(&json!([]), link)
+        });
+        let text = fail(&server);
+        assert!(text.contains("there is none of sha256:"), "{text}");
+        assert_eq!(*asked.lock().unwrap(), 64);
+    }
+
+    // Large ones: all together are not larger than a document may be.
+    let entry = json!([{"mediaType": "x", "digest": "x", "size": 1, "pad": "x".repeat(3 << 20)}]);
+    let asked = Arc::new(Mutex::new(0));
+    let counter = Arc::clone(&asked);
+    let (_, server) = telling(move |_| {
+        *counter.lock().unwrap() += 1;
+        linked(&entry, "<?again>; rel=next")
+    });
+    let text = fail(&server);
+    assert!(text.contains("more than 4194304 bytes"), "{text}");
+    assert!(*asked.lock().unwrap() <= 2, "{text}");
 }

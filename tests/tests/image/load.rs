@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use serde_json::json;
-use tests::image::{Entry, Image as Made, Layer, Tar, gzip, oci_archive};
+use tests::image::{Entry, Image as Made, Layer, Tar, digest, gzip, oci_archive};
 
 use super::{Fixture, chain, no_one, sample};
 
@@ -30,6 +30,32 @@ fn an_oci_archive_is_loaded_and_seen_as_a_container_sees_it() {
     assert!(
         chain(&image.resolve_user("nobody").unwrap_err()).contains("unable to find user nobody")
     );
+}
+
+#[test]
+fn an_archive_names_no_image_by_the_digest_of_another() {
+    let fixture = Fixture::new();
+    let made = sample();
+    let own = digest(&made.manifest());
+    let trusted = format!("registry.example/app@{}", digest(b"what others trust"));
+    for (archive, place) in [
+        (made.docker_archive(&["a:1", &trusted]), "manifest.json"),
+        // Nor by its own, which such an archive does not show.
+        (made.docker_archive(&[&format!("app@{own}")]), "manifest.json"),
+        (made.oci_archive(&trusted), "index.json"),
+        (made.oci_archive(&trusted.replace('@', ":1@")), "index.json"),
+    ] {
+        let before = fixture.content();
+        let refused = chain(&fixture.load(&archive).unwrap_err());
+        assert!(refused.contains(place) && refused.contains("has not this digest"), "{refused}");
+        assert_eq!(fixture.content(), before);
+        assert!(fixture.store.find(&trusted).unwrap().is_none());
+    }
+    for (name, references) in [("app", vec![]), ("app:1", vec!["app:1"])] {
+        let image = fixture.load(&made.oci_archive(&format!("{name}@{own}"))).unwrap().remove(0);
+        assert_eq!(image.references, references);
+        assert_eq!(image.repo_digests, [format!("app@{own}")]);
+    }
 }
 
 /// Mounts the layers and lists the tree, in a mount namespace of its own.

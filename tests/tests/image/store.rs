@@ -88,6 +88,56 @@ fn what_is_pushed_is_the_image_and_goes_once() {
 }
 
 #[test]
+fn what_the_registry_has_is_not_made_again() {
+    let fixture = Fixture::new();
+    let registry = Registry::start().unwrap();
+    let image = fixture.load(&sample().docker_archive(&["sample:1"])).unwrap().remove(0);
+    let name = registry.image("team/app:1");
+    fixture.store.tag("sample:1", &name).unwrap();
+    let pushed = push(&fixture, &name, false).unwrap();
+    assert_eq!(statuses(&pushed).iter().filter(|status| **status == "Pushed").count(), 2);
+    // Without these no layer can be made again.
+    let layers: Vec<PathBuf> =
+        image.layers.iter().map(|fs| fs.parent().unwrap().to_owned()).collect();
+    let away = |away: bool| {
+        for layer in &layers {
+            let (recipe, other) = (layer.join("recipe"), layer.join("away"));
+            let (from, to) = if away { (recipe, other) } else { (other, recipe) };
+            fs::rename(from, to).unwrap();
+        }
+    };
+    away(true);
+    let again = push(&fixture, &name, false).unwrap();
+    assert_eq!(statuses(&again), ["Layer already exists"; 2]);
+    assert_eq!(pushed.last(), again.last(), "the same manifest");
+    let second = registry.image("team/other:1");
+    fixture.store.tag("sample:1", &second).unwrap();
+    let mounted = push(&fixture, &second, false).unwrap();
+    assert_eq!(statuses(&mounted), ["Mounted from team/app"; 2]);
+    let elsewhere = Registry::start().unwrap();
+    let third = elsewhere.image("app:1");
+    fixture.store.tag("sample:1", &third).unwrap();
+    let refused = chain(&push(&fixture, &third, false).unwrap_err());
+    assert!(refused.contains("kept nothing to make its archive from"), "{refused}");
+    // What a killed push left of a record is none.
+    away(false);
+    for layer in &layers {
+        fs::write(layer.join("pushed"), "{\"digest\":\"sha256:00").unwrap();
+    }
+    let sent = push(&fixture, &third, false).unwrap();
+    assert_eq!(statuses(&sent).iter().filter(|status| **status == "Pushed").count(), 2);
+    assert_eq!(Fixture::new().pull(&third).unwrap().id, image.id);
+    // A registry that has forgotten the layers gets them again.
+    for layer in &layers {
+        let record: Value =
+            serde_json::from_slice(&fs::read(layer.join("pushed")).unwrap()).unwrap();
+        fs::remove_file(elsewhere.blob(record["digest"].as_str().unwrap())).unwrap();
+    }
+    push(&fixture, &third, false).unwrap();
+    assert_eq!(Fixture::new().pull(&third).unwrap().id, image.id);
+}
+
+#[test]
 fn an_image_that_was_pulled_goes_on_as_it_came() {
     let fixture = Fixture::new();
     let registry = Registry::start().unwrap();

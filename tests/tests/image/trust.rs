@@ -1,12 +1,14 @@
 //! Images that are on a host already, and a policy that is newer than they are: no way around it by
 //! not asking the registry.
 
+use agent::image::Policy;
 use serde_json::{Value, json};
 use tests::host::{TestHost, script, stderr};
 use tests::image::{Entry, Image as Made, Layer, Tar, digest};
 use tests::registry::Registry;
 
 use super::signature::{Signer, push};
+use super::{Fixture, sample};
 
 /// Something that runs.
 fn busybox() -> Made {
@@ -115,6 +117,30 @@ fn an_image_that_is_here_is_judged_by_the_policy_of_today() {
     host.ok(&["image", "rm", &app]);
     assert_eq!(std::fs::read_dir(&records).unwrap().count(), 0, "swept with its image");
     host.stop_agent();
+}
+
+#[test]
+fn an_image_whose_id_begins_like_a_name_does_not_run_in_the_place_of_what_has_that_name() {
+    let (fixture, alice) = (Fixture::new(), Signer::new());
+    let image = fixture.load(&sample().oci_archive("free.example/x:1")).unwrap().remove(0);
+    let hex = &image.id["sha256:".len()..];
+    let (name, other) = (&hex[..6], &hex[..8]);
+    let path = fixture.dir.path().join("policy.json");
+    let text = json!({
+        "default": [{"type": "insecureAcceptAnything"}],
+        "transports": {"docker": {
+            format!("docker.io/library/{name}"): alice.requirement("matchRepository"),
+        }},
+    });
+    std::fs::write(&path, text.to_string()).unwrap();
+    let policy = Policy::load(&path).unwrap();
+    for reference in [&image.id, hex, "free.example/x:1", other] {
+        let found = fixture.store.find(reference).unwrap().unwrap();
+        fixture.store.permits(&policy, &found, reference).unwrap();
+    }
+    let found = fixture.store.find(name).unwrap().expect("by the beginning of its id");
+    let refused = super::chain(&fixture.store.permits(&policy, &found, name).unwrap_err());
+    assert!(refused.contains("none is known of the image"), "{refused}");
 }
 
 #[test]

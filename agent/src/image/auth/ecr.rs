@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use protocol::acs::EcrAuthData;
 use protocol::ecr::Registry;
+use protocol::partition;
 use serde::{Deserialize, Serialize};
 
 use super::aws::{Aws, Caller, Failure};
@@ -84,10 +85,7 @@ impl Token {
         });
         let known = Registry::of_host(host).filter(|registry| registry.region == region);
         let api = known.map_or_else(
-            || {
-                let china = if region.starts_with("cn-") { ".cn" } else { "" };
-                format!("api.ecr.{region}.amazonaws.com{china}")
-            },
+            || format!("api.ecr.{region}.{}", partition::domain(&region)),
             |registry| registry.api_host(),
         );
         Ok(Self { registry, region, own_endpoint, endpoint: format!("https://{api}") })
@@ -414,9 +412,14 @@ mod tests {
             let token = Token::as_told(&data(given), HOST).unwrap();
             assert_eq!(token.own_endpoint.as_deref(), Some(endpoint));
         }
-        let china = EcrAuthData { region: Some("cn-north-1".to_owned()), ..data("") };
-        let token = Token::as_told(&china, "r.example").unwrap();
-        assert_eq!(token.endpoint, "https://api.ecr.cn-north-1.amazonaws.com.cn");
+        for (region, endpoint) in [
+            ("cn-north-1", "https://api.ecr.cn-north-1.amazonaws.com.cn"),
+            ("us-gov-west-1", "https://api.ecr.us-gov-west-1.amazonaws.com"),
+            ("us-isob-east-1", "https://api.ecr.us-isob-east-1.sc2s.sgov.gov"),
+        ] {
+            let other = EcrAuthData { region: Some(region.to_owned()), ..data("") };
+            assert_eq!(Token::as_told(&other, "r.example").unwrap().endpoint, endpoint);
+        }
         let none = EcrAuthData::default();
         assert!(matches!(Token::as_told(&none, HOST), Err(Error::Incomplete("registryId"))));
     }

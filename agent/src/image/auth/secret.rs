@@ -88,8 +88,7 @@ impl Aws {
 
 /// Amazon's endpoint in a region.
 fn amazon(region: &str) -> String {
-    let china = if region.starts_with("cn-") { ".cn" } else { "" };
-    format!("https://secretsmanager.{region}.amazonaws.com{china}")
+    format!("https://secretsmanager.{region}.{}", protocol::partition::domain(region))
 }
 
 /// Names of members count in any case, as for the Amazon agent.

@@ -11,6 +11,7 @@
 //!                   /layer    short because overlayfs takes all names in 4096 bytes; the whole
 //!                             diff id stands beside
 //!                   /recipe   what makes its archive again
+//!                   /pushed   what its archive is when it was compressed for a push
 //! tmp/<uuid>/                 a pull or load in progress; its maker holds a flock on it
 //! ```
 //!
@@ -64,6 +65,8 @@ use sweep::discard;
 
 /// The name of a layer's recipe in its directory.
 pub(in crate::image) const RECIPE: &str = "recipe";
+/// The name of the record of what was pushed for a layer, in its directory.
+const PUSHED: &str = "pushed";
 
 /// The image store. Clones share it.
 #[derive(Debug, Clone)]
@@ -90,6 +93,13 @@ pub(in crate::image) struct LayerRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::image) archive: Option<u64>,
 }
+/// A layer's archive as it was compressed for a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::image) struct PushedLayer {
+    pub(in crate::image) digest: String,
+    pub(in crate::image) size: u64,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in crate::image) struct ImageRecord {
     pub(in crate::image) id: String,
@@ -274,6 +284,32 @@ impl Store {
         }
         tracing::warn!(layer = diff_id, found = record.diff_id, "a layer's record is another's");
         Ok(None)
+    }
+
+    /// What a layer was compressed to when it was last pushed; `None` if it never was.
+    pub(in crate::image) fn pushed_layer(&self, diff_id: &str) -> Option<PushedLayer> {
+        let record: PushedLayer = read_record(&self.layer_path(diff_id).join(PUSHED)).ok()?;
+        is_digest(&record.digest).then_some(record)
+    }
+
+    /// Half a record is as good as none, so it is written in place.
+    pub(in crate::image) fn note_pushed_layer(
+        &self,
+        diff_id: &str,
+        pushed: &PushedLayer,
+    ) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        if self.pushed_layer(diff_id).as_ref() == Some(pushed) {
+            return Ok(());
+        }
+        let path = self.layer_path(diff_id).join(PUSHED);
+        let text = serde_json::to_vec(pushed)
+            .map_err(|source| Error::Record { path: path.clone(), source })?;
+        fs::write(&path, text).map_err(|error| {
+            // On a full disk its room is wanted.
+            let _ = fs::remove_file(&path);
+            Error::io("write", path)(error)
+        })
     }
 
     /// Those of the layers that the store has not.

@@ -13,7 +13,7 @@ use super::files::{files, prepare_record, publish, read_record};
 use super::{Lock, Store};
 use crate::failpoint;
 use crate::image::Error;
-use crate::image::reference::{Reference, is_digest, is_lower_hex};
+use crate::image::reference::{Reference, as_id, is_digest, is_lower_hex};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct NameRecord {
@@ -39,9 +39,7 @@ impl Store {
         lock: &Lock,
         text: &str,
     ) -> Result<Option<(String, Option<Reference>)>, Error> {
-        let full = text.strip_prefix("sha256:").unwrap_or(text);
-        if full.len() == 64 && is_lower_hex(full) {
-            let id = format!("sha256:{full}");
+        if let Some(id) = as_id(text) {
             return Ok(self.image_path(&id).exists().then_some((id, None)));
         }
         if let Ok(reference) = Reference::parse(text) {
@@ -61,6 +59,7 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
+        let full = text.strip_prefix("sha256:").unwrap_or(text);
         if full.is_empty() || full.len() > 64 || !is_lower_hex(full) {
             return Ok(None);
         }

@@ -14,10 +14,15 @@
 //! The statement names a digest and no repository. Attestations have the same form and say something
 //! else about the image: only the predicate of a signature counts. Certificates and entries of
 //! transparency logs are not looked at, for the policy names keys.
+//!
+//! A bundle may hold a bare signature of some message instead (`messageSignature`, what `cosign
+//! sign-blob` makes). It states nothing: neither an image nor that anybody wanted one to be trusted, and
+//! its `messageDigest` is not signed. As by cosign, it is refused for an image.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::strict::{Object, Unique};
 use super::verify::{Attached, Form};
@@ -34,6 +39,7 @@ const MAX_SIGNATURES: usize = 8;
 struct Bundle {
     media_type: String,
     dsse_envelope: Option<Object<Envelope>>,
+    message_signature: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -69,10 +75,18 @@ pub(super) fn parse(text: &[u8]) -> Vec<Attached> {
     let Ok(Object(bundle)) = serde_json::from_slice::<Object<Bundle>>(text) else {
         return Vec::new();
     };
-    let Some(Object(envelope)) = bundle.dsse_envelope else { return Vec::new() };
-    if bundle.media_type != BUNDLE || envelope.payload_type != STATEMENT {
+    if bundle.media_type != BUNDLE {
         return Vec::new();
     }
+    let envelope = match (bundle.dsse_envelope, bundle.message_signature) {
+        (Some(Object(envelope)), None) if envelope.payload_type == STATEMENT => envelope,
+        // Told of, or people would look for what they have made.
+        (None, Some(IgnoredAny)) => {
+            let (payload, signature) = (bytes::Bytes::new(), String::new());
+            return vec![Attached { form: Form::Message, payload, signature }];
+        }
+        _ => return Vec::new(),
+    };
     let Ok(payload) = STANDARD.decode(&envelope.payload) else { return Vec::new() };
     let payload = bytes::Bytes::from(payload);
     let signatures = envelope.signatures.into_iter().take(MAX_SIGNATURES);
@@ -146,6 +160,19 @@ mod tests {
     }
 
     #[test]
+    fn a_message_signature_is_found_and_states_nothing() {
+        let message = json!({
+            "mediaType": BUNDLE,
+            "messageSignature": {
+                "messageDigest": {"algorithm": "SHA2_256", "digest": "AA=="}, "signature": "AA==",
+            },
+        });
+        let found = parse(message.to_string().as_bytes());
+        assert_eq!(found.iter().map(|one| one.form).collect::<Vec<_>>(), [Form::Message]);
+        assert!(found.iter().all(|one| one.payload.is_empty() && one.signature.is_empty()));
+    }
+
+    #[test]
     fn a_bundle_of_another_kind_holds_no_signature() {
         let envelope = json!({
             "payload": "e30=", "payloadType": STATEMENT, "signatures": [{"sig": "AA=="}],
@@ -155,7 +182,11 @@ mod tests {
         };
         assert_eq!(bundle(BUNDLE, "dsseEnvelope", &envelope), 1);
         assert_eq!(bundle("application/json", "dsseEnvelope", &envelope), 0);
-        assert_eq!(bundle(BUNDLE, "messageSignature", &json!({"signature": "AA=="})), 0);
+        assert_eq!(bundle("application/json", "messageSignature", &json!({})), 0);
+        assert_eq!(bundle(BUNDLE, "messageSignature", &json!(null)), 0);
+        // The content is one of the two.
+        let both = json!({"mediaType": BUNDLE, "dsseEnvelope": envelope, "messageSignature": {}});
+        assert!(parse(both.to_string().as_bytes()).is_empty());
         let mut other = envelope.clone();
         other["payloadType"] = json!("text/plain");
         assert_eq!(bundle(BUNDLE, "dsseEnvelope", &other), 0);

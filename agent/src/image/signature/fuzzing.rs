@@ -25,7 +25,7 @@ const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa
 pub fn signatures(bytes: &[u8]) {
     let _ = key::Key::parse("key", bytes);
     let _ = listed(bytes);
-    let _ = referring(bytes);
+    let _ = referring(&[Bytes::copy_from_slice(bytes)]);
     let mut attached = bundle::parse(bytes);
     for bundled in &attached {
         let _ = bundle::states(&bundled.payload, &[DIGEST]);

@@ -128,7 +128,7 @@ impl Error {
     }
 }
 
-/// The index of what refers to an image.
+/// The index of what refers to an image, or a page of it.
 #[derive(Deserialize)]
 struct Referrers {
     #[serde(default)]
@@ -305,8 +305,12 @@ async fn signatures_of(session: &Session, digest: &str) -> Result<Vec<Attached>,
 
 /// What refers to an image and may be a bundle. Registries and their clients disagree on the type
 /// that an index gives to such a manifest; what it is, it says itself.
-fn referring(text: &[u8]) -> Result<Vec<Descriptor>, serde_json::Error> {
-    let Object(Referrers { manifests }) = serde_json::from_slice(text)?;
+fn referring(pages: &[Bytes]) -> Result<Vec<Descriptor>, serde_json::Error> {
+    let mut manifests = Vec::new();
+    for page in pages {
+        let Object(Referrers { manifests: more }) = serde_json::from_slice(page)?;
+        manifests.extend(more);
+    }
     let mut seen = BTreeSet::new();
     Ok(manifests
         .into_iter()
@@ -324,12 +328,12 @@ fn referring(text: &[u8]) -> Result<Vec<Descriptor>, serde_json::Error> {
 
 async fn bundles_of(session: &Session, digest: &str) -> Result<Vec<Attached>, Error> {
     let failed = |source| Error::Referrers { digest: digest.to_owned(), source: Box::new(source) };
-    let text = match session.referrers(digest).await {
-        Ok(text) => text,
+    let pages = match session.referrers(digest, bundle::BUNDLE).await {
+        Ok(pages) => pages,
         // As the specification has it for registries without that API.
         Err(error) if error.is_unknown() => {
             match session.manifest(&digest.replace(':', "-")).await {
-                Ok((text, _)) => text,
+                Ok((text, _)) => vec![text],
                 Err(error) if error.is_unknown() => return Ok(Vec::new()),
                 Err(source) => return Err(failed(source)),
             }
@@ -341,7 +345,7 @@ async fn bundles_of(session: &Session, digest: &str) -> Result<Vec<Attached>, Er
         Error::Malformed { tag: digest.to_owned(), source }
     };
     let mut signatures = Vec::new();
-    for entry in referring(&text).map_err(malformed)? {
+    for entry in referring(&pages).map_err(malformed)? {
         let (text, _) = session.manifest(&entry.digest).await.map_err(failed)?;
         let Object(Signatures { layers }) = serde_json::from_slice(&text).map_err(malformed)?;
         let bundle = layers.into_iter().find(|layer| {

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::verify::{Attached, Form};
 use super::{ArchiveKind, Policy};
 use crate::image::content::{Store, prepare_record, publish, read_record};
-use crate::image::reference::Reference;
+use crate::image::reference::{Reference, as_id};
 use crate::image::{Error, Image};
 
 /// Signatures that are kept of an image; those of the names that were pulled last.
@@ -108,20 +108,19 @@ impl Store {
     pub fn permits(&self, policy: &Policy, image: &Image, reference: &str) -> Result<(), Error> {
         let record = self.signature_record(&image.id)?;
         let judge = |name: Option<&Reference>| policy.check_known(name, &record);
-        let known = || image.references.iter().chain(&image.repo_digests);
-        let asked = Reference::parse(reference).ok().filter(|asked| {
-            let name = match asked.digest() {
-                Some(digest) => asked.with_digest(digest).familiar(),
-                None => asked.familiar(),
-            };
-            known().any(|known| *known == name)
-        });
+        // The beginning of an id may be a name, too: then it is judged as that, whatever it has found here,
+        // or who makes an image with such an id would have it run in the other's place.
+        let asked = match as_id(reference) {
+            Some(_) => None,
+            None => Reference::parse(reference).ok(),
+        };
         let verdict = match asked {
             Some(name) => judge(Some(&name)),
             // By its id: any of its names will do.
             None => {
+                let names = image.references.iter().chain(&image.repo_digests);
                 let names: Vec<Reference> =
-                    known().filter_map(|name| Reference::parse(name).ok()).collect();
+                    names.filter_map(|name| Reference::parse(name).ok()).collect();
                 let verdicts = names.iter().map(|name| judge(Some(name)));
                 verdicts.reduce(Result::or).unwrap_or_else(|| judge(None))
             }

@@ -37,6 +37,8 @@ pub(super) enum Form {
     SimpleSigning,
     /// In a DSSE envelope.
     Statement,
+    /// Whatever somebody signed. Speaks for no image.
+    Message,
 }
 
 /// A signature as a registry has it.
@@ -154,6 +156,11 @@ impl Attached {
         let signed = match self.form {
             Form::SimpleSigning => self.payload.clone(),
             Form::Statement => bundle::encoded(&self.payload).into(),
+            Form::Message => {
+                return Err("one is a bundle with a message signature, as of `cosign sign-blob`, \
+                            which states no image; `cosign sign` makes one that does"
+                    .to_owned());
+            }
         };
         if !keys.iter().any(|key| key.verifies(&signed, &self.signature)) {
             let names: Vec<&str> = keys.iter().map(Key::name).collect();
@@ -161,10 +168,10 @@ impl Attached {
         }
         match (self.form, identity) {
             (Form::SimpleSigning, _) => states(&self.payload, identity, pulled, digests),
-            (Form::Statement, SignedIdentity::MatchDigest) => {
+            (Form::Statement | Form::Message, SignedIdentity::MatchDigest) => {
                 bundle::states(&self.payload, digests)
             }
-            (Form::Statement, _) => Err(format!(
+            (Form::Statement | Form::Message, _) => Err(format!(
                 "one is a bundle, which names no repository for signedIdentity {identity}"
             )),
         }

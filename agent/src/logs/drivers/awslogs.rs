@@ -100,15 +100,15 @@ impl LogService {
 
 /// Amazon's endpoint in a region.
 fn amazon(region: &str) -> String {
-    let china = if region.starts_with("cn-") { ".cn" } else { "" };
-    format!("https://logs.{region}.amazonaws.com{china}")
+    format!("https://logs.{region}.{}", protocol::partition::domain(region))
 }
 
 /// Whether an endpoint of the ECS API is Amazon's.
 fn is_amazon(endpoint: &str) -> bool {
     let host = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
     let host = host.split([':', '/']).next().unwrap_or(host);
-    [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|end| host.ends_with(end))
+    let mut parents = host.match_indices('.').filter_map(|(dot, _)| host.get(dot + 1..));
+    parents.any(|parent| parent == "api.aws" || protocol::partition::is_domain(parent))
 }
 
 /// Where one container's output goes.
@@ -295,6 +295,8 @@ mod tests {
             ("https://ecs.eu-north-1.amazonaws.com", true),
             ("https://ecs.cn-north-1.amazonaws.com.cn:443", true),
             ("https://ecs.eu-north-1.api.aws", true),
+            ("https://ecs.us-iso-east-1.c2s.ic.gov", true),
+            ("https://amazonaws.com", false),
             ("http://127.0.0.1:4780", false),
             ("https://amazonaws.com.example.org", false),
         ] {
