@@ -1,6 +1,7 @@
 //! `lighter image`: the image store. The more common verbs are also commands of their own, as in
 //! Docker (`lighter images`, `lighter pull`, …).
 
+mod each;
 pub(super) mod ls;
 mod prune;
 mod push;
@@ -14,6 +15,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+pub(super) use self::each::Asked;
 use super::connect::Connection;
 use super::progress::Progress;
 use super::{Error, Failure, login, output};
@@ -101,7 +103,7 @@ impl Verb {
     }
 }
 
-pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failure> {
+pub(super) async fn run(verb: Verb, asked: &Asked, connection: &Connection) -> Result<u8, Failure> {
     match verb {
         Verb::Ls(arguments) => ls::run(arguments, connection).await,
         Verb::Push(arguments) => push::run(arguments, connection).await,
@@ -125,43 +127,33 @@ pub(super) async fn run(verb: Verb, connection: &Connection) -> Result<u8, Failu
             output::print(&text.collect::<String>())?;
             Ok(0)
         }
-        Verb::Keep { references } => mark(references, true, connection).await,
-        Verb::Unkeep { references } => mark(references, false, connection).await,
+        Verb::Keep { references } => mark(&references, true, asked, connection).await,
+        Verb::Unkeep { references } => mark(&references, false, asked, connection).await,
         Verb::Load { input, quiet } => load(input.as_deref(), quiet, connection).await,
         Verb::Rm { force, no_prune: _, references } => {
-            let mut code = 0;
-            for reference in references {
-                match connection.client.remove_image(&reference, force).await {
-                    Ok(removed) => {
-                        let untagged = removed.untagged.iter().map(|n| format!("Untagged: {n}\n"));
-                        let deleted = removed.deleted.iter().map(|n| format!("Deleted: {n}\n"));
-                        output::print(&untagged.chain(deleted).collect::<String>())?;
-                    }
-                    Err(error) => {
-                        code = 1;
-                        output::tell(&format!("lighter: {}", super::chain(&error)));
-                    }
-                }
-            }
-            Ok(code)
+            let remove = async |reference: &str| {
+                let removed = connection.client.remove_image(reference, force).await?;
+                let untagged = removed.untagged.iter().map(|n| format!("Untagged: {n}\n"));
+                let deleted = removed.deleted.iter().map(|n| format!("Deleted: {n}\n"));
+                Ok(untagged.chain(deleted).collect())
+            };
+            asked.each(&references, remove).await
         }
     }
 }
 
 /// Says each name that is kept, or no longer kept, from now on.
-async fn mark(references: Vec<String>, keep: bool, connection: &Connection) -> Result<u8, Failure> {
-    let mut code = 0;
-    for reference in references {
-        let request = KeepImage { reference: reference.clone(), keep };
-        match connection.client.keep_image(&request).await {
-            Ok(_changed) => output::print(&format!("{reference}\n"))?,
-            Err(error) => {
-                code = 1;
-                output::tell(&format!("lighter: {}", super::chain(&error)));
-            }
-        }
-    }
-    Ok(code)
+async fn mark(
+    references: &[String],
+    keep: bool,
+    asked: &Asked,
+    connection: &Connection,
+) -> Result<u8, Failure> {
+    let mark = async |reference: &str| {
+        let request = KeepImage { reference: reference.to_owned(), keep };
+        connection.client.keep_image(&request).await.map(|_changed| format!("{reference}\n"))
+    };
+    asked.each(references, mark).await
 }
 
 /// The agent opens the archive itself: it is on the same host, and layers may be large.

@@ -263,9 +263,13 @@ impl Cli {
             Verb::Rm(a) => with_agent(layout, async |c| rm::run(a, c).await).await,
             Verb::Deregister => with_agent(layout, deregister::run).await,
             Verb::Image(a) if a.can_be_repeated() => {
-                with_agents(layout, async |c| image::run(a.clone(), c).await).await
+                let asked = image::Asked::default();
+                with_agents(layout, async |c| image::run(a.clone(), &asked, c).await).await
             }
-            Verb::Image(a) => with_agent(layout, async |c| image::run(a, c).await).await,
+            Verb::Image(a) => {
+                let asked = image::Asked::default();
+                with_agent(layout, async |c| image::run(a, &asked, c).await).await
+            }
             Verb::Version | Verb::ConfigExample | Verb::Validate(_) => Ok(0),
         }
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,7 +20,12 @@ pub(super) const PROCEDURES: &[(&str, Procedure)] = &[
 
 /// Reads until a word comes, or the end.
 fn until(terminal: &mut File, text: &mut String, word: &str) -> Result<()> {
-    let wait = PollTimeout::try_from(PATIENCE)?;
+    within(PATIENCE, terminal, text, word)
+}
+
+/// [`until`], but nothing may stay away for longer than `patience`.
+fn within(patience: Duration, terminal: &mut File, text: &mut String, word: &str) -> Result<()> {
+    let wait = PollTimeout::try_from(patience)?;
     while word.is_empty() || !text.contains(word) {
         let ready = poll(&mut [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)], wait)?;
         ensure!(ready > 0, "no {word:?} in {text:?}");
@@ -76,8 +82,16 @@ fn follows_the_size(caller: &Caller) -> Result<()> {
         .status()?;
     ensure!(resized.success(), "stty");
     let pid = nix::unistd::Pid::from_raw(i32::try_from(client.id())?);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGWINCH)?;
-    until(&mut terminal, &mut text, "second")?;
+    // Docker's client waits for the signal only after it has told the size for the first time.
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGWINCH)?;
+        match within(Duration::from_millis(200), &mut terminal, &mut text, "second") {
+            Ok(()) => break,
+            Err(error) if Instant::now() > give_up => return Err(error),
+            Err(_) => {}
+        }
+    }
     let code = client.wait()?.code();
     ensure!(code == Some(0), "{code:?}: {text}");
     Ok(())
