@@ -202,22 +202,27 @@ fn endpoints_limits_and_logs_are_as_without() {
     let tell = "wget -q -O - $ECS_CONTAINER_METADATA_URI_V4; echo; \
                 wget -q -O - $ECS_CONTAINER_METADATA_URI_V4/task; echo; ulimit -Hn; ulimit -Sn";
     host.start_agent();
-    let agent = host.agent_pid().expect("an agent");
-    assert_eq!(host.sh(&format!("prlimit --pid {agent} --nofile=4096:4096")), "");
+    if host.sh("(ulimit -n 512; ulimit -Hn 1000) 2>/dev/null && echo may") == "may" {
+        let agent = host.agent_pid().expect("an agent");
+        assert_eq!(host.sh(&format!("prlimit --pid {agent} --nofile=512:512")), "");
+    }
     for mode in ["awsvpc", "bridge", "none"] {
         let mut main = container("main", tell);
-        main["ulimits"] =
-            json!([{"name": "nofile", "softLimit": 2_000_000, "hardLimit": 3_000_000}]);
+        // More than the agent has, where root may raise a limit: in the namespace nobody may.
+        main["ulimits"] = json!([{"name": "nofile", "softLimit": 600, "hardLimit": 1000}]);
         let output = host.run_task(&task(mode, vec![main]));
         let text = said(&stdout(&output));
-        let documents: Vec<Value> =
-            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let documents: Vec<Value> = text
+            .lines()
+            .filter(|line| line.starts_with('{'))
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
         let [container, task] = documents.as_slice() else {
             panic!("{mode}: {text}{}", stderr(&output))
         };
         assert_eq!(container["Name"], "main", "{mode}: {text}");
         assert_eq!(task["Cluster"], "default", "{mode}: {text}");
-        assert!(text.contains("\n16384\n8192\n"), "{mode}: {text}{}", stderr(&output));
+        assert!(text.contains("\n1000\n600\n"), "{mode}: {text}{}", stderr(&output));
     }
     let ids = host.ok(&["ps", "--all", "--quiet", "--no-trunc"]);
     for id in ids.lines() {
@@ -231,7 +236,8 @@ fn endpoints_limits_and_logs_are_as_without() {
 #[test]
 fn the_hosts_ipc_namespace_is_shared_as_a_user_of_the_host() {
     let host = mapped();
-    let queues = "test -d /dev/mqueue || mkdir /dev/mqueue; mount -t mqueue mqueue /dev/mqueue";
+    let queues = "test -d /dev/mqueue || mkdir /dev/mqueue; \
+                  mountpoint -q /dev/mqueue || mount -t mqueue mqueue /dev/mqueue";
     assert_eq!(host.sh(queues), "");
     let name = format!("lighter-{}", std::process::id());
     fs::write(format!("/dev/shm/{name}-root"), "mine").expect("a file");
