@@ -228,7 +228,7 @@ fn endpoints_limits_and_logs_are_as_without() {
     for id in ids.lines() {
         let log = host.inspect(id)["containers"][0]["logPath"].as_str().expect("a path").to_owned();
         let at = fs::metadata(&log).expect("a log");
-        assert_eq!((at.uid(), at.mode() & 0o077), (0, 0), "{log}");
+        assert_eq!((at.uid(), at.gid(), at.mode() & 0o027), (0, 0, 0), "{log}");
     }
 }
 
