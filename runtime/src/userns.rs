@@ -15,7 +15,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::pipe2;
 
 use crate::{
-    rootless,
+    failpoint, rootless,
     spec::IdMapping,
     sys::{
         self, Errno, OFlag,
@@ -221,7 +221,9 @@ fn make_and<T>(
     let flags = libc::CLONE_NEWUSER as u64 | further;
     let clone = Clone { flags, cgroup: None, withheld: Some(write.as_fd()) };
     let (pid, pidfd) = spawn(clone, &read, hold).map_err(failed("clone"))?;
+    failpoint::hit("user-clone");
     let made = write_maps(pid, uid_map, gid_map).and_then(|()| opened(pid));
+    failpoint::hit("user-maps");
     drop(write);
     while waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
     made

@@ -28,6 +28,9 @@ use crate::image::Image;
 /// The image that [`TestHost::new`] loads: Debian's static busybox.
 pub const IMAGE: &str = "localhost/bench:latest";
 
+/// The first of the ids of containers after [`TestHost::remap_users`].
+pub const FIRST_ID: u32 = 1_234_000;
+
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -203,6 +206,31 @@ impl TestHost {
     /// What background agents of this root wrote.
     pub fn agent_log(&self) -> String {
         fs::read_to_string(self.root().join("var/lib/lighter/agent.log")).unwrap_or_default()
+    }
+
+    /// Gives containers of the agents that begin from now on ids from [`FIRST_ID`] on.
+    pub fn remap_users(&self) {
+        self.subordinate_ids(&format!("nobody:{FIRST_ID}:65536"));
+        self.set_remap("nobody");
+    }
+
+    /// Writes `/etc/subuid` and `/etc/subgid`, for this test alone.
+    pub fn subordinate_ids(&self, ranges: &str) {
+        for file in ["subuid", "subgid"] {
+            let path = self.path(file);
+            fs::write(&path, format!("{ranges}\n")).expect("a file");
+            let mounted = self
+                .sh(&format!("touch /etc/{file} && mount --bind {} /etc/{file}", path.display()));
+            assert_eq!(mounted, "", "mount /etc/{file}");
+        }
+    }
+
+    /// Sets `LIGHTER_USERNS_REMAP` for the agents that begin from now on.
+    pub fn set_remap(&self, setting: &str) {
+        let directory = self.root().join("etc/ecs");
+        fs::create_dir_all(&directory).expect("a directory");
+        fs::write(directory.join("ecs.config"), format!("LIGHTER_USERNS_REMAP={setting}\n"))
+            .expect("a file");
     }
 
     /// Starts an agent in the background, as a command would, and waits until it serves.

@@ -657,10 +657,12 @@ fn roll_back(create: &Create, directory: &Path, around: &Surroundings<'_>) {
         Err(error) if error.kind() == FailureKind::NotFound => {}
         Err(error) => journal::failure(&what, &error),
     }
-    if create.overlay.is_some()
-        && let Err(error) = overlay::detach(&create.bundle.join("rootfs"))
-    {
-        journal::failure(&what, &error);
+    if let Some(overlay) = &create.overlay {
+        for target in [create.bundle.join("rootfs"), overlay::scratch(overlay)] {
+            if let Err(error) = overlay::detach(&target) {
+                journal::failure(&what, &error);
+            }
+        }
     }
     around.guardian.say(&Word::Forget { prefix: format!("{}/", create.container) }, None);
     if let Err(error) = remove_directory(directory) {

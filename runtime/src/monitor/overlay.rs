@@ -35,6 +35,7 @@ use rustix::mount::{
 };
 
 use super::user::User;
+use crate::failpoint;
 use crate::sys::mount as sys;
 
 /// Longest string `fsconfig` takes.
@@ -102,6 +103,7 @@ pub(crate) fn attach(overlay: &Overlay, target: &Path, user: Option<&User>) -> R
         Ok(false) => classic(overlay, &layers, target),
         Err(error) => Err(error),
     };
+    failpoint::hit("overlay-mount");
     mounted.map_err(|error| match (error, &layers) {
         (Error::Mount { layers, target, source }, Layers::Mapped(_)) => {
             Error::MountMapped { layers, target, source }
@@ -143,7 +145,7 @@ struct Mapped {
 
 impl Mapped {
     fn attach(overlay: &Overlay, user: &User) -> Result<Self, Error> {
-        let scratch = overlay.upper.with_file_name(SCRATCH);
+        let scratch = scratch(overlay);
         make(&scratch, 0o700)?;
         detach(&scratch)?;
         let mut mapped = Self { clones: Vec::with_capacity(overlay.lower.len()), scratch };
@@ -161,6 +163,7 @@ impl Mapped {
                 source: errno.into(),
             })?;
             mapped.clones.push(clone.into());
+            failpoint::hit("layer-attach");
         }
         Ok(mapped)
     }
@@ -168,9 +171,15 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // Whoever attaches here next, or the end of the mount namespace, takes away what stays.
+        // Whoever attaches here next, undoes the creation, or ends the mount namespace takes away what
+        // stays.
         let _ = detach(&self.scratch);
     }
+}
+
+/// Where a killed predecessor may have left layers attached.
+pub(crate) fn scratch(overlay: &Overlay) -> PathBuf {
+    overlay.upper.with_file_name(SCRATCH)
 }
 
 /// Unmounts everything at `target`; nothing there is no error.

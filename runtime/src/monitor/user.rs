@@ -20,7 +20,7 @@ use protocol::monitor::{IdRange, USER_NAMESPACE, UserMaps};
 use rustix::mount::mount_bind;
 
 use super::Error;
-use crate::{spec::IdMapping, userns};
+use crate::{failpoint, spec::IdMapping, userns};
 
 /// A task's user namespace.
 #[derive(Debug)]
@@ -54,8 +54,11 @@ impl User {
         let failed = |source: io::Error| Error::MountUser { path: path.clone(), source };
         let _: File =
             OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
+        failpoint::hit("user-name");
         let source = format!("/proc/self/fd/{}", self.namespace.as_raw_fd());
-        mount_bind(source, &path).map_err(|errno| failed(errno.into()))
+        mount_bind(source, &path).map_err(|errno| failed(errno.into()))?;
+        failpoint::hit("user-mount");
+        Ok(())
     }
 
     pub(super) fn namespace(&self) -> BorrowedFd<'_> {

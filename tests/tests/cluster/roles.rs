@@ -3,7 +3,7 @@
 
 use serde_json::json;
 use tests::cluster::{ACCOUNT, Cluster};
-use tests::host::container;
+use tests::host::{FIRST_ID, container};
 
 /// Registers and runs a task that prints its credentials document and its metadata, and stays.
 fn run(cluster: &Cluster, family: &str, mode: &str, role: bool) -> String {
@@ -41,6 +41,24 @@ fn output(cluster: &Cluster, task: &str, line: usize) -> String {
         !found.is_empty()
     });
     found
+}
+
+#[test]
+fn a_task_with_a_user_namespace_gets_its_credentials() {
+    let mut cluster = Cluster::new();
+    cluster.host.remap_users();
+    cluster.add_agent(&[("LIGHTER_USERNS_REMAP", "nobody")]);
+    let created =
+        cluster.control_plane(&["role", "create", "reader", "--allow", "ecs:List*"]).output();
+    assert!(created.expect("it starts").status.success());
+    for mode in ["awsvpc", "bridge"] {
+        let task = run(&cluster, &format!("mapped-{mode}"), mode, true);
+        let credentials: serde_json::Value =
+            serde_json::from_str(&output(&cluster, &task, 0)).expect("the credentials document");
+        assert_eq!(credentials["RoleArn"], format!("arn:aws:iam::{ACCOUNT}:role/reader"));
+        let pid = cluster.host.inspect(&task)["containers"][0]["pid"].as_i64().expect("a pid");
+        assert_eq!(cluster.host.sh(&format!("stat -c %u /proc/{pid}")), FIRST_ID.to_string());
+    }
 }
 
 #[test]

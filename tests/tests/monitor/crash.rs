@@ -300,3 +300,116 @@ fn a_kill_at_every_point_has_the_same_outcome() -> Result<()> {
     }
     Ok(())
 }
+
+/// Fail points on the way to a user namespace, in the guardian.
+const USER_POINTS: [&str; 4] = ["user-clone", "user-maps", "user-name", "user-mount"];
+/// Those on the way to a root of layers with its ids, in the worker.
+const LAYER_POINTS: [&str; 2] = ["layer-attach", "overlay-mount"];
+
+/// Whether a process of this host has a user namespace with these ids.
+fn has_holder(first: u32) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let maps =
+        processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("uid_map")).ok());
+    let first = first.to_string();
+    maps.into_iter().any(|map| map.split_ascii_whitespace().nth(1) == Some(&first))
+}
+
+/// What is mounted below the task's directory, in any mount namespace.
+fn mounts_of(task: &Task) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let tables =
+        processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("mountinfo")).ok());
+    let below = task.task().display().to_string();
+    tables
+        .flat_map(|table| table.lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|line| line.split(' ').nth(4).map(str::to_owned))
+        .filter(|mounted| mounted.starts_with(&below))
+        .collect()
+}
+
+/// A task with a user namespace of ids from `first` on, whose monitor is killed at `point`; and a
+/// container of it, of several layers.
+fn mapped(first: u32, point: &str) -> Result<(Task, Create)> {
+    let mut task = Task::new()?;
+    let ranges = format!(r#"[{{"inside":0,"outside":{first},"size":65536}}]"#);
+    task.options = vec![
+        "--new-network".to_owned(),
+        "--user-namespace".to_owned(),
+        format!(r#"{{"uids":{ranges},"gids":{ranges}}}"#),
+    ];
+    task.environment = vec![
+        ("LIGHTER_FAILPOINT".to_owned(), point.to_owned()),
+        ("LIGHTER_FAILPOINT_ONCE".to_owned(), task.task().join("fired").display().to_string()),
+    ];
+    let user = task.run().join("user");
+    let mut create =
+        task.bundle("web", "seq 1 20000; echo end >&2; exit $((7 * !$(id -u)))", |config| {
+            if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
+                namespaces.push(serde_json::json!({"type": "user", "path": user}));
+            }
+        })?;
+    let overlay = create.overlay.as_mut().context("an overlay")?;
+    for further in ["second", "third"] {
+        let layer = task.task().join(further);
+        std::fs::create_dir(&layer)?;
+        overlay.lower.push(layer);
+    }
+    Ok((task, create))
+}
+
+/// Needs the feature `failpoints`, as above.
+#[test]
+fn a_kill_while_ids_are_mapped_leaves_nothing() -> Result<()> {
+    if std::env::var_os("LIGHTER_FAILPOINTS").is_none() {
+        return Ok(());
+    }
+    // Ids that no other test has.
+    let first = 1_000_000_000 + std::process::id();
+    for point in USER_POINTS {
+        let (mut task, create) = mapped(first, &format!("{point}:1"))?;
+        task.start(&[])?;
+        eventually("the guardian's end", || task.monitor_exit().ok().flatten())?;
+        assert!(task.task().join("fired").exists(), "{point}");
+        eventually(&format!("nobody holds a namespace made before {point}"), || {
+            (!has_holder(first)).then_some(())
+        })?;
+        assert_eq!(mounts_of(&task), [""; 0], "{point}");
+        task.start(&["--adopt"])?;
+        end_of_a_mapped_life(task, &create, first).with_context(|| format!("killed at {point}"))?;
+    }
+    for point in LAYER_POINTS {
+        for hit in 1..4 {
+            let (mut task, create) = mapped(first, &format!("{point}:{hit}"))?;
+            task.start(&[])?;
+            let mut client = eventually("a monitor", || reach(&task).ok())?;
+            let before = task.record()?;
+            let created = client.call(&Call::Create(create.clone()));
+            if !task.task().join("fired").exists() {
+                created?;
+                end_of_a_mapped_life(task, &create, first)?;
+                break;
+            }
+            assert!(created.is_err(), "{point}");
+            successor(&task, before)?;
+            // Not the next creation alone takes them away: there may be none.
+            assert_eq!(mounts_of(&task), [""; 0], "killed at {point}, hit {hit}");
+            assert_eq!(std::fs::read_dir(task.run().join("containers"))?.count(), 0, "{point}");
+            end_of_a_mapped_life(task, &create, first)
+                .with_context(|| format!("killed at {point}, hit {hit}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn end_of_a_mapped_life(mut task: Task, create: &Create, first: u32) -> Result<()> {
+    whole_life(&task, create)?;
+    insist(&task, &Call::Shutdown)?;
+    eventually("the guardian's end", || task.monitor_exit().ok().flatten())?;
+    ensure!(!has_holder(first), "somebody has the namespace");
+    ensure!(mounts_of(&task).is_empty(), "mounted: {:?}", mounts_of(&task));
+    let groups = task.cgroups();
+    let left = groups.iter().filter(|group| group.join("web").exists()).count();
+    ensure!(left == 0, "{left} of {groups:?} have one for the container");
+    Ok(())
+}

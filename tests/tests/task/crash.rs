@@ -183,8 +183,12 @@ fn the_agent_dies_while_a_task_starts() {
 }
 
 /// A process of the monitor dies while the task starts, at a later moment each round.
-fn a_monitor_process_dies_while_a_task_starts(which: &str) {
+fn a_monitor_process_dies_while_a_task_starts(which: &str, mapped: bool) {
     let host = TestHost::new();
+    if mapped {
+        host.stop_agent();
+        host.remap_users();
+    }
     let before = host.state();
     host.start_agent();
     let path = host.definition("task.json", &script("awsvpc", "echo ran; sleep 0.2; exit 6"));
@@ -225,12 +229,22 @@ fn a_monitor_process_dies_while_a_task_starts(which: &str) {
 
 #[test]
 fn the_worker_dies_while_a_task_starts() {
-    a_monitor_process_dies_while_a_task_starts("worker");
+    a_monitor_process_dies_while_a_task_starts("worker", false);
 }
 
 #[test]
 fn the_guardian_dies_while_a_task_starts() {
-    a_monitor_process_dies_while_a_task_starts("guardian");
+    a_monitor_process_dies_while_a_task_starts("guardian", false);
+}
+
+#[test]
+fn the_worker_dies_while_a_task_with_a_user_namespace_starts() {
+    a_monitor_process_dies_while_a_task_starts("worker", true);
+}
+
+#[test]
+fn the_guardian_dies_while_a_task_with_a_user_namespace_starts() {
+    a_monitor_process_dies_while_a_task_starts("guardian", true);
 }
 
 /// As when the host goes down: everybody gets SIGTERM, and nothing of ours is to hold it up.

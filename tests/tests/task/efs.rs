@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use tests::host::{TestHost, container, stderr, stdout, task};
+use tests::host::{FIRST_ID, TestHost, container, stderr, stdout, task};
 
 const ENDPOINT: &str = "LIGHTER_EFS_ENDPOINT";
 
@@ -195,5 +195,44 @@ fn a_monitor_that_takes_over_mounts_again() {
     let view = host.inspect(&id);
     assert_eq!(view["containers"][1]["exitCode"], 0, "{view} from {endpoint}");
     assert!(started.wait().expect("an exit status").success());
+    assert_eq!(nfs_mounts(&host), "");
+}
+
+/// NFS takes no mapped mounts: it is mounted as it is, and the server sees the ids that the user has on
+/// this host.
+#[test]
+fn a_task_with_a_user_namespace_is_to_the_server_who_it_is_on_the_host() {
+    let Ok(endpoint) = std::env::var(ENDPOINT) else { return };
+    let outside = File::open("/proc/self/ns/net").expect("the network namespace");
+    let host = TestHost::new();
+    connect(outside);
+    let name = format!("lighter-mapped-{}", std::process::id());
+    let of = |script: &str| {
+        let mut definition = task("bridge", vec![mounts(container("main", script), false)]);
+        definition["volumes"] = volume("/");
+        let output = run(&host, &definition, &endpoint);
+        format!("{}{}", stdout(&output), stderr(&output))
+    };
+    let made = of(&format!(
+        "cd /efs && mkdir -m 777 {name} && echo of root > {name}/root && chmod 600 {name}/root && echo made"
+    ));
+    assert!(made.contains("made"), "{made}");
+    host.stop_agent();
+    host.remap_users();
+    let text = of(&format!(
+        "cd /efs/{name}; cat /proc/self/uid_map; stat -c 'root %u' root; cat root; echo x > root; \
+         echo mine > own; chmod 4755 own; stat -c 'own %u' own; cat own; chown 0 root"
+    ));
+    assert!(text.contains(&FIRST_ID.to_string()), "{text}");
+    for line in ["root 65534", "own 0", "mine"] {
+        assert!(text.contains(line), "{line:?} in {text}");
+    }
+    assert!(!text.contains("of root") && text.contains("denied"), "{text}");
+    host.stop_agent();
+    host.set_remap("");
+    let seen =
+        of(&format!("cd /efs/{name}; stat -c 'own %u %a' own; cat root; cd ..; rm -r {name}"));
+    assert!(seen.contains(&format!("own {FIRST_ID} 4755")) && seen.contains("of root"), "{seen}");
+    host.stop_agent();
     assert_eq!(nfs_mounts(&host), "");
 }

@@ -9,5 +9,6 @@ mod metadata;
 mod network;
 mod run;
 mod stop;
+mod user_isolation;
 mod user_namespace;
 mod volumes;

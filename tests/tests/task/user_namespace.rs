@@ -6,39 +6,23 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tests::host::{TestHost, container, script, stderr, stdout, task};
+use tests::host::{FIRST_ID as FIRST, TestHost, container, script, stderr, stdout, task};
 use tests::image::{Entry, Image, Layer, Tar};
-
-/// The first of the ids that the containers have.
-const FIRST: u32 = 1_234_000;
 
 /// A host whose containers have ids from [`FIRST`] on, with the image loaded.
 fn mapped() -> TestHost {
-    let host = configured(&format!("nobody:{FIRST}:65536"), "nobody");
+    let host = TestHost::empty();
+    host.remap_users();
     host.load_image();
     host
 }
 
-/// A host with these ranges in files that are the test's alone.
+/// A host with these ranges.
 fn configured(ranges: &str, setting: &str) -> TestHost {
     let host = TestHost::empty();
-    for file in ["subuid", "subgid"] {
-        let path = host.path(file);
-        fs::write(&path, format!("{ranges}\n")).expect("a file");
-        let mounted =
-            host.sh(&format!("touch /etc/{file} && mount --bind {} /etc/{file}", path.display()));
-        assert_eq!(mounted, "", "mount /etc/{file}");
-    }
-    configure(&host, setting);
+    host.subordinate_ids(ranges);
+    host.set_remap(setting);
     host
-}
-
-/// Sets the variable for the agents that begin from now on.
-fn configure(host: &TestHost, setting: &str) {
-    let directory = host.root().join("etc/ecs");
-    fs::create_dir_all(&directory).expect("a directory");
-    fs::write(directory.join("ecs.config"), format!("LIGHTER_USERNS_REMAP={setting}\n"))
-        .expect("a file");
 }
 
 /// Loads an image, by its name.
@@ -380,7 +364,7 @@ fn an_agent_that_comes_later_finds_the_task_as_it_was() {
     host.kill(pid, "KILL");
     host.eventually("the agent is gone", || !host.is_alive(pid));
     // With another setting, which is for tasks to come.
-    configure(&host, "");
+    host.set_remap("");
     host.start_agent();
     assert_eq!(host.inspect(&id)["lastStatus"], "RUNNING");
     let map = host.ok(&["exec", &id, "--container", "main", "cat", "/proc/self/uid_map"]);
@@ -417,7 +401,7 @@ fn what_needs_the_hosts_ids_is_refused_in_dockers_words() {
             script("host", "true"),
             "cannot share the host's network namespace when user namespaces are enabled",
         ),
-        (of_host, "cannot share the host's PID namespace when user namespaces are enabled"),
+        (of_host, "cannot share the host PID namespace when user namespaces are enabled"),
         (task("bridge", vec![beyond]), "has no user 70000"),
     ] {
         let output = host.run_task(&definition);
@@ -432,7 +416,7 @@ fn without_ranges_the_agent_says_how_to_make_them() {
     let host = configured("somebody:100000:65536", "");
     host.load_image();
     host.stop_agent();
-    configure(&host, "default");
+    host.set_remap("default");
     let output = host.run_task(&script("none", "true"));
     let text = stderr(&output);
     assert!(!output.status.success());

@@ -69,7 +69,7 @@ pub enum Error {
     )]
     MappedPrivileged,
     #[error(
-        "cannot share the host's {what} when user namespaces are enabled (LIGHTER_USERNS_REMAP): run \
+        "cannot share the {what} when user namespaces are enabled (LIGHTER_USERNS_REMAP): run \
          the task on a host without, or with another {field}"
     )]
     MappedHost { what: &'static str, field: &'static str },
@@ -242,10 +242,10 @@ fn check_mapped(input: &Input<'_>, maps: &UserMaps) -> Result<(), Error> {
         return Err(Error::MappedPrivileged);
     }
     if input.definition.network_mode == NetworkMode::Host {
-        return Err(Error::MappedHost { what: "network namespace", field: "networkMode" });
+        return Err(Error::MappedHost { what: "host's network namespace", field: "networkMode" });
     }
     if input.definition.pid_mode == NamespaceMode::Host {
-        return Err(Error::MappedHost { what: "PID namespace", field: "pidMode" });
+        return Err(Error::MappedHost { what: "host PID namespace", field: "pidMode" });
     }
     let user = input.user;
     if IdRange::outside(&maps.uids, user.uid).is_none() {

@@ -305,7 +305,7 @@ fn what_needs_the_hosts_ids_is_refused_in_a_user_namespace() {
     assert!(text.contains("cannot share the host's network namespace"), "{text}");
     let mut pid = task(container(), NetworkMode::Bridge);
     pid.pid_mode = NamespaceMode::Host;
-    assert!(refusal(&pid, &root()).contains("cannot share the host's PID namespace"));
+    assert!(refusal(&pid, &root()).contains("cannot share the host PID namespace"));
     let definition = task(container(), NetworkMode::Bridge);
     for (user, text) in [
         (User { uid: 1000, ..root() }, "no user 1000"),
