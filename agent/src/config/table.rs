@@ -405,7 +405,7 @@ pub const VARIABLES: [Variable; 55] = [
         "LIGHTER_IMAGE_PULL_PARALLEL",
         Kind::Count { least: 1 },
         "4",
-        "Images that are pulled at the same time; others wait.",
+        "Images that are pulled at the same time, and one more of another registry; others wait.",
     ),
     variable("LIGHTER_INTROSPECTION_PORT", Kind::Port, "51678", "Port of the introspection API."),
     variable(

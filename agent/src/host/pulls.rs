@@ -1,4 +1,5 @@
-//! Every pull of this host: at most so many at once, one at a time of one name (who comes second
+//! Every pull of this host: at most so many at once (and one more of a registry that none of them is
+//! of, because a slow one is not to hold up the others), one at a time of one name (who comes second
 //! finds what the first one fetched), within Amazon's timeouts, and with room made for it.
 //!
 //! What has been pulled is leased until its user lets go, and its record says that this agent pulled
@@ -8,7 +9,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::collect::Collector;
@@ -16,6 +16,7 @@ use crate::api::types::{PullEvent, PullPolicy};
 use crate::backend::backoff::{self, Schedule};
 use crate::config::{Limits, shown};
 use crate::error::chain;
+use crate::image::places::Places;
 use crate::image::{self, Image, Lease, Progress, PullRequest, Registries, Store};
 
 /// Between attempts to pull what is to be there from the start.
@@ -74,7 +75,7 @@ pub struct Pulls {
     images: Store,
     registries: Registries,
     limits: Limits,
-    places: Semaphore,
+    places: Arc<Places>,
     /// Entries are dropped when nobody waits.
     names: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// `None`: no image is ever removed to make room.
@@ -88,7 +89,7 @@ impl Pulls {
         limits: Limits,
         collector: Option<Arc<Collector>>,
     ) -> Self {
-        let places = Semaphore::new(limits.parallel.clamp(1, Semaphore::MAX_PERMITS));
+        let places = Arc::new(Places::new(limits.parallel.max(1) as u64, 1));
         Self { images, registries, limits, places, names: Mutex::default(), collector }
     }
 
@@ -139,7 +140,9 @@ impl Pulls {
     pub async fn pull(&self, request: PullRequest, progress: Progress) -> Result<Leased, Failure> {
         let name = self.name_lock(&request.reference);
         let _first = name.lock().await;
-        let _place = self.places.acquire().await;
+        let registry = image::Reference::parse(&request.reference);
+        let registry = registry.as_ref().map_or("", image::Reference::domain);
+        let _place = self.places.take(registry, 1).await;
         if let Some(collector) = &self.collector {
             collector.look().await;
         }

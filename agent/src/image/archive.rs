@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use super::decompress::{decompress, is_compressed};
 use super::entries::{Entries, Input, Kind};
+use super::gate::Windows;
 use super::layer::{Bounded, Counted};
 use super::manifest::{self, Descriptor, Document, Manifest};
 use super::platform::{self, Platform};
@@ -431,7 +432,7 @@ fn expand(file: File, scratch: &Path, limits: Limits) -> Result<File, Reason> {
         .map_err(failed)?;
     let compressed = AtomicU64::new(0);
     let counted = Counted { inner: BufReader::new(file), read: &compressed };
-    let inner = decompress(counted, &Arc::default()).map_err(failed)?;
+    let inner = decompress(counted, Windows::default()).map_err(failed)?;
     let mut bounded = Bounded { inner, limits, compressed: &compressed, made: 0, exceeded: None };
     let copied = io::copy(&mut bounded, &mut to);
     if let Some(error) = bounded.exceeded {

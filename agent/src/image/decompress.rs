@@ -6,11 +6,11 @@
 //! all layers before the frame is begun. RFC 8878, section 3.1.
 
 use std::io::{self, BufRead, Read};
-use std::sync::Arc;
 
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
-use super::gate::{MAX_WINDOW, Window, Windows};
+use super::gate::{MAX_WINDOW, USUAL_WINDOW, Windows};
+use super::places::Place;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -18,8 +18,6 @@ const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
 /// The base 2 logarithm of [`MAX_WINDOW`].
 const MAX_WINDOW_LOG: u32 = MAX_WINDOW.ilog2();
-/// Taken for each layer, that frames of different small windows need no second one.
-const USUAL_WINDOW: u64 = 8 << 20;
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -60,7 +58,7 @@ fn is_skipped(head: &[u8]) -> bool {
 
 pub(super) fn decompress<'a>(
     mut blob: impl BufRead + Send + 'a,
-    windows: &Arc<Windows>,
+    windows: Windows,
 ) -> io::Result<Box<dyn Read + Send + 'a>> {
     // A reader may give a byte at a time; the longest magic has four.
     let mut head = [0; 4];
@@ -69,7 +67,7 @@ pub(super) fn decompress<'a>(
     Ok(if head.starts_with(&GZIP) {
         Box::new(flate2::bufread::MultiGzDecoder::new(input))
     } else if is_zstd(&head[..have]) {
-        Box::new(Zstd::new(input, Arc::clone(windows)))
+        Box::new(Zstd::new(input, windows))
     } else {
         Box::new(input)
     })
@@ -91,14 +89,14 @@ fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 struct Zstd<R> {
     input: R,
-    windows: Arc<Windows>,
+    windows: Windows,
     /// The decoder and its part of the budget, once a frame has begun.
-    context: Option<(DCtx<'static>, Window)>,
+    context: Option<(DCtx<'static>, Place)>,
     within: bool,
 }
 
 impl<R: BufRead> Zstd<R> {
-    fn new(input: R, windows: Arc<Windows>) -> Self {
+    fn new(input: R, windows: Windows) -> Self {
         Self { input, windows, context: None, within: false }
     }
 
@@ -157,12 +155,13 @@ impl<R: BufRead> Zstd<R> {
 
     /// A decoder that has the budget for a window of this size.
     fn context(&mut self, window: u64) -> io::Result<&mut DCtx<'static>> {
-        let enough = self.context.as_ref().is_some_and(|(_, held)| held.bytes() >= window);
+        let enough = self.context.as_ref().is_some_and(|(_, held)| held.units() >= window);
         if !enough {
             // What is held is given back first: two layers that both want more would wait for
             // each other.
             self.context = None;
             let held = self.windows.take(window.max(USUAL_WINDOW));
+            let held = held.ok_or(Error::Zstd("out of memory"))?;
             let mut context = DCtx::try_create().ok_or(Error::Zstd("out of memory"))?;
             context.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG)).map_err(failed)?;
             self.context = Some((context, held));
@@ -271,9 +270,9 @@ mod tests {
 
     fn read(blob: &[u8]) -> io::Result<Vec<u8>> {
         let mut content = Vec::new();
-        decompress(blob, &Arc::default())?.read_to_end(&mut content)?;
+        decompress(blob, Windows::default())?.read_to_end(&mut content)?;
         let mut slowly = Vec::new();
-        decompress(Slow(blob), &Arc::default())?.read_to_end(&mut slowly)?;
+        decompress(Slow(blob), Windows::default())?.read_to_end(&mut slowly)?;
         assert_eq!(content, slowly);
         Ok(content)
     }

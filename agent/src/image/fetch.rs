@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::content::{LayerRecord, RECIPE, Staging, seal_layer};
 use super::download::{Sink, check_digest};
-use super::gate::Gate;
+use super::gate::Share;
 use super::layer::{self, Channel, Chunk};
 use super::manifest::{Descriptor, ImageConfig, Manifest};
 use super::pull::Pull;
@@ -156,14 +156,15 @@ impl Pull {
         cancel: &CancellationToken,
     ) -> Result<LayerRecord, Error> {
         let _place = tokio::select! {
-            place = self.store.gate().layer() => place,
+            place = self.store.gate().layer(self.registry_name()) => place,
             () = cancel.cancelled() => None,
         };
         let (sender, receiver) = mpsc::channel::<Chunk>(CHUNKS);
         let (dir, diff_id) = (fetch.dir.clone(), fetch.diff_id.clone());
-        let store = self.store.clone();
+        let (store, registry) = (self.store.clone(), self.registry_name().to_owned());
         let worker = tokio::task::spawn_blocking(move || {
-            let result = unpack_into(Channel::new(receiver), &diff_id, &dir, store.gate());
+            let result =
+                unpack_into(Channel::new(receiver), &diff_id, &dir, store.gate().share(&registry));
             drop(staging);
             result
         });
@@ -284,7 +285,7 @@ pub(super) fn unpack_into(
     blob: impl std::io::BufRead + Send,
     diff_id: &str,
     dir: &std::path::Path,
-    gate: &Gate,
+    gate: Share<'_>,
 ) -> Result<LayerRecord, unpack::Error> {
     let failed = |operation| move |source| unpack::Error::Io { operation, source };
     let fs = dir.join("fs");

@@ -14,6 +14,7 @@ use super::archive::Archive;
 pub use super::auth::fuzzing::logins;
 use super::decompress::{decompress, is_compressed};
 use super::entries::{BLOCK, Entries};
+use super::gate::Windows;
 use super::layer::digest_of;
 use super::manifest::{self, ImageConfig};
 use super::platform::Platform;
@@ -115,7 +116,7 @@ pub fn headers(bytes: &[u8]) {
 /// allow.
 #[allow(clippy::panic)]
 pub fn layer(bytes: &[u8], directory: &Path) {
-    let Ok(content) = decompress(Cursor::new(bytes), &Arc::default()) else { return };
+    let Ok(content) = decompress(Cursor::new(bytes), Windows::default()) else { return };
     let mut archive = Vec::new();
     if content.take(1 << 20).read_to_end(&mut archive).is_err() {
         return;

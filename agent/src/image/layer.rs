@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::decompress::decompress;
 use super::entries::Entries;
-use super::gate::Gate;
+use super::gate::Share;
 use super::pipeline::{self, Stream};
 use super::recipe::Recorder;
 use super::unpack::{self, Error, Limits};
@@ -93,7 +93,7 @@ pub(super) fn unpack(
     dir: &Path,
     recipe: File,
     limits: Limits,
-    gate: &Gate,
+    gate: Share<'_>,
 ) -> Result<Unpacked, Error> {
     let compressed = AtomicU64::new(0);
     let (result, hash, archive) = {
@@ -126,7 +126,7 @@ fn fill(
     dir: &Path,
     recipe: File,
     limits: Limits,
-    gate: &Gate,
+    gate: Share<'_>,
 ) -> Result<u64, Error> {
     let mut entries = Entries::new(Recorder::new(stream, recipe));
     let bytes = unpack::apply(&mut entries, dir, limits, gate.writeback())?;
@@ -187,6 +187,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use std::io::Write as _;
 
+    use super::super::gate::Gate;
     use super::*;
 
     /// A hundredth of the default ones, which a test build would take minutes to reach.
@@ -225,7 +226,7 @@ mod tests {
         let fs = directory.path().join("fs");
         std::fs::create_dir(&fs).unwrap();
         let recipe = File::create_new(directory.path().join("recipe")).unwrap();
-        unpack(blob, "", &fs, recipe, limits, &Gate::default()).unwrap_err().to_string()
+        unpack(blob, "", &fs, recipe, limits, Gate::default().share("")).unwrap_err().to_string()
     }
 
     #[test]

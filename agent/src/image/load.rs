@@ -219,7 +219,7 @@ impl Loader<'_> {
                 let name = format!("{}-{}", self.attempt, self.staged.len());
                 let dir = self.staging.path().join(name);
                 let blob = std::io::BufReader::with_capacity(BUFFER, &mut hashing);
-                let unpacked = unpack_into(blob, diff_id, &dir, self.store.gate());
+                let unpacked = unpack_into(blob, diff_id, &dir, self.store.gate().share(""));
                 if unpacked.is_err() {
                     // A wrong digest explains more than where the reader stumbled over it.
                     drain(&mut hashing).map_err(failed)?;

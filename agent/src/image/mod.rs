@@ -17,7 +17,8 @@
 //! publish.rs    store → registry
 //! save.rs       store → archive           inspect.rs  an image as people see it
 //! download.rs   one blob, resumed         fetch.rs the missing layers of an image
-//! gate.rs       how many layers at once   layer.rs   one blob, all its way to a directory
+//! layer.rs      one blob, all its way to a directory
+//! gate.rs       how many layers at once   places.rs  who goes on, who waits
 //! decompress.rs gzip, zstd                pipeline.rs  its stages, each on a thread
 //! entries.rs    tar format                pax.rs, sparse.rs  its extensions
 //! unpack.rs     entry → directory         metadata.rs  owner, mode, times, attributes
@@ -58,6 +59,7 @@ mod metadata;
 pub(crate) mod passwd;
 mod pax;
 mod pipeline;
+pub(crate) mod places;
 mod plan;
 mod platform;
 mod publish;

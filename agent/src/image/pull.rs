@@ -196,7 +196,10 @@ impl Pull {
         let diff_ids: BTreeSet<String> = config.rootfs.diff_ids.iter().cloned().collect();
         self.lease.want(diff_ids.clone());
         let missing = self.blocking(move |store| store.without(diff_ids)).await?;
-        let locks: Vec<_> = missing.iter().map(|diff_id| self.store.layer_lock(diff_id)).collect();
+        let locks: Vec<_> = missing
+            .iter()
+            .map(|diff_id| self.store.layer_lock(self.registry_name(), diff_id))
+            .collect();
         let mut guards = Vec::with_capacity(locks.len());
         for lock in &locks {
             guards.push(lock.lock().await);
@@ -246,6 +249,11 @@ impl Pull {
     ) -> Result<T, Error> {
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || work(&store)).await.map_err(Error::Worker)?
+    }
+
+    /// Whom the pull waits for, and who may hold it up.
+    pub(super) fn registry_name(&self) -> &str {
+        self.reference.domain()
     }
 
     pub(super) fn registry(&self, source: registry::Error) -> Error {

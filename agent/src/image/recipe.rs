@@ -312,9 +312,8 @@ fn copy<I: Read, W: Write>(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use std::sync::Arc;
-
     use super::super::fetch::unpack_into;
+    use super::super::gate::Gate;
     use super::super::layer::digest_of;
     use super::*;
     use crate::image::content::RECIPE;
@@ -339,7 +338,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let dir = directory.path().join("0");
         let diff_id = digest_of(archive);
-        unpack_into(archive, &diff_id, &dir, &Arc::default()).unwrap();
+        unpack_into(archive, &diff_id, &dir, Gate::default().share("")).unwrap();
         let mut made = Vec::new();
         rebuild(&dir.join(RECIPE), &dir.join("fs"), &diff_id, &mut made).map(|()| made)
     }

@@ -18,6 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::unpack::OPAQUE_XATTR;
 use super::{Error, Image};
 
 const MAX_LINKS: usize = 40;
@@ -41,7 +42,7 @@ fn is_whiteout(stat: &Stat) -> bool {
 
 fn is_opaque(dir: &OwnedFd) -> bool {
     let mut value = [0; 2];
-    matches!(rustix::fs::fgetxattr(dir, "trusted.overlay.opaque", &mut value), Ok(1) if value[0] == b'y')
+    matches!(rustix::fs::fgetxattr(dir, OPAQUE_XATTR, &mut value), Ok(1) if value[0] == b'y')
 }
 
 impl Merged {
@@ -129,11 +130,7 @@ impl Image {
         let mut dirs = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let fd = rustix::fs::openat(CWD, layer, DIRECTORY, Mode::empty())?;
-            let opaque = is_opaque(&fd);
             dirs.push(Rc::new(fd));
-            if opaque {
-                break;
-            }
         }
         let mut stack = vec![Merged { dirs }];
         let mut todo: VecDeque<Vec<u8>> =

@@ -22,6 +22,8 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::error::told;
+
 /// Levels of directories of a layer.
 pub(super) const MAX_DEPTH: usize = 256;
 const MAX_LINKS: usize = 40;
@@ -304,8 +306,9 @@ impl Tree {
     }
 }
 
+/// A name or target as errors show it, which may be a MiB of anything.
 pub(super) fn lossy(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
+    told(&String::from_utf8_lossy(&name[..name.len().min(4096)]))
 }
 
 #[cfg(test)]

@@ -27,7 +27,8 @@ use super::metadata::{self, Metadata};
 use super::tree::{self, Tree, lossy, normalise, split};
 use super::whiteout::{self, Name};
 
-const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+/// Of a directory: nothing of the layers below shows in it.
+pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 
 /// What a layer may cost.
 #[derive(Debug, Clone, Copy)]

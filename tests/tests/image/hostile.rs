@@ -372,3 +372,149 @@ fn device_nodes_are_made_as_docker_makes_them_behind_a_closed_door() {
     let store = std::fs::metadata(fixture.dir.path().join("images")).unwrap();
     assert_eq!(store.mode() & 0o777, 0o700);
 }
+
+/// An image of these layers, unpacked.
+fn accepted(fixture: &Fixture, layers: &[Tar]) -> Vec<std::path::PathBuf> {
+    let made = Made::new(layers.iter().map(Layer::gzip).collect());
+    let loaded = fixture.load(&made.oci_archive("x:1"));
+    loaded.unwrap_or_else(|error| panic!("{}", chain(&error)))[0].layers.clone()
+}
+
+#[test]
+fn a_link_of_one_layer_is_no_way_for_the_next() {
+    let fixture = Fixture::new();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("victim"), "untouched").unwrap();
+    let layers = accepted(
+        &fixture,
+        &[
+            Tar::new().directory("d").file("d/victim", b"old"),
+            Tar::new().symlink("d", outside.path().to_str().unwrap()),
+            Tar::new().file("d/victim", b"new").file("d/.wh.other", b""),
+        ],
+    );
+    assert_eq!(std::fs::read(layers[0].join("d/victim")).unwrap(), b"new");
+    assert!(layers[1].join("d").is_symlink());
+    assert_eq!(std::fs::read_to_string(outside.path().join("victim")).unwrap(), "untouched");
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn names_and_times_of_any_kind_are_bytes_and_numbers() {
+    let fixture = Fixture::new();
+    let strange = pax("a", &[("path", b"new\nline \xff\x1b[2J")], b"data");
+    let global =
+        Entry { kind: b'g', name: "g", data: b"18 path=../../x\n\n\n", ..Entry::default() };
+    let late: &[(&str, &[u8])] = &[("mtime", b"9223372036854775807.999999999")];
+    let early: &[(&str, &[u8])] = &[("mtime", b"-9223372036854775807")];
+    let tar = strange
+        .entry(&global)
+        .entry(&Entry { name: "late", pax: late, ..Entry::default() })
+        .entry(&Entry { name: "early", pax: early, ..Entry::default() });
+    let layers = accepted(&fixture, &[tar]);
+    use std::os::unix::ffi::OsStrExt as _;
+    let name = std::ffi::OsStr::from_bytes(b"new\nline \xff\x1b[2J");
+    assert_eq!(std::fs::read(layers[0].join(name)).unwrap(), b"data");
+    for name in ["next", "late", "early"] {
+        assert!(layers[0].join(name).exists(), "{name}");
+    }
+    for time in ["9223372036854775808", "-9223372036854775808.5", "1e3", "+-1", ""] {
+        let record: &[(&str, &[u8])] = &[("mtime", time.as_bytes())];
+        match time {
+            "" => drop(accepted(&Fixture::new(), &[pax("a", record, b"")])),
+            _ => refused(time, pax("a", record, b""), "pax mtime"),
+        }
+    }
+    // Where it is shown it is no order to a terminal, and no longer than a line.
+    let name = [b"../\x1b[2J".as_slice(), &[b'x'; 500_000]].concat();
+    let fixture = Fixture::new();
+    let made = Made::new(vec![Layer::gzip(&pax("a", &[("path", &name)], b""))]);
+    let Err(error) = fixture.load(&made.oci_archive("x:1")) else { panic!("accepted") };
+    let error = chain(&error);
+    assert!(error.contains("longer than 4096 bytes") && error.len() < 4096, "{}", error.len());
+    assert!(!error.contains('\x1b'), "{error}");
+    let made = Made::new(vec![Layer::gzip(&Tar::new().hard_link("a", "\x1b[2J"))]);
+    let Err(error) = fixture.load(&made.oci_archive("x:1")) else { panic!("accepted") };
+    let error = chain(&error);
+    assert!(error.contains("does not exist") && !error.contains('\x1b'), "{error:?}");
+}
+
+#[test]
+fn a_layer_whose_root_is_opaque_hides_all_below() {
+    let fixture = Fixture::new();
+    let layers = accepted(
+        &fixture,
+        &[
+            Tar::new().file("below", b""),
+            Tar::new().file(".wh..wh..opq", b"").file("shown", b""),
+            Tar::new().file("above", b""),
+        ],
+    );
+    assert_eq!(layers.len(), 2, "{layers:?}");
+    assert!(layers[0].join("above").exists() && layers[1].join("shown").exists());
+}
+
+#[test]
+fn extensions_that_are_too_much_are_refused() {
+    let big = vec![b'a'; (1 << 20) + 1];
+    for kind in *b"LKgx" {
+        let entry = Entry { kind, name: "long", data: &big, ..Entry::default() };
+        let tar = Tar::new().entry(&entry).file("next", b"");
+        refused(&char::from(kind).to_string(), tar, "an extension header larger than 1 MiB");
+    }
+    let names: Vec<String> = (0..1025).map(|at| format!("SCHILY.xattr.user.{at}")).collect();
+    let attributes: Vec<(&str, &[u8])> =
+        names.iter().map(|name| (name.as_str(), b"x".as_slice())).collect();
+    refused("attributes", pax("a", &attributes, b""), "more than 1024 extended attributes");
+    for (map, reason) in [
+        (&b"0,4,2,4"[..], "overlap or pass the end"),
+        (b"18446744073709551615,4", "overlap or pass the end"),
+        (b"4,4,0,4", "overlap or pass the end"),
+        (b"0,4,6", "a sparse segment without a length"),
+        (b"0,-4", "number in a pax record"),
+    ] {
+        let sparse: &[(&str, &[u8])] = &[("GNU.sparse.size", b"10"), ("GNU.sparse.map", map)];
+        refused(&String::from_utf8_lossy(map), pax("a", sparse, b"datadata"), reason);
+    }
+    // A negative number in base 256.
+    let mut bytes = Tar::new().file("a", b"data").finish();
+    bytes[124..136].fill(0xff);
+    bytes[148..156].fill(b' ');
+    let sum: u32 = bytes[..512].iter().map(|byte| u32::from(*byte)).sum();
+    bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let layer = Layer::new(gzip(&bytes), "tar+gzip", &bytes);
+    refused_layer("negative size", layer, "layer sha256:");
+}
+
+#[test]
+fn file_capabilities_are_kept_as_they_are_or_refused() {
+    let fixture = Fixture::new();
+    // Version 3: for user namespaces whose root is user 100000 only.
+    let mut value = [0_u8; 24];
+    value[..4].copy_from_slice(&0x0300_0001_u32.to_le_bytes());
+    value[4..8].copy_from_slice(&0x0400_u32.to_le_bytes());
+    value[20..].copy_from_slice(&100_000_u32.to_le_bytes());
+    let tar = pax("program", &[("SCHILY.xattr.security.capability", &value)], b"");
+    let layers = accepted(&fixture, &[tar]);
+    let kept = std::process::Command::new("python3")
+        .args(["-c", "import os,sys; print(os.getxattr(sys.argv[1], 'security.capability').hex())"])
+        .arg(layers[0].join("program"))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&kept.stdout).trim(), hex::encode(value));
+    let tar = pax("program", &[("SCHILY.xattr.security.capability", b"rubbish")], b"");
+    refused("no capabilities", tar, "entry \"program\": set its extended attributes");
+}
+
+#[test]
+fn a_device_that_is_a_whiteout_hides_and_does_no_more() {
+    let fixture = Fixture::new();
+    let device = Entry { kind: b'3', name: "gone", mode: 0o777, ..Entry::default() };
+    let layers = accepted(&fixture, &[Tar::new().file("gone", b"old"), Tar::new().entry(&device)]);
+    assert_eq!(std::fs::symlink_metadata(layers[0].join("gone")).unwrap().rdev(), 0);
+    assert_eq!(std::fs::read(layers[1].join("gone")).unwrap(), b"old");
+    let tar = Tar::new().entry(&device).hard_link("evil", "gone");
+    refused("hard link to one", tar, "a hard link to what a whiteout removes");
+    let tar = Tar::new().entry(&device).file("gone/x", b"");
+    refused("way through one", tar, "which is not a directory");
+}

@@ -174,3 +174,79 @@ fn a_pull_that_is_given_up_while_it_is_committed_ends_whole() {
     let found = found.take(3000).flatten().next().expect("the commit ends");
     assert!(found.layers[0].join("noise").exists());
 }
+
+/// As zstd, with a window of 8 MiB and nothing compressed.
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    let header = u32::try_from(bytes.len()).unwrap() << 3 | 1;
+    [&[0x28, 0xb5, 0x2f, 0xfd, 0, 0x68], &header.to_le_bytes()[..3], bytes].concat()
+}
+
+/// A zstd frame with the largest window that is accepted, and nothing of its content.
+fn endless(number: usize) -> Layer {
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 0x78];
+    frame.resize(256 << 10, u8::try_from(number).unwrap());
+    Layer::new(frame, "tar+zstd", &number.to_be_bytes())
+}
+
+#[test]
+fn a_registry_that_drips_holds_up_no_other() {
+    let tar = Tar::new().file("good", b"good");
+    let bytes = tar.finish();
+    let honest = Layer::new(zstd(&bytes), "tar+zstd", &bytes);
+    let good = Made::new(vec![Layer::gzip(&Tar::new().file("base", b"")), honest.clone()]);
+    // Each has more layers than are in transit of one image; one claims to have the honest layer, too.
+    let images: Vec<Made> = (0..6)
+        .map(|image| {
+            let mut layers: Vec<Layer> = (0..4).map(|at| endless(image * 4 + at)).collect();
+            if image == 0 {
+                layers[0].diff_id.clone_from(&honest.diff_id);
+            }
+            Made::new(layers)
+        })
+        .collect();
+    let dripping = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&dripping);
+    let hostile = Server::start(move |request| {
+        let path = request.path.as_str();
+        let image = images.iter().enumerate().find(|(at, image)| {
+            path.contains(&format!("/x{at}/manifests/"))
+                || image.blobs().iter().any(|(name, _)| path.ends_with(name))
+        });
+        let Some((_, image)) = image else { return Response::new(200, "{}") };
+        if path.contains("/manifests/") {
+            let kind = "application/vnd.oci.image.manifest.v1+json";
+            return Response::new(200, image.manifest()).header("content-type", kind);
+        }
+        let blobs = image.blobs();
+        let blob = blobs.iter().find(|(name, _)| path.ends_with(name)).unwrap().1.clone();
+        if blob.len() < 256 << 10 {
+            return Response::new(200, blob);
+        }
+        counted.fetch_add(1, Ordering::SeqCst);
+        Response { cut: Some(6), drip: Some(Duration::from_millis(1)), ..Response::new(200, blob) }
+    })
+    .unwrap();
+    let honest = serve(&good, |_, response| response);
+    let fixture = Fixture::new();
+    let pulls = Arc::new(Pulls::new(fixture.store.clone(), Registries::default(), limits(), None));
+    let pulled = fixture.runtime.block_on(async {
+        let mut tasks = Vec::new();
+        for image in 0..6 {
+            let request = PullRequest::of(format!("{}/x{image}:1", hostile.address()));
+            let (pulls, progress) = (Arc::clone(&pulls), fixture.progress());
+            tasks.push(tokio::spawn(async move { pulls.pull(request, progress).await.is_ok() }));
+        }
+        // All that layers of one registry may have.
+        while dripping.load(Ordering::SeqCst) < 6 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let request = PullRequest::of(format!("{}/good:1", honest.address()));
+        let pulled = pulls.pull(request, fixture.progress()).await;
+        assert!(tasks.iter().all(|task| !task.is_finished()));
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        pulled
+    });
+    let pulled = pulled.unwrap_or_else(|failure| panic!("{}", chain(&failure.error)));
+    assert_eq!(pulled.image.id, good.id());
+    assert_eq!(dripping.load(Ordering::SeqCst), 6);
+}

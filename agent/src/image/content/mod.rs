@@ -52,6 +52,7 @@ use super::layer::digest_of;
 use super::lease::Leases;
 use super::manifest::ImageConfig;
 use super::reference::{Reference, is_digest};
+use super::unpack::OPAQUE_XATTR;
 use super::{Error, Image};
 use crate::api::types::ImageView;
 use crate::error::chain;
@@ -78,7 +79,7 @@ pub struct Store {
 struct Inner {
     dir: PathBuf,
     /// One pull of a layer at a time; entries are dropped when nobody waits.
-    layers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    layers: Mutex<HashMap<(String, String), Weak<tokio::sync::Mutex<()>>>>,
     leases: Leases,
     gate: Gate,
     names: Mutex<KnownNames>,
@@ -238,15 +239,20 @@ impl Store {
     }
 
     /// Held while a layer is fetched, so that two pulls in this process share the work. To be
-    /// taken in the order of diff ids.
-    pub(in crate::image) fn layer_lock(&self, diff_id: &str) -> Arc<tokio::sync::Mutex<()>> {
+    /// taken in the order of diff ids. Per registry: anybody may claim to have a layer, and be slow.
+    pub(in crate::image) fn layer_lock(
+        &self,
+        registry: &str,
+        diff_id: &str,
+    ) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = self.inner.layers.lock().unwrap_or_else(PoisonError::into_inner);
         locks.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = locks.get(diff_id).and_then(Weak::upgrade) {
+        let name = (registry.to_owned(), diff_id.to_owned());
+        if let Some(lock) = locks.get(&name).and_then(Weak::upgrade) {
             return lock;
         }
         let lock = Arc::default();
-        locks.insert(diff_id.to_owned(), Arc::downgrade(&lock));
+        locks.insert(name, Arc::downgrade(&lock));
         lock
     }
 
@@ -358,10 +364,21 @@ impl Store {
         references.sort();
         repo_digests.sort();
         let layers = record.layers.iter().rev();
+        let mut hidden = false;
+        let shown =
+            layers.map(|layer| self.layer_path(&layer.diff_id).join("fs")).take_while(|fs| {
+                // The kernel asks directories whether they hide what is below, but not a layer's root.
+                let mut value = [0; 2];
+                let opaque = rustix::fs::getxattr(fs, OPAQUE_XATTR, &mut value);
+                let take = !hidden;
+                hidden |= opaque == Ok(1) && value[0] == b'y';
+                take
+            });
+        let layers = shown.collect();
         let image = Image {
             references,
             repo_digests,
-            layers: layers.map(|layer| self.layer_path(&layer.diff_id).join("fs")).collect(),
+            layers,
             size: record.size(),
             config: config.into_config(),
             created: record.created.clone(),
