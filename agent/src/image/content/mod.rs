@@ -75,11 +75,14 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
+/// By registry and diff id.
+type LayerLocks = HashMap<(String, String), Weak<tokio::sync::Mutex<()>>>;
+
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
     /// One pull of a layer at a time; entries are dropped when nobody waits.
-    layers: Mutex<HashMap<(String, String), Weak<tokio::sync::Mutex<()>>>>,
+    layers: Mutex<LayerLocks>,
     leases: Leases,
     gate: Gate,
     names: Mutex<KnownNames>,
