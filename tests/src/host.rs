@@ -10,13 +10,15 @@
 )]
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -33,6 +35,23 @@ pub const FIRST_ID: u32 = 1_234_000;
 
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a server may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A request of HTTP/1.0: the answer's status and body.
+fn get(
+    mut connection: impl Read + Write,
+    authority: &str,
+    target: &str,
+) -> std::io::Result<(String, String)> {
+    write!(connection, "GET {target} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    Ok((status.to_owned(), body.to_owned()))
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -165,8 +184,9 @@ impl TestHost {
     /// Pid of the background agent, if one runs.
     pub fn agent_pid(&self) -> Option<i64> {
         let socket = self.root().join("run/lighter/agent.sock");
-        let answer =
-            self.sh(&format!("curl -s --unix-socket {} http://agent/v1/agent", socket.display()));
+        let connection = UnixStream::connect(socket).ok()?;
+        connection.set_read_timeout(Some(crate::patience(ANSWER))).ok()?;
+        let (_, answer) = get(connection, "agent", "/v1/agent").ok()?;
         serde_json::from_str::<Value>(&answer).ok()?["pid"].as_i64()
     }
 
@@ -180,6 +200,22 @@ impl TestHost {
         )
         .trim()
         .to_owned()
+    }
+
+    /// A request of HTTP/1.0 from the network namespace of a process: the status and the body, or nothing
+    /// where nobody answers.
+    pub fn http_get(&self, pid: i64, server: SocketAddr, target: &str) -> (String, String) {
+        let network = fs::File::open(format!("/proc/{pid}/ns/net")).expect("a network namespace");
+        let target = target.to_owned();
+        // A thread has a network of its own, and then ends.
+        let answer = std::thread::spawn(move || {
+            setns(network, CloneFlags::CLONE_NEWNET)?;
+            let wait = crate::patience(ANSWER);
+            let connection = TcpStream::connect_timeout(&server, wait)?;
+            connection.set_read_timeout(Some(wait))?;
+            get(connection, &server.ip().to_string(), &target)
+        });
+        answer.join().expect("no panic").unwrap_or_default()
     }
 
     /// A signal to a process of the namespaces.

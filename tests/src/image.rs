@@ -154,8 +154,8 @@ impl Layer {
     }
 
     pub fn plain(tar: &Tar) -> Self {
-        let bytes = tar.finish();
-        Self::new(bytes.clone(), "tar", &bytes)
+        let layer = Self::new(tar.finish(), "tar", b"");
+        Self { diff_id: layer.digest.clone(), ..layer }
     }
 
     /// `blob` is the compressed form of `tar`, or pretends to be.

@@ -307,8 +307,11 @@ async fn run(
     State(api): State<Api>,
     Json(request): Json<RunTask>,
 ) -> Result<(StatusCode, Json<TaskView>), Refusal> {
-    let RunTask { definition, pull, remove, logins } = request;
-    let id = TaskId::from_random(uuid::Uuid::new_v4().as_u128());
+    let RunTask { id, definition, pull, remove, logins } = request;
+    let id = id.unwrap_or_else(|| TaskId::from_random(uuid::Uuid::new_v4().as_u128()));
+    if let Some(known) = api.snapshots.borrow().tasks.get(&id) {
+        return Ok((StatusCode::OK, Json((**known).clone())));
+    }
     for (index, container) in definition.containers.iter().enumerate() {
         if let Some(login) = logins.get(&container.name) {
             api.hands.logins().give(&id, index, login.clone());

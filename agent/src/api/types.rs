@@ -25,6 +25,7 @@
 
 use std::collections::BTreeMap;
 
+use protocol::ids::TaskId;
 use protocol::taskdef::TaskDefinition;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,10 @@ pub struct AgentInfo {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunTask {
+    /// Drawn at random by the caller, who asks again with it where the answer was lost: a task of
+    /// this id runs once. The agent draws one otherwise.
+    #[serde(default)]
+    pub id: Option<TaskId>,
     pub definition: TaskDefinition,
     pub pull: PullPolicy,
     /// Remove the task's record and files once it has stopped and its logs are read.

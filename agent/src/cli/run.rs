@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use protocol::ids::TaskId;
 use protocol::taskdef::{ContainerDefinition, LogDriver, TaskDefinition};
 
 use super::connect::Connection;
 use super::printer::{Printer, Style, wants_colour};
 use super::progress::Progress;
 use super::signals::Signals;
-use super::{Error, Failure, OURS, login, output, read_definition};
+use super::{AGENTS, Error, Failure, OURS, login, output, read_definition};
 use crate::api::client::{Client, LogQuery};
 use crate::api::types::{LogLine, PullPolicy, RunTask, StopTask, TaskView};
 use crate::layout::Layout;
@@ -61,6 +62,7 @@ async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
         Pull::Always | Pull::Missing => login::of_task(&definition).await,
     };
     let task = RunTask {
+        id: Some(TaskId::from_random(uuid::Uuid::new_v4().as_u128())),
         definition,
         logins,
         pull: match arguments.pull {
@@ -79,13 +81,8 @@ async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
     let signals = Signals::open()?;
     let connection = Connection::open(layout.clone()).await?;
     tell_of_local_logs(&task.definition, &connection);
-    let view = match connection.client.run(&task).await {
-        Ok(view) => view,
-        Err(error) => {
-            connection.close().await?;
-            return Err(error.into());
-        }
-    };
+    let (connection, view) =
+        hand_over(connection, &task, &async || Connection::open(layout.clone()).await).await?;
     let style = Style {
         prefix: true,
         colour: wants_colour(arguments.no_color),
@@ -146,30 +143,74 @@ fn tell_of_local_logs(definition: &TaskDefinition, connection: &Connection) {
     }
 }
 
+/// Has an agent run the task, the next one where one goes away before it has answered.
+async fn hand_over(
+    mut connection: Connection,
+    task: &RunTask,
+    next: &impl AsyncFn() -> Result<Connection, Failure>,
+) -> Result<(Connection, TaskView), Failure> {
+    let mut agents = 1;
+    loop {
+        let failure = match connection.client.run(task).await {
+            Ok(view) => return Ok((connection, view)),
+            Err(error) => Failure::from(error),
+        };
+        connection.close().await?;
+        if agents == AGENTS || !failure.is_lost_agent() {
+            return Err(failure);
+        }
+        tracing::debug!(error = super::chain(&failure.error), "look for another agent");
+        agents += 1;
+        connection = next().await?;
+    }
+}
+
 /// Hands the task to an agent that outlives this process, and returns once it runs, as `docker run
 /// --detach` does: what keeps it from starting is this command's failure.
 async fn detach(task: &RunTask, layout: Layout, quiet: bool) -> Result<u8, Failure> {
-    let connection = Connection::open_lasting(layout).await?;
+    let lasting = async || Connection::open_lasting(layout.clone()).await;
+    let connection = lasting().await?;
     tell_of_local_logs(&task.definition, &connection);
-    let client = connection.client.clone();
-    let mut view = client.run(task).await?;
+    let (mut connection, mut view) = hand_over(connection, task, &lasting).await?;
     let mut progress = Progress::new(quiet);
-    let mut changes = client.watch(&view.task_id).await?;
-    while view.started_at.is_none() && view.last_status != STOPPED {
-        let Some(next) = changes.next().await? else { break };
-        next.progress.iter().for_each(|event| progress.show(event));
-        view = next;
+    let mut agents = 1;
+    loop {
+        let begun = await_begin(&connection.client, &mut view, &mut progress).await;
+        match begun {
+            Ok(true) => break,
+            Ok(false) if agents < AGENTS => {}
+            Err(failure) if agents < AGENTS && failure.is_lost_agent() => {}
+            Ok(false) => return Err(Failure::said("the agents ended before the task had begun")),
+            Err(failure) => return Err(failure),
+        }
+        connection.close().await?;
+        agents += 1;
+        connection = lasting().await?;
     }
     progress.clear();
-    drop(changes);
     let result = if view.started_at.is_some() {
         output::print(&format!("{}\n", view.task_id)).map(|()| 0).map_err(Failure::from)
     } else {
-        forget_unstarted(&client, &view).await;
+        forget_unstarted(&connection.client, &view).await;
         outcome(&view, &[])
     };
     connection.close().await?;
     result
+}
+
+/// Waits until the task runs, or never will. False: the agent went away before.
+async fn await_begin(
+    client: &Client,
+    view: &mut TaskView,
+    progress: &mut Progress,
+) -> Result<bool, Failure> {
+    let mut changes = client.watch(&view.task_id).await?;
+    while view.started_at.is_none() && view.last_status != STOPPED {
+        let Some(next) = changes.next().await? else { return Ok(false) };
+        next.progress.iter().for_each(|event| progress.show(event));
+        *view = next;
+    }
+    Ok(true)
 }
 
 /// A task of which nothing ever ran leaves nothing, not even its record.

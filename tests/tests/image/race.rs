@@ -101,10 +101,8 @@ impl Raced {
                 let taken = arguments[1] == "rm"
                     && (text.contains("no such image") || text.contains("conflict: unable"));
                 let killed = output.status.signal() == Some(9);
-                // Whether a task has begun nobody can tell whose agent died when it was asked to.
-                let lost = kill && arguments[0] == "run" && text.contains("the agent's answer");
                 assert!(
-                    output.status.success() || taken || killed || lost,
+                    output.status.success() || taken || killed,
                     "{arguments:?}: {text}\n{}",
                     self.host.agent_log()
                 );
