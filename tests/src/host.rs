@@ -59,6 +59,7 @@ pub struct TestHost {
     directory: TempDir,
     /// `/proc` as it shows processes by the numbers that the test knows its children by.
     pub processes: fs::File,
+    network: fs::File,
     init: Child,
 }
 
@@ -88,6 +89,7 @@ impl TestHost {
         let processes = fs::File::open("/proc").expect("/proc");
         let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID;
         unshare(flags).expect("the tests run as root");
+        let network = fs::File::open("/proc/thread-self/ns/net").expect("our network namespace");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
             .expect("private mounts");
         // The shell reaps what is orphaned: `wait` waits for every child. It is killed with the test,
@@ -101,7 +103,7 @@ impl TestHost {
         let read = init.stdout.as_mut().map(|stdout| stdout.read_exact(&mut ready));
         assert!(read.is_some_and(|read| read.is_ok()), "set up the namespaces");
         let directory = TempDir::with_prefix("lighter-test-").expect("a directory");
-        let host = Self { directory, processes, init };
+        let host = Self { directory, processes, network, init };
         fs::create_dir(host.root()).expect("a directory");
         host
     }
@@ -206,16 +208,15 @@ impl TestHost {
     /// where nobody answers.
     pub fn http_get(&self, pid: i64, server: SocketAddr, target: &str) -> (String, String) {
         let network = fs::File::open(format!("/proc/{pid}/ns/net")).expect("a network namespace");
-        let target = target.to_owned();
-        // A thread has a network of its own, and then ends.
-        let answer = std::thread::spawn(move || {
-            setns(network, CloneFlags::CLONE_NEWNET)?;
-            let wait = crate::patience(ANSWER);
-            let connection = TcpStream::connect_timeout(&server, wait)?;
+        // No thread may begin where children get another pid namespace: it goes there and back itself.
+        setns(network, CloneFlags::CLONE_NEWNET).expect("enter the network namespace");
+        let wait = crate::patience(ANSWER);
+        let answer = TcpStream::connect_timeout(&server, wait).and_then(|connection| {
             connection.set_read_timeout(Some(wait))?;
-            get(connection, &server.ip().to_string(), &target)
+            get(connection, &server.ip().to_string(), target)
         });
-        answer.join().expect("no panic").unwrap_or_default()
+        setns(&self.network, CloneFlags::CLONE_NEWNET).expect("enter our network namespace");
+        answer.unwrap_or_default()
     }
 
     /// A signal to a process of the namespaces.
