@@ -155,7 +155,7 @@ fn a_task_whose_agent_dies_before_it_answers_runs_once() {
     let path = host.definition("task.json", &definition);
     for name in ["commit.before", "commit.after", "turn.answered"] {
         let mut fired = 0;
-        for hit in 1..=3 {
+        for hit in 1..=u32::try_from(tests::rounds(3)).expect("few") {
             host.stop_agent();
             let point = FailPoint { name: name.to_owned(), hit };
             let mut agent = point.command("lighter");
