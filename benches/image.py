@@ -6,15 +6,17 @@
 layers of small files, an image of one layer of 400 MB, each compressed with gzip and with zstd, and
 20 images at once that share layers. The files are a sample of this machine's /usr, the same at each
 run. Every pull is into an empty store (its daemon, if it has one, begins anew with it) on the same
-file system; what the registry serves is in the page cache, and what the pull before wrote is on disk.
-All take turns, and whoever is first changes from round to round.
+file system; what the registry serves is in the page cache, what the pull before wrote is on disk, and what
+was removed before costs nobody anything (but with --removed). All take turns, and whoever is first
+changes from round to round.
 
 Processor time is that of the client, of what it starts, and of its daemon. Peak memory is the largest
 sum over these processes of what is their own and, once per program, of the files they have mapped,
 looked at every 20 ms; and at least the daemon's own peak as the kernel has it.
 
-usage: image.py DIST [--rounds N] [--quick] [--case NAME]... [--peer NAME]... [--images DIRECTORY]
+usage: image.py DIST [--rounds N] [--quick] [--removed] [--case NAME]... [--peer NAME]... [--images DIRECTORY]
        --quick      two rounds with images of a fifth of the size
+       --removed    each pull comes right after the removal of the one before, as on a host that makes room
        --case       of layers-gzip layers-zstd big-gzip big-zstd twenty-gzip twenty-zstd
        --peer       of lighter ctr podman umoci
        --images     keep the registry's content there and use it again: making it takes a minute
@@ -225,6 +227,14 @@ def warm(directory):
                 pass
 
 
+def spread(directory):
+    """Has ext4 place each directory that is made in this one in a part of the disk of its own. Without a
+    journal it looks for some minutes at each removed inode again whenever it makes a file nearby."""
+    done = subprocess.run(["chattr", "+T", directory], stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        print(f"what is removed may make the next pull slower: {done.stderr.strip()}")
+
+
 # --- measuring ------------------------------------------------------------------------------------
 
 
@@ -316,16 +326,17 @@ def measure(commands, daemon):
 
 
 class Contender:
-    """Pulls into `root`, which does not exist before `begin` nor after `end`."""
+    """Pulls into `root`, which does not exist before `begin` nor after `end`, and has a new name each time."""
 
     label = ""
     compressions = ["gzip", "zstd"]
+    programs = []
 
-    def __init__(self, root):
-        self.root, self.daemon = root, None
+    def __init__(self, home):
+        self.home, self.root, self.daemon = home, None, None
 
     def begin(self):
-        self.root.mkdir()
+        self.root = pathlib.Path(tempfile.mkdtemp(prefix=f"{type(self).__name__.lower()}-", dir=self.home))
 
     def start(self, what, socket, *command, **options):
         with open(self.root / "log", "wb") as log:
@@ -348,8 +359,8 @@ class Contender:
 class Ours(Contender):
     label = "lighter image pull"
 
-    def __init__(self, root, dist):
-        super().__init__(root)
+    def __init__(self, home, dist):
+        super().__init__(home)
         self.program = dist / "lighter"
 
     def begin(self):
@@ -362,6 +373,7 @@ class Ours(Contender):
 
 class Containerd(Contender):
     label = "ctr image pull"
+    programs = ["containerd", "ctr"]
 
     def begin(self):
         super().begin()
@@ -379,6 +391,7 @@ class Containerd(Contender):
 
 class Podman(Contender):
     label = "podman pull"
+    programs = ["podman"]
 
     def begin(self):
         super().begin()
@@ -392,9 +405,10 @@ class Podman(Contender):
 
 class Umoci(Contender):
     label = "skopeo copy, umoci unpack"
+    programs = ["skopeo", "umoci"]
 
-    def __init__(self, root):
-        super().__init__(root)
+    def __init__(self, home):
+        super().__init__(home)
         version = peers.run("umoci", "--version").split()[-1]
         if tuple(int(part) for part in version.partition("+")[0].split(".")[:2]) < (0, 5):
             self.compressions = ["gzip"]
@@ -407,16 +421,16 @@ class Umoci(Contender):
 
 
 def contenders(names, dist, scratch):
-    every = {"lighter": lambda root: Ours(root, dist), "ctr": Containerd, "podman": Podman, "umoci": Umoci}
-    needed = {"lighter": dist / "lighter", "ctr": "containerd", "podman": "podman", "umoci": "umoci"}
-    return {name: make(scratch / name) for name, make in every.items()
-            if (not names or name in names) and shutil.which(needed[name])}
+    every = {"ctr": Containerd, "podman": Podman, "umoci": Umoci}
+    here = {name: kind for name, kind in every.items() if all(map(shutil.which, kind.programs))}
+    make = {"lighter": lambda home: Ours(home, dist), **here}
+    return {name: new(scratch) for name, new in make.items() if not names or name in names}
 
 
 # --- the bench ------------------------------------------------------------------------------------
 
 
-def take_turns(case, references, rounds, those):
+def take_turns(references, rounds, those):
     costs = {name: [] for name in those}
     names = list(those)
     # The round before the first: nobody's programs are in the page cache yet.
@@ -466,6 +480,7 @@ def arguments():
     parser.add_argument("dist", type=pathlib.Path)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--removed", action="store_true")
     parser.add_argument("--case", action="append", default=[])
     parser.add_argument("--peer", action="append", default=[])
     parser.add_argument("--images", type=pathlib.Path)
@@ -478,6 +493,8 @@ def main():
     rounds = given.rounds or (2 if given.quick else 5)
     with tempfile.TemporaryDirectory(prefix="lighter-bench-") as scratch:
         scratch = pathlib.Path(scratch)
+        if not given.removed:
+            spread(scratch)
         directory = (given.images or scratch / "images").resolve() / ("quick" if given.quick else "full")
         directory.mkdir(parents=True, exist_ok=True)
         those = contenders(given.peer, given.dist.resolve(), scratch)
@@ -490,7 +507,7 @@ def main():
                     continue
                 able = {name: who for name, who in those.items() if case.split("-")[1] in who.compressions}
                 warm(directory / "registry")
-                costs = take_turns(case, references, rounds, able)
+                costs = take_turns(references, rounds, able)
                 images = f"{len(references)} images at once, " if len(references) > 1 else ""
                 show(case, f"{images}{packed / MB:.0f} MB packed, {unpacked / MB:.0f} MB unpacked", rounds, able, costs)
 

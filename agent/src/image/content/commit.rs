@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, IFlags};
 
 use super::files::{prepare_record, publish, sync_dir, write_file};
 use super::sweep::discard;
@@ -58,6 +58,26 @@ pub(in crate::image) enum Commit {
     Done(Vec<Image>),
     LayerGone,
 }
+
+/// Has ext4 place what is unpacked in each directory of `dir` by itself, in the emptiest part of the
+/// disk (`T` in chattr(1)). Else it lies where the last image was removed from, and without a journal
+/// ext4 looks for some minutes at each removed file's inode again whenever it makes a file nearby: a
+/// pull after a large image has gone took six times as long.
+pub(super) fn spread(dir: &Path) {
+    let spread = || {
+        let dir = File::open(dir)?;
+        let flags = rustix::fs::ioctl_getflags(&dir)?;
+        if flags.contains(IFlags::TOPDIR) {
+            return Ok(());
+        }
+        std::io::Result::Ok(rustix::fs::ioctl_setflags(&dir, flags | IFlags::TOPDIR)?)
+    };
+    if let Err(error) = spread() {
+        // Other file systems do not know it, nor need it.
+        tracing::debug!(path = %dir.display(), %error, "the file system cannot spread directories");
+    }
+}
+
 impl Store {
     /// A directory of one's own, in the same filesystem.
     pub(in crate::image) fn stage(&self) -> Result<Arc<Staging>, Error> {
@@ -193,4 +213,28 @@ pub(in crate::image) fn seal_layer(dir: &Path, record: &LayerRecord) -> Result<(
     fs::write(&path, text).map_err(Error::io("write", path))?;
     failpoint::hit("image.sealed");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn directories_are_spread_where_the_file_system_can() {
+        let flags = |dir: &Path| rustix::fs::ioctl_getflags(File::open(dir).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let before = flags(dir.path());
+        spread(dir.path());
+        // Twice changes nothing.
+        spread(dir.path());
+        // Other flags stay; a file system without any, or without this one, is left as it is.
+        let after = flags(dir.path());
+        assert_eq!(after.is_ok(), before.is_ok());
+        if let (Ok(before), Ok(after)) = (before, after) {
+            assert_eq!(after - IFlags::TOPDIR, before);
+            let is_ext = rustix::fs::statfs(dir.path()).unwrap().f_type == 0xef53;
+            assert!(!is_ext || after.contains(IFlags::TOPDIR));
+        }
+    }
 }

@@ -148,6 +148,7 @@ impl Store {
             let path = dir.join(name);
             fs::create_dir_all(&path).map_err(Error::io("create", path))?;
         }
+        commit::spread(&dir.join("tmp"));
         let inner = Inner {
             dir: dir.to_owned(),
             layers: Mutex::default(),
