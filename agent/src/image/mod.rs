@@ -10,7 +10,7 @@
 //! hosts.rs      which hosts, in which order, and what is trusted
 //! transport.rs  HTTP to a host                  token.rs  who we are to it
 //! push.rs       blobs and manifests to a registry
-//! referrers.rs  what refers to a manifest there
+//! referrers.rs  what refers to a manifest there  rounds.rs  in which order hosts are asked, how often
 //! signature/    which images must be signed, and whether they are
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
@@ -70,6 +70,7 @@ mod reclaim;
 mod reference;
 mod referrers;
 mod registry;
+mod rounds;
 mod save;
 mod signature;
 mod snapshot;

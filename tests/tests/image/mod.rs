@@ -8,6 +8,7 @@ mod full;
 mod hostile;
 mod limits;
 mod load;
+mod mirror;
 mod progress;
 mod pull;
 mod race;
