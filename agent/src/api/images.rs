@@ -17,7 +17,7 @@ use super::types::{
     PullImage, PushEvent, PushImage, SaveImages, TagImage,
 };
 use crate::error::chain;
-use crate::image::{Error, PullRequest, Store};
+use crate::image::{Error, Loaded, PullRequest, Store};
 
 /// Progress lines that wait for a slow reader; more are dropped, the last one never.
 const PROGRESS: usize = 1024;
@@ -172,12 +172,9 @@ async fn load(State(api): State<Api>, Query(LoadQuery { path }): Query<LoadQuery
             .load(&path, api.hands.pulls().registries(), sink(report.clone()))
             .await
         {
-            Ok(images) => {
-                for image in images {
-                    let reference =
-                        image.references.into_iter().next().unwrap_or_else(|| image.id.clone());
-                    let done = PullEvent::Done { reference, digest: image.digest };
-                    let _ = report.send(done).await;
+            Ok(all) => {
+                for (reference, digest) in all.iter().flat_map(Loaded::told) {
+                    let _ = report.send(PullEvent::Done { reference, digest }).await;
                 }
             }
             Err(error) => {

@@ -132,7 +132,14 @@ pub(super) async fn run(verb: Verb, asked: &Asked, connection: &Connection) -> R
         Verb::Load { input, quiet } => load(input.as_deref(), quiet, connection).await,
         Verb::Rm { force, no_prune: _, references } => {
             let remove = async |reference: &str| {
-                let removed = connection.client.remove_image(reference, force).await?;
+                let removed = match connection.client.remove_image(reference, force).await {
+                    // As for Docker, what is not there is no failure then.
+                    Err(error) if force && error.is_not_found() => {
+                        output::tell(&format!("lighter: {error}"));
+                        return Ok(String::new());
+                    }
+                    removed => removed?,
+                };
                 let untagged = removed.untagged.iter().map(|n| format!("Untagged: {n}\n"));
                 let deleted = removed.deleted.iter().map(|n| format!("Deleted: {n}\n"));
                 Ok(untagged.chain(deleted).collect())
@@ -184,14 +191,10 @@ async fn load(input: Option<&Path>, quiet: bool, connection: &Connection) -> Res
         Failure::said(format!("load {}: the path is not UTF-8; rename it", archive.display()))
     })?;
     let events = connection.client.load(archive).await?;
-    for (name, digest) in follow(events, Progress::of_load(quiet), archive, &shown).await? {
+    for (name, _) in follow(events, Progress::of_load(quiet), archive, &shown).await? {
         // An archive may hold an image without a name.
-        let text = if name.is_empty() || name == shown {
-            format!("Loaded image ID: {digest}\n")
-        } else {
-            format!("Loaded image: {name}\n")
-        };
-        output::print(&text)?;
+        let what = if name.starts_with("sha256:") { "image ID" } else { "image" };
+        output::print(&format!("Loaded {what}: {name}\n"))?;
     }
     Ok(0)
 }

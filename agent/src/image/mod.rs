@@ -91,6 +91,7 @@ pub use content::Store;
 pub use error::Error;
 pub use hosts::Hosts;
 pub use lease::Lease;
+pub use load::Loaded;
 pub use passwd::User;
 pub use plan::{Mark, Marks, Rules, Usage};
 pub use publish::PushProgress;

@@ -54,6 +54,8 @@ fn commands_on_images_speak_as_docker_does() {
     assert!(shown.starts_with("[\n    {\n        \"Id\": \"sha256:"), "{shown}");
     let format = "{{index .RepoTags 0}} {{json .Config.Cmd}} {{range .RootFS.Layers}}x{{end}}";
     assert_eq!(host.ok(&["image", "inspect", "-f", format, "one:1"]), "one:1 [\"serve\"] xx");
+    let shown = host.ok(&["image", "inspect", "--format", "json", "one:1", "two:1"]);
+    assert!(shown.starts_with("[{\"Id\":\"sha256:") && shown.lines().count() == 1, "{shown}");
     let output = host.run(&["image", "inspect", "none:1"]);
     assert_eq!((output.status.code(), stdout(&output).trim()), (Some(1), "[]"));
     assert!(stderr(&output).contains("no such image: none:1"), "{}", stderr(&output));
@@ -76,7 +78,25 @@ fn commands_on_images_speak_as_docker_does() {
     let left = host.sh(&format!("ls -A {} | grep -c '^.save-'", host.path("").display()));
     assert_eq!(left, "0");
 
+    // An archive's own names are told, all of them and no others; without one, the id.
+    for (names, told) in [
+        (&["more:1", "more:2"][..], "Loaded image: more:1\nLoaded image: more:2".to_owned()),
+        (&[], format!("Loaded image ID: {}", ids[0])),
+    ] {
+        let path = host.path("named");
+        tests::image::write(&path, &one.docker_archive(names)).unwrap();
+        assert_eq!(host.ok(&["load", "-qi", path.to_str().unwrap()]), told);
+    }
+    host.ok(&["rmi", "more:1", "more:2"]);
+
     // rm, prune
+    let output = host.run(&["rmi", "none:1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let output = host.run(&["rmi", "-f", "none:1", "none:2"]);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), String::new()));
+    for name in ["none:1", "none:2"] {
+        assert!(stderr(&output).contains(&format!("no such image: {name}")), "{output:?}");
+    }
     let removed = host.ok(&["rmi", "--no-prune", "two:1"]);
     assert!(removed.starts_with("Untagged: two:1\nDeleted: sha256:"), "{removed}");
     let asked = fed(&host, &["image", "prune", "-a"], b"n\n");
