@@ -120,6 +120,10 @@ pub(super) async fn run(verb: Verb, asked: &Asked, connection: &Connection) -> R
             let request = PullImage { reference: reference.clone(), platform, login, keep };
             let before = if quiet { Vec::new() } else { connection.client.images().await? };
             let events = connection.client.pull(&request).await?;
+            if !quiet && Reference::is_only_name(&reference) && Reference::parse(&reference).is_ok()
+            {
+                output::print("Using default tag: latest\n")?;
+            }
             let progress = Progress::new(quiet);
             let done = follow(events, progress, &reference, &reference).await?;
             let text =
@@ -271,7 +275,9 @@ fn pulled(name: &str, digest: &str, quiet: bool, before: &[ImageView]) -> String
     let had = before.iter().any(|image| {
         let has =
             |name: &String| image.references.contains(name) || image.repo_digests.contains(name);
-        image.damage.is_none() && has(&familiar) && pinned.as_ref().is_none_or(has)
+        // Beside a digest a tag says nothing.
+        let digested = reference.as_ref().is_some_and(|reference| reference.digest().is_some());
+        image.damage.is_none() && (digested || has(&familiar)) && pinned.as_ref().is_none_or(has)
     });
     let status = if had { "Image is up to date for" } else { "Downloaded newer image for" };
     format!("Digest: {digest}\nStatus: {status} {familiar}\n{full}\n")
@@ -307,7 +313,11 @@ async fn follow(
                 done.insert(reference, digest);
             }
             PullEvent::Failed { reference, message } => {
-                failed = Some(format!("{reference}: {message}"));
+                // Most name it themselves.
+                failed = Some(match message.contains(&reference) {
+                    true => message,
+                    false => format!("{reference}: {message}"),
+                });
             }
             PullEvent::Resolving { .. } | PullEvent::Layer { .. } => {}
         }

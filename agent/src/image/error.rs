@@ -11,7 +11,9 @@ pub enum Error {
     Reference { reference: String, source: reference::Error },
     #[error("registry credentials")]
     Auth(#[source] Box<auth::Error>),
-    #[error("platform {platform:?}: expected os/architecture[/variant] such as linux/amd64")]
+    #[error(
+        "platform {platform:?}: expected os/architecture[/variant] such as linux/amd64, or an architecture"
+    )]
     PlatformSyntax { platform: String },
     #[error("pull {reference} from {registry}")]
     Registry { reference: String, registry: String, source: Box<registry::Error> },

@@ -232,6 +232,19 @@ impl Loader<'_> {
             Some(record) => Some(record.clone()),
             None => self.store.layer(diff_id)?,
         };
+        // As in most archives, where layers are not compressed; what it is else, is known at its end.
+        let name = expected.map_or(diff_id, |layer| layer.digest.as_str());
+        let report = |done| {
+            (self.progress)(PullEvent::Layer {
+                reference: self.path.display().to_string(),
+                layer: name.to_owned(),
+                done,
+                total: size,
+            });
+        };
+        if known.is_none() {
+            report(0);
+        }
         let drain = |hashing: &mut Hashing| {
             std::io::copy(hashing, &mut std::io::sink())
                 .map_err(|source| unpack::Error::Io { operation: "read", source })
@@ -259,13 +272,7 @@ impl Loader<'_> {
             return Err(failed(unpack::Error::Digest { expected, actual }));
         }
         let record = unpacked.map_err(failed)?;
-        self.staged.insert(diff_id.to_owned(), record.clone());
-        (self.progress)(PullEvent::Layer {
-            reference: self.path.display().to_string(),
-            layer: actual.clone(),
-            done: size,
-            total: size,
-        });
+        report(size);
         let descriptor = Descriptor {
             media_type: OCI_LAYER.to_owned(),
             digest: actual,
@@ -275,6 +282,7 @@ impl Loader<'_> {
             artifact_type: None,
             urls: Vec::new(),
         };
+        self.staged.insert(diff_id.to_owned(), record.clone());
         Ok((record, dir, descriptor))
     }
 }

@@ -28,8 +28,15 @@ fn commands_on_images_speak_as_docker_does() {
     for (name, made) in [("one:1", &one), ("two:1", &two)] {
         let path = host.path(name);
         tests::image::write(&path, &made.docker_archive(&[name])).unwrap();
-        let loaded = host.ok(&["image", "load", "-i", path.to_str().unwrap()]);
-        assert_eq!(loaded, format!("Loaded image: {name}"));
+        let loaded = host.run(&["image", "load", "-i", path.to_str().unwrap()]);
+        assert_eq!(stdout(&loaded), format!("Loaded image: {name}\n"));
+        for layer in &made.layers {
+            let short = &layer.diff_id["sha256:".len()..][..12];
+            for word in ["Loading layer", "Load complete"] {
+                let line = format!("{short}: {word}\n");
+                assert!(stderr(&loaded).contains(&line), "no {line:?} in {}", stderr(&loaded));
+            }
+        }
     }
     let ids = [one.id(), two.id()];
 
@@ -140,4 +147,13 @@ fn commands_on_images_speak_as_docker_does() {
     assert!(stderr(&output).contains("does not exist locally with the tag"), "{}", stderr(&output));
     host.ok(&["rmi", "-f", &ids[1]]);
     assert!(host.ok(&["pull", &name]).contains(&format!("Digest: {digest}")));
+    let again = host.ok(&["pull", &format!("{name}@{digest}")]);
+    assert!(again.contains(&format!("Status: Image is up to date for {name}@{digest}")), "{again}");
+    let none = registry.image("team/none");
+    let output = host.run(&["pull", &none]);
+    assert_eq!(
+        (output.status.code(), stdout(&output).as_str()),
+        (Some(1), "Using default tag: latest\n")
+    );
+    assert!(stderr(&output).contains(&format!("\nlighter: pull {none} from ")), "{output:?}");
 }
