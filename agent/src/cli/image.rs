@@ -30,6 +30,9 @@ pub(super) enum Verb {
     Ls(ls::Args),
     /// Pull an image from its registry
     Pull {
+        /// Pull all tags of the repository
+        #[arg(short, long)]
+        all_tags: bool,
         /// The platform to pull, such as linux/arm64; otherwise the host's
         #[arg(long, value_name = "OS/ARCH")]
         platform: Option<String>,
@@ -115,13 +118,17 @@ pub(super) async fn run(verb: Verb, asked: &Asked, connection: &Connection) -> R
             connection.client.tag_image(&TagImage { source, target }).await?;
             Ok(0)
         }
-        Verb::Pull { platform, quiet, keep, reference } => {
+        Verb::Pull { all_tags, platform, quiet, keep, reference } => {
+            let bare = Reference::is_only_name(&reference);
+            if all_tags && !bare {
+                return Err(Failure::said("tag can't be used with --all-tags/-a"));
+            }
             let login = login::of_image(&reference).await;
-            let request = PullImage { reference: reference.clone(), platform, login, keep };
+            let request =
+                PullImage { reference: reference.clone(), platform, login, keep, all_tags };
             let before = if quiet { Vec::new() } else { connection.client.images().await? };
             let events = connection.client.pull(&request).await?;
-            if !quiet && Reference::is_only_name(&reference) && Reference::parse(&reference).is_ok()
-            {
+            if !quiet && bare && !all_tags && Reference::parse(&reference).is_ok() {
                 output::print("Using default tag: latest\n")?;
             }
             let progress = Progress::new(quiet);

@@ -11,6 +11,7 @@
 //! transport.rs  HTTP to a host                  token.rs  who we are to it
 //! push.rs       blobs and manifests to a registry
 //! referrers.rs  what refers to a manifest there  rounds.rs  in which order hosts are asked, how often
+//! tags.rs       what tags a repository has there
 //! signature/    which images must be signed, and whether they are
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
@@ -75,6 +76,7 @@ mod save;
 mod signature;
 mod snapshot;
 mod sparse;
+mod tags;
 mod token;
 mod transport;
 mod tree;

@@ -149,7 +149,21 @@ fn commands_on_images_speak_as_docker_does() {
     assert!(host.ok(&["pull", &name]).contains(&format!("Digest: {digest}")));
     let again = host.ok(&["pull", &format!("{name}@{digest}")]);
     assert!(again.contains(&format!("Status: Image is up to date for {name}@{digest}")), "{again}");
+    host.ok(&["tag", &name, &registry.image("team/two:4")]);
+    host.ok(&["push", "-a", repository]);
+    host.ok(&["image", "prune", "-af"]);
+    let all = host.ok(&["pull", "-a", repository]);
+    for tag in ["3", "4"] {
+        let status = format!("Status: Downloaded newer image for {repository}:{tag}\n");
+        assert!(all.contains(&status), "{all}");
+    }
+    assert!(!all.contains("Using default tag"), "{all}");
+    assert_eq!(host.ok(&["images", "--format", "{{.Tag}}", repository]), "3\n4");
+    let output = host.run(&["pull", "-a", &name]);
+    assert!(stderr(&output).contains("tag can't be used with --all-tags/-a"), "{output:?}");
     let none = registry.image("team/none");
+    let output = host.run(&["pull", "-a", &none]);
+    assert!(stderr(&output).contains("the registry has no such repository"), "{output:?}");
     let output = host.run(&["pull", &none]);
     assert_eq!(
         (output.status.code(), stdout(&output).as_str()),
