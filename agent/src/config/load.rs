@@ -611,6 +611,7 @@ mod tests {
             ("ECS_NUM_IMAGES_DELETE_PER_CYCLE", "few"),
             ("ECS_EXCLUDE_UNTRACKED_IMAGE", "Alpine"),
             ("LIGHTER_IMAGE_DISK_HIGH", "101%"),
+            ("LIGHTER_IMAGE_DISK_HIGH", "85"),
             ("LIGHTER_IMAGE_DISK_LOW", "90%"),
             ("LIGHTER_IMAGE_PULL_PARALLEL", "-1"),
         ] {
