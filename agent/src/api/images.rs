@@ -17,7 +17,7 @@ use super::types::{
     PullImage, PushEvent, PushImage, SaveImages, TagImage,
 };
 use crate::error::chain;
-use crate::image::{Error, PullRequest, Store};
+use crate::image::{Error, Loaded, PullRequest, Store};
 
 /// Progress lines that wait for a slow reader; more are dropped, the last one never.
 const PROGRESS: usize = 1024;
@@ -105,7 +105,7 @@ async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
 
 async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
     progress(move |report| async move {
-        let PullImage { reference, platform, login, keep } = request;
+        let PullImage { reference, platform, login, keep, all_tags } = request;
         let login = match login.map(GivenLogin::into_login).transpose() {
             Ok(login) => login,
             Err(error) => {
@@ -113,21 +113,49 @@ async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Respons
                 return;
             }
         };
-        let request = PullRequest { platform, login, ..PullRequest::of(&reference) };
-        let last = match api.hands.pulls().pull(request, sink(report.clone())).await {
-            Ok(pulled) => {
-                let name = reference.clone();
-                let kept =
-                    ask(&api, move |store| if keep { store.keep(&name, true) } else { Ok(false) });
-                match kept.await {
-                    Ok(_changed) => PullEvent::Done { reference, digest: pulled.image.digest },
-                    Err(refusal) => PullEvent::Failed { reference, message: refusal.message() },
-                }
-            }
-            Err(failure) => PullEvent::Failed { reference, message: chain(&failure.error) },
+        let registries = api.hands.pulls().registries();
+        let names = match all_tags {
+            true => Store::tags_at_registry(&reference, login.clone(), registries).await,
+            false => Ok(vec![reference.clone()]),
         };
-        let _ = report.send(last).await;
+        let names = match names {
+            Ok(names) => names,
+            Err(error) => {
+                let _ = report.send(PullEvent::Failed { reference, message: chain(&error) }).await;
+                return;
+            }
+        };
+        for name in names {
+            let (platform, login) = (platform.clone(), login.clone());
+            let request = PullRequest { platform, login, ..PullRequest::of(&name) };
+            let last = pull_one(&api, request, keep, &report).await;
+            let failed = matches!(last, PullEvent::Failed { .. });
+            if report.send(last).await.is_err() || failed {
+                return;
+            }
+        }
     })
+}
+
+async fn pull_one(
+    api: &Api,
+    request: PullRequest,
+    keep: bool,
+    report: &mpsc::Sender<PullEvent>,
+) -> PullEvent {
+    let reference = request.reference.clone();
+    match api.hands.pulls().pull(request, sink(report.clone())).await {
+        Ok(pulled) => {
+            let name = reference.clone();
+            let kept =
+                ask(api, move |store| if keep { store.keep(&name, true) } else { Ok(false) });
+            match kept.await {
+                Ok(_changed) => PullEvent::Done { reference, digest: pulled.image.digest },
+                Err(refusal) => PullEvent::Failed { reference, message: refusal.message() },
+            }
+        }
+        Err(failure) => PullEvent::Failed { reference, message: chain(&failure.error) },
+    }
 }
 
 async fn keep(
@@ -172,12 +200,9 @@ async fn load(State(api): State<Api>, Query(LoadQuery { path }): Query<LoadQuery
             .load(&path, api.hands.pulls().registries(), sink(report.clone()))
             .await
         {
-            Ok(images) => {
-                for image in images {
-                    let reference =
-                        image.references.into_iter().next().unwrap_or_else(|| image.id.clone());
-                    let done = PullEvent::Done { reference, digest: image.digest };
-                    let _ = report.send(done).await;
+            Ok(all) => {
+                for (reference, digest) in all.iter().flat_map(Loaded::told) {
+                    let _ = report.send(PullEvent::Done { reference, digest }).await;
                 }
             }
             Err(error) => {

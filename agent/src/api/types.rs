@@ -201,6 +201,9 @@ pub struct PullImage {
     /// Keep it from being cleaned up.
     #[serde(default)]
     pub keep: bool,
+    /// All tags that the registry has of the repository.
+    #[serde(default)]
+    pub all_tags: bool,
 }
 
 /// Keeps the image of a name from being cleaned up, or no longer.

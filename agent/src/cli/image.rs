@@ -30,6 +30,9 @@ pub(super) enum Verb {
     Ls(ls::Args),
     /// Pull an image from its registry
     Pull {
+        /// Pull all tags of the repository
+        #[arg(short, long)]
+        all_tags: bool,
         /// The platform to pull, such as linux/arm64; otherwise the host's
         #[arg(long, value_name = "OS/ARCH")]
         platform: Option<String>,
@@ -115,11 +118,19 @@ pub(super) async fn run(verb: Verb, asked: &Asked, connection: &Connection) -> R
             connection.client.tag_image(&TagImage { source, target }).await?;
             Ok(0)
         }
-        Verb::Pull { platform, quiet, keep, reference } => {
+        Verb::Pull { all_tags, platform, quiet, keep, reference } => {
+            let bare = Reference::is_only_name(&reference);
+            if all_tags && !bare {
+                return Err(Failure::said("tag can't be used with --all-tags/-a"));
+            }
             let login = login::of_image(&reference).await;
-            let request = PullImage { reference: reference.clone(), platform, login, keep };
+            let request =
+                PullImage { reference: reference.clone(), platform, login, keep, all_tags };
             let before = if quiet { Vec::new() } else { connection.client.images().await? };
             let events = connection.client.pull(&request).await?;
+            if !quiet && bare && !all_tags && Reference::parse(&reference).is_ok() {
+                output::print("Using default tag: latest\n")?;
+            }
             let progress = Progress::new(quiet);
             let done = follow(events, progress, &reference, &reference).await?;
             let text =
@@ -132,7 +143,14 @@ pub(super) async fn run(verb: Verb, asked: &Asked, connection: &Connection) -> R
         Verb::Load { input, quiet } => load(input.as_deref(), quiet, connection).await,
         Verb::Rm { force, no_prune: _, references } => {
             let remove = async |reference: &str| {
-                let removed = connection.client.remove_image(reference, force).await?;
+                let removed = match connection.client.remove_image(reference, force).await {
+                    // As for Docker, what is not there is no failure then.
+                    Err(error) if force && error.is_not_found() => {
+                        output::tell(&format!("lighter: {error}"));
+                        return Ok(String::new());
+                    }
+                    removed => removed?,
+                };
                 let untagged = removed.untagged.iter().map(|n| format!("Untagged: {n}\n"));
                 let deleted = removed.deleted.iter().map(|n| format!("Deleted: {n}\n"));
                 Ok(untagged.chain(deleted).collect())
@@ -184,14 +202,10 @@ async fn load(input: Option<&Path>, quiet: bool, connection: &Connection) -> Res
         Failure::said(format!("load {}: the path is not UTF-8; rename it", archive.display()))
     })?;
     let events = connection.client.load(archive).await?;
-    for (name, digest) in follow(events, Progress::of_load(quiet), archive, &shown).await? {
+    for (name, _) in follow(events, Progress::of_load(quiet), archive, &shown).await? {
         // An archive may hold an image without a name.
-        let text = if name.is_empty() || name == shown {
-            format!("Loaded image ID: {digest}\n")
-        } else {
-            format!("Loaded image: {name}\n")
-        };
-        output::print(&text)?;
+        let what = if name.starts_with("sha256:") { "image ID" } else { "image" };
+        output::print(&format!("Loaded {what}: {name}\n"))?;
     }
     Ok(0)
 }
@@ -268,7 +282,9 @@ fn pulled(name: &str, digest: &str, quiet: bool, before: &[ImageView]) -> String
     let had = before.iter().any(|image| {
         let has =
             |name: &String| image.references.contains(name) || image.repo_digests.contains(name);
-        image.damage.is_none() && has(&familiar) && pinned.as_ref().is_none_or(has)
+        // Beside a digest a tag says nothing.
+        let digested = reference.as_ref().is_some_and(|reference| reference.digest().is_some());
+        image.damage.is_none() && (digested || has(&familiar)) && pinned.as_ref().is_none_or(has)
     });
     let status = if had { "Image is up to date for" } else { "Downloaded newer image for" };
     format!("Digest: {digest}\nStatus: {status} {familiar}\n{full}\n")
@@ -304,7 +320,11 @@ async fn follow(
                 done.insert(reference, digest);
             }
             PullEvent::Failed { reference, message } => {
-                failed = Some(format!("{reference}: {message}"));
+                // Most name it themselves.
+                failed = Some(match message.contains(&reference) {
+                    true => message,
+                    false => format!("{reference}: {message}"),
+                });
             }
             PullEvent::Resolving { .. } | PullEvent::Layer { .. } => {}
         }

@@ -335,6 +335,13 @@ impl Given {
             None => (variable.default, "the defaults"),
         };
         let value = read(text, variable.kind);
+        if value.is_none() && AMENDED.contains(&name) && variable.kind.is_too_little(text) {
+            let (rule, default) = (variable.kind.rule(), variable.default);
+            self.warnings.push(format!(
+                "{name}={text} in {origin}: must be {rule}; {default} counts instead"
+            ));
+            return read(default, variable.kind);
+        }
         if value.is_none() {
             self.problems.push(Problem {
                 name,
@@ -381,6 +388,17 @@ impl Given {
         value.unwrap_or_default()
     }
 }
+
+/// Variables whose default counts where they say too little: files that are good for Amazon's agent
+/// have such values.
+const AMENDED: [&str; 6] = [
+    "ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION",
+    "ECS_IMAGE_CLEANUP_INTERVAL",
+    "ECS_IMAGE_MINIMUM_CLEANUP_AGE",
+    "ECS_IMAGE_PULL_INACTIVITY_TIMEOUT",
+    "ECS_NUM_IMAGES_DELETE_PER_CYCLE",
+    "NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE",
+];
 
 fn known(name: &str) -> Option<&'static Variable> {
     VARIABLES.iter().find(|variable| variable.name == name)
@@ -568,7 +586,7 @@ mod tests {
         for (name, value) in [
             ("ECS_CONTAINER_STOP_TIMEOUT", "soon"),
             ("ECS_CONTAINER_STOP_TIMEOUT", "500ms"),
-            ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "0"),
+            ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "0 s"),
             ("ECS_LOGLEVEL", "loud"),
             ("ECS_ENGINE_AUTH_TYPE", "kerberos"),
             ("ECS_DYNAMIC_HOST_PORT_RANGE", "2-1"),
@@ -587,12 +605,13 @@ mod tests {
             ("ECS_TASK_METADATA_RPS_LIMIT", "40"),
             ("LIGHTER_METADATA_PORT", "0"),
             ("LIGHTER_CA_BUNDLE", "ca.pem"),
-            ("ECS_IMAGE_CLEANUP_INTERVAL", "9m"),
-            ("ECS_IMAGE_MINIMUM_CLEANUP_AGE", "59s"),
+            ("ECS_IMAGE_CLEANUP_INTERVAL", "9"),
             ("ECS_IMAGE_PULL_BEHAVIOR", "never"),
-            ("ECS_NUM_IMAGES_DELETE_PER_CYCLE", "0"),
+            ("ECS_MANIFEST_PULL_TIMEOUT", "29s"),
+            ("ECS_NUM_IMAGES_DELETE_PER_CYCLE", "few"),
             ("ECS_EXCLUDE_UNTRACKED_IMAGE", "Alpine"),
             ("LIGHTER_IMAGE_DISK_HIGH", "101%"),
+            ("LIGHTER_IMAGE_DISK_HIGH", "85"),
             ("LIGHTER_IMAGE_DISK_LOW", "90%"),
             ("LIGHTER_IMAGE_PULL_PARALLEL", "-1"),
         ] {
@@ -630,6 +649,28 @@ mod tests {
         assert!(half.contains("AWS_ACCESS_KEY_ID") && !half.contains("hush"), "{half}");
         let bad = load("", &[("AWS_SECRET_ACCESS_KEY", "hu sh")]).unwrap_err().to_string();
         assert!(!bad.contains("hu sh"), "{bad}");
+    }
+
+    #[test]
+    fn where_amazons_agent_takes_its_default_for_too_little_so_do_we() {
+        let defaults = load("", &[]).unwrap().0;
+        for (name, little) in [
+            ("ECS_ENGINE_TASK_CLEANUP_WAIT_DURATION", "0"),
+            ("ECS_IMAGE_CLEANUP_INTERVAL", "9m"),
+            ("ECS_IMAGE_MINIMUM_CLEANUP_AGE", "0s"),
+            ("ECS_IMAGE_PULL_INACTIVITY_TIMEOUT", "59s"),
+            ("ECS_NUM_IMAGES_DELETE_PER_CYCLE", "0"),
+            ("ECS_NUM_IMAGES_DELETE_PER_CYCLE", "-1"),
+            ("NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE", "0"),
+        ] {
+            let (config, warnings) = load(&format!("{name}={little}"), &[]).unwrap();
+            assert_eq!(config, defaults, "{name}");
+            let start = format!("{name}={little} in ");
+            assert!(warnings.len() == 1 && warnings[0].starts_with(&start), "{warnings:?}");
+            assert!(warnings[0].ends_with(" counts instead"), "{warnings:?}");
+        }
+        let (config, warnings) = load("ECS_IMAGE_MINIMUM_CLEANUP_AGE=10s", &[]).unwrap();
+        assert!(config != defaults && warnings.is_empty(), "{warnings:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::duration::parse_duration;
 use super::ecs::LOGGING_DRIVERS;
 
 /// One variable.
@@ -73,6 +74,15 @@ impl Kind {
     /// Whether a value must not be shown.
     pub fn is_secret(self) -> bool {
         matches!(self, Self::Json | Self::Secret)
+    }
+
+    /// Whether a text that breaks the rule is of the right form, and says less than the least.
+    pub(super) fn is_too_little(self, text: &str) -> bool {
+        match self {
+            Self::Duration { least } => parse_duration(text).is_ok_and(|given| given < least),
+            Self::Count { least } => text.parse().is_ok_and(|given: i64| given < least.into()),
+            _ => false,
+        }
     }
 
     /// The rule, as it ends the sentence "must be …".
@@ -289,7 +299,7 @@ pub const VARIABLES: [Variable; 55] = [
     ),
     variable(
         "ECS_IMAGE_MINIMUM_CLEANUP_AGE",
-        seconds(60),
+        seconds(1),
         "1h",
         "Age, since it was pulled, at which an image that tasks have used is cleaned up.",
     ),
@@ -447,7 +457,7 @@ pub const VARIABLES: [Variable; 55] = [
     ),
     variable(
         "NON_ECS_IMAGE_MINIMUM_CLEANUP_AGE",
-        seconds(60),
+        seconds(1),
         "1h",
         "The same as ECS_IMAGE_MINIMUM_CLEANUP_AGE for images that no task has used, since they were pulled, loaded or used.",
     ),

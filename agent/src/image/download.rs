@@ -8,7 +8,6 @@
 //! wrong is not asked for it again ([`Session::distrust`]).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::hosts::Pace;
 use super::layer;
 use super::manifest::Descriptor;
-use super::registry::{self, ATTEMPTS, Endpoint, Patience, Session, check, chunk, put};
+use super::registry::{self, Endpoint, Session, check, chunk, put};
+use super::rounds::{ATTEMPTS, Patience};
 use super::unpack;
 
 /// Less than this in an attempt is no progress.
@@ -235,7 +235,7 @@ impl Session {
                     transfer.sleep(error.pause(0)).await?;
                 };
                 if matches!(error, registry::Error::Down(_) | registry::Error::Slow { .. }) {
-                    endpoint.failed.store(true, Ordering::Relaxed);
+                    self.put_last(&endpoint);
                 }
                 if error.is_transient() {
                     let wanted = error.pause(tries);

@@ -11,7 +11,9 @@ pub enum Error {
     Reference { reference: String, source: reference::Error },
     #[error("registry credentials")]
     Auth(#[source] Box<auth::Error>),
-    #[error("platform {platform:?}: expected os/architecture[/variant] such as linux/amd64")]
+    #[error(
+        "platform {platform:?}: expected os/architecture[/variant] such as linux/amd64, or an architecture"
+    )]
     PlatformSyntax { platform: String },
     #[error("pull {reference} from {registry}")]
     Registry { reference: String, registry: String, source: Box<registry::Error> },
@@ -103,7 +105,11 @@ impl From<auth::Error> for Error {
 impl Error {
     /// Whether it may go better a moment later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Registry { source, .. } if source.is_transient())
+        match self {
+            Self::Registry { source, .. } => source.is_transient(),
+            Self::Signature { source, .. } => source.is_transient(),
+            _ => false,
+        }
     }
 
     /// Does the signature policy not want the image?
@@ -151,13 +157,19 @@ impl Error {
 
     /// The registry knows no such image, or not for us.
     pub fn is_refusal(&self) -> bool {
-        match self {
-            Self::Registry { source, .. } => matches!(
-                **source,
-                registry::Error::Unauthorized { .. } | registry::Error::Unknown(_)
-            ),
-            _ => false,
-        }
+        matches!(self, Self::Registry { source, .. } if source.is_refusal())
+    }
+
+    /// The manifest is here, or would be if it were not for what it says: the registry has done its part.
+    pub fn is_of_manifest(&self) -> bool {
+        matches!(
+            self,
+            Self::Signature { .. }
+                | Self::NoPlatform { .. }
+                | Self::MediaType { .. }
+                | Self::Document { .. }
+                | Self::Inconsistent { .. }
+        )
     }
 
     pub(super) fn io(

@@ -17,6 +17,7 @@ use super::layer;
 use super::manifest::{Descriptor, ImageConfig, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
 use super::platform::Platform;
 use super::pull::{chain, check_config, refuse};
+use super::reference::Reference;
 use super::signature::{Origin, Policy};
 use super::unpack;
 use super::{Error, Image, Progress, Registries};
@@ -24,13 +25,14 @@ use crate::api::types::PullEvent;
 
 impl Store {
     /// Loads the images of an archive that are for this host's platform. Each gets the names that
-    /// the archive gives it. All or none: what is wrong with one refuses the archive.
+    /// the archive gives it, beside those that it has here. All or none: what is wrong with one
+    /// refuses the archive.
     pub async fn load(
         &self,
         archive: &Path,
         registries: &Registries,
         progress: Progress,
-    ) -> Result<Vec<Image>, Error> {
+    ) -> Result<Vec<Loaded>, Error> {
         let (store, path) = (self.clone(), archive.to_owned());
         let policy = registries.policy.clone();
         let reference = archive.display().to_string();
@@ -43,10 +45,9 @@ impl Store {
         .and_then(std::convert::identity)
         .map_err(|error| self.explain(error));
         match &result {
-            Ok(images) => {
-                for image in images {
-                    let reference = image.references.first().unwrap_or(&image.id).clone();
-                    progress(PullEvent::Done { reference, digest: image.digest.clone() });
+            Ok(all) => {
+                for (reference, digest) in all.iter().flat_map(Loaded::told) {
+                    progress(PullEvent::Done { reference, digest });
                 }
             }
             Err(error) => progress(PullEvent::Failed { reference, message: chain(error) }),
@@ -59,7 +60,7 @@ impl Store {
         path: &Path,
         policy: Option<&Policy>,
         progress: &Progress,
-    ) -> Result<Vec<Image>, Error> {
+    ) -> Result<Vec<Loaded>, Error> {
         let failed = |reason| Error::Archive { archive: path.to_owned(), reason };
         // What is committed is still there when it is told.
         let _lease = self.lease_new();
@@ -87,10 +88,32 @@ impl Store {
             let images: Vec<NewImage> =
                 found.iter().map(|image| loader.image(image)).collect::<Result<_, _>>()?;
             // Where an `image rm` took a layer that was there a moment ago, it is unpacked.
-            if let Commit::Done(images) = self.commit(&staging, &images)? {
-                return Ok(images);
+            if let Commit::Done(done) = self.commit(&staging, &images)? {
+                let names = |new: &NewImage| new.names.iter().map(Reference::familiar).collect();
+                let loaded = |(image, new)| Loaded { image, names: names(new) };
+                return Ok(done.into_iter().zip(&images).map(loaded).collect());
             }
         }
+    }
+}
+
+/// An image of an archive, in the store.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub image: Image,
+    /// What the archive calls it, as Docker shows names.
+    pub names: Vec<String>,
+}
+
+impl Loaded {
+    /// What people are told of: each of its names, or its id if it has none; and its digest.
+    pub fn told(&self) -> Vec<(String, String)> {
+        let Image { id, digest, .. } = &self.image;
+        let names = match self.names.as_slice() {
+            [] => std::slice::from_ref(id),
+            names => names,
+        };
+        names.iter().map(|name| (name.clone(), digest.clone())).collect()
     }
 }
 
@@ -209,6 +232,19 @@ impl Loader<'_> {
             Some(record) => Some(record.clone()),
             None => self.store.layer(diff_id)?,
         };
+        // As in most archives, where layers are not compressed; what it is else, is known at its end.
+        let name = expected.map_or(diff_id, |layer| layer.digest.as_str());
+        let report = |done| {
+            (self.progress)(PullEvent::Layer {
+                reference: self.path.display().to_string(),
+                layer: name.to_owned(),
+                done,
+                total: size,
+            });
+        };
+        if known.is_none() {
+            report(0);
+        }
         let drain = |hashing: &mut Hashing| {
             std::io::copy(hashing, &mut std::io::sink())
                 .map_err(|source| unpack::Error::Io { operation: "read", source })
@@ -236,13 +272,7 @@ impl Loader<'_> {
             return Err(failed(unpack::Error::Digest { expected, actual }));
         }
         let record = unpacked.map_err(failed)?;
-        self.staged.insert(diff_id.to_owned(), record.clone());
-        (self.progress)(PullEvent::Layer {
-            reference: self.path.display().to_string(),
-            layer: actual.clone(),
-            done: size,
-            total: size,
-        });
+        report(size);
         let descriptor = Descriptor {
             media_type: OCI_LAYER.to_owned(),
             digest: actual,
@@ -252,6 +282,7 @@ impl Loader<'_> {
             artifact_type: None,
             urls: Vec::new(),
         };
+        self.staged.insert(diff_id.to_owned(), record.clone());
         Ok((record, dir, descriptor))
     }
 }

@@ -10,7 +10,8 @@
 //! hosts.rs      which hosts, in which order, and what is trusted
 //! transport.rs  HTTP to a host                  token.rs  who we are to it
 //! push.rs       blobs and manifests to a registry
-//! referrers.rs  what refers to a manifest there
+//! referrers.rs  what refers to a manifest there  rounds.rs  in which order hosts are asked, how often
+//! tags.rs       what tags a repository has there
 //! signature/    which images must be signed, and whether they are
 //! archive.rs    OCI layouts and docker-archives in a tar
 //! pull.rs       registry → store          load.rs  archive → store
@@ -70,10 +71,12 @@ mod reclaim;
 mod reference;
 mod referrers;
 mod registry;
+mod rounds;
 mod save;
 mod signature;
 mod snapshot;
 mod sparse;
+mod tags;
 mod token;
 mod transport;
 mod tree;
@@ -90,6 +93,7 @@ pub use content::Store;
 pub use error::Error;
 pub use hosts::Hosts;
 pub use lease::Lease;
+pub use load::Loaded;
 pub use passwd::User;
 pub use plan::{Mark, Marks, Rules, Usage};
 pub use publish::PushProgress;

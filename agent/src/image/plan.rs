@@ -95,7 +95,8 @@ pub enum Mark {
 
 impl Mark {
     /// Reads `85%` or a number of bytes: `40GB` and `40GiB` by the names of the units, `40g` as
-    /// Docker's options mean it (of 1024).
+    /// Docker's options mean it (of 1024). A number alone is neither: who writes 85 means percent, and
+    /// every image would go.
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(percent) = text.strip_suffix('%') {
             return percent.parse().ok().filter(|percent| *percent <= 100).map(Self::Percent);
@@ -105,7 +106,7 @@ impl Mark {
         let number: u64 = number.parse().ok()?;
         let unit = unit.trim_start().to_ascii_lowercase();
         let (base, exponent) = match unit.as_str() {
-            "" | "b" => (1, 0),
+            "b" => (1, 0),
             "k" | "kib" => (1024, 1),
             "m" | "mib" => (1024, 2),
             "g" | "gib" => (1024, 3),
@@ -147,16 +148,23 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// What is to be given back if use is above the high mark, down to the low one.
+    /// What is to be given back if use is above the high mark.
     pub(super) fn excess(&self, usage: &Usage) -> Excess {
-        if self.high.beyond(usage).is_none() { Excess::default() } else { self.low.beyond(usage) }
+        if self.high.beyond(usage).is_none() { Excess::default() } else { self.rest(usage) }
+    }
+
+    /// What is to be given back down to the low mark, or to the high one where that is lower: of an
+    /// amount and a percentage only the disk tells.
+    pub(super) fn rest(&self, usage: &Usage) -> Excess {
+        let (high, low) = (self.high.beyond(usage), self.low.beyond(usage));
+        Excess { bytes: high.bytes.max(low.bytes), inodes: high.inodes || low.inodes }
     }
 
     /// Where use is to come down to so that a pull that found the filesystem full can be tried
     /// again: all above the low mark goes, and of what it ran out of (the one of which less is left,
     /// by share) at least as much as was free for it.
     pub(super) fn room(&self, usage: &Usage) -> Target {
-        let Excess { bytes, .. } = self.low.beyond(usage);
+        let Excess { bytes, .. } = self.rest(usage);
         let total = |used: u64, available: u64| u128::from(used) + u128::from(available);
         let left = |available: u64, of: u128| u128::from(available).saturating_mul(of);
         let inodes = total(usage.inodes_used, usage.inodes_available);

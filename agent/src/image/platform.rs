@@ -33,8 +33,13 @@ impl Platform {
         Self { os: "linux".to_owned(), architecture, variant, level: x86_64_level() }
     }
 
-    /// `None` if `text` is not `os/architecture[/variant]`.
+    /// `None` if `text` is neither `os/architecture[/variant]` nor, for Linux, an architecture.
     pub(super) fn parse(text: &str) -> Option<Self> {
+        let alone = architecture(&text.to_ascii_lowercase());
+        if ARCHITECTURES.contains(&alone.as_str()) {
+            let os = "linux".to_owned();
+            return Some(Self { os, architecture: alone, variant: None, level: None });
+        }
         let mut parts = text.split('/').map(str::to_ascii_lowercase);
         let (os, arch, variant) = (parts.next()?, parts.next()?, parts.next());
         let empty = os.is_empty() || arch.is_empty() || variant.as_deref() == Some("");
@@ -112,6 +117,10 @@ impl Platform {
         runs
     }
 }
+
+/// Those that Linux images are made for: a word alone may be one.
+const ARCHITECTURES: [&str; 9] =
+    ["386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x"];
 
 /// The level of the x86-64 psABI that this processor has; `None` for the first.
 fn x86_64_level() -> Option<&'static str> {
@@ -221,6 +230,9 @@ mod tests {
             ("linux/arm", Some("linux/arm/v7")),
             ("linux/arm64/v9", Some("linux/arm64")),
             ("linux/s390x", None),
+            ("arm64", Some("linux/arm64")),
+            ("X86_64", Some("linux/amd64")),
+            ("s390x", None),
         ] {
             let platform = Platform::parse(wanted).unwrap();
             let digest = platform.choose(&index).map(|entry| entry.digest.as_str());

@@ -75,7 +75,7 @@ impl Store {
     }
 }
 
-fn registry_error(text: &str, reference: &Reference, source: registry::Error) -> Error {
+pub(super) fn registry_error(text: &str, reference: &Reference, source: registry::Error) -> Error {
     let registry = reference.domain().to_owned();
     Error::Registry { reference: text.to_owned(), registry, source: Box::new(source) }
 }

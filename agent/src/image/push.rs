@@ -16,7 +16,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::{Body, Response, Url};
 
-use super::registry::{ATTEMPTS, Endpoint, Error, Session, check};
+use super::registry::{Endpoint, Error, Session, check};
+use super::rounds::ATTEMPTS;
 use super::transport::{Call, Transport, same_origin, silence};
 use crate::failpoint;
 

@@ -88,7 +88,7 @@ impl Store {
         };
         let missing = |usage: &Usage| match (round, target) {
             (_, Some(target)) => target.missing(usage),
-            (Round::Look(marks), None) => marks.low.beyond(usage),
+            (Round::Look(marks), None) => marks.rest(usage),
             (Round::Cycle | Round::Full(_), None) => Excess::default(),
         };
         let names = spelled_out_all(spare.names);

@@ -224,7 +224,7 @@ fn all_dashes(separator: &[u8]) -> bool {
     separator.iter().all(|byte| *byte == b'-')
 }
 
-fn is_tag(tag: &str) -> bool {
+pub(super) fn is_tag(tag: &str) -> bool {
     tag.len() <= MAX_TAG
         && !tag.is_empty()
         && !tag.starts_with(['.', '-'])

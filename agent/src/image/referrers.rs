@@ -18,7 +18,7 @@ use super::registry::{Endpoint, Error, MANIFEST, Session, accept, check, small_b
 use super::transport::same_origin;
 
 /// Of ten entries each there is room for several hundred.
-const MAX_PAGES: usize = 64;
+pub(super) const MAX_PAGES: usize = 64;
 const FILTERS: &str = "oci-filters-applied";
 const LIST: &str = "list of what refers to a manifest";
 
@@ -89,15 +89,15 @@ impl Endpoint {
         Ok(pages)
     }
 
-    /// Where the next page is.
-    fn next(&self, response: &Response) -> Result<Option<Url>, Error> {
+    /// Where the next page of a list is.
+    pub(super) fn next(&self, response: &Response) -> Result<Option<Url>, Error> {
         let Some(target) = next_link(response.headers()) else { return Ok(None) };
         let mut url = response
             .url()
             .join(&target)
             .map_err(|error| Error::Protocol(format!("its next page has no address: {error}")))?;
         if !same_origin(&self.host.base, &url) {
-            let reason = "which is another host, for the next page of what refers to a manifest";
+            let reason = "which is another host, for the next page of a list";
             return Err(Error::Elsewhere { to: authority(&url), reason });
         }
         // They would become credentials.

@@ -6,7 +6,7 @@
 //! transport.rs  HTTP to a host and to where it sends us
 //! token.rs      who we are to it
 //! download.rs   blobs, resumed and from the next host     push.rs  the other direction
-//! referrers.rs  what refers to a manifest
+//! referrers.rs  what refers to a manifest            rounds.rs  in which order and how often
 //! ```
 //!
 //! A session tries the hosts in order, those last that have failed it already. What may work a
@@ -20,8 +20,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -36,15 +35,11 @@ use super::hosts::{self, Capabilities, Host};
 use super::layer::digest_of;
 use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MAX_DOCUMENT, OCI_INDEX, OCI_MANIFEST};
 use super::reference::{Reference, is_digest};
+use super::rounds::{ATTEMPTS, MAX_WAIT, in_rounds};
 use super::token::{Authenticator, Logins};
 use super::transport::{Call, SILENCE, Transport, failure, silence};
 use crate::error::chain;
 
-/// Answers in a row without progress after which we give up.
-pub(super) const ATTEMPTS: u32 = 5;
-/// How long hosts may keep us waiting until they give something: less than the minute after which
-/// a pull counts as idle, whose error would hide theirs.
-const MAX_WAIT: Duration = Duration::from_secs(45);
 const MAX_ERROR: usize = 64 << 10;
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
@@ -138,6 +133,15 @@ impl Error {
         }
     }
 
+    /// Has a host said that there is no such thing, or not for us?
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Unauthorized { .. } | Self::Unknown(_) => true,
+            Self::Everywhere(Failures(all)) => all.iter().any(|(_, error)| error.is_refusal()),
+            _ => false,
+        }
+    }
+
     /// How long the host asks us to wait.
     fn after(&self) -> Option<Duration> {
         match self {
@@ -147,28 +151,16 @@ impl Error {
         }
     }
 
+    /// The pause after which the same host is worth another attempt. One that is down is not.
+    pub(super) fn again(&self, tries: u32) -> Option<Duration> {
+        let worth = self.is_transient() && !matches!(self, Self::Down(_));
+        worth.then(|| self.pause(tries))
+    }
+
     /// The pause before the next attempt.
     pub(super) fn pause(&self, tries: u32) -> Duration {
         let own = Duration::from_millis(200 << tries.min(5));
         self.after().map_or(own, |after| after.max(own)).min(MAX_WAIT)
-    }
-}
-
-/// What is left of [`MAX_WAIT`].
-pub(super) struct Patience(Duration);
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self(MAX_WAIT)
-    }
-}
-
-impl Patience {
-    /// Whether there is enough for one more pause.
-    pub(super) fn lasts(&mut self, pause: Duration) -> bool {
-        let left = self.0.checked_sub(pause);
-        self.0 = left.unwrap_or(self.0);
-        left.is_some()
     }
 }
 
@@ -290,8 +282,6 @@ pub(super) struct Endpoint {
     pub(super) transport: Transport,
     authenticator: Authenticator,
     place: usize,
-    /// It has failed already; others are asked before.
-    pub(super) failed: AtomicBool,
 }
 
 impl Endpoint {
@@ -413,9 +403,19 @@ struct Blob {
     distrusted: BTreeSet<usize>,
 }
 
+/// What a session has learned of its hosts.
+#[derive(Default)]
+struct Experience {
+    /// Who has failed already; others are asked before.
+    failed: BTreeSet<usize>,
+    blobs: BTreeMap<String, Blob>,
+}
+
 struct Inner {
     endpoints: Vec<Arc<Endpoint>>,
-    blobs: Mutex<BTreeMap<String, Blob>>,
+    /// How often a host is asked again that may answer later.
+    attempts: u32,
+    experience: Mutex<Experience>,
 }
 
 /// One repository, at all its hosts. Clones share connections, tokens and experience.
@@ -457,12 +457,38 @@ impl Session {
                 transport: Transport::new(&host, &registries.hosts.clients)?,
                 authenticator: Authenticator::new(logins, scopes),
                 repository: repository.clone(),
-                failed: AtomicBool::new(false),
                 host,
                 place,
             }));
         }
-        Ok(Self { inner: Arc::new(Inner { endpoints, blobs: Mutex::default() }) })
+        Ok(Self::of(endpoints, ATTEMPTS))
+    }
+
+    fn of(endpoints: Vec<Arc<Endpoint>>, attempts: u32) -> Self {
+        Self { inner: Arc::new(Inner { endpoints, attempts, experience: Mutex::default() }) }
+    }
+
+    fn experience(&self) -> MutexGuard<'_, Experience> {
+        self.inner.experience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those who can say what a tag stands for, one by one, in the order in which they are asked. Who
+    /// has nothing to say may have the image all the same: what is learned of them does not count in
+    /// this session.
+    pub(super) fn witnesses(&self) -> Vec<Arc<Witness>> {
+        let asked = self.candidates(|can| can.resolve);
+        let last = asked.iter().map(|endpoint| endpoint.place).max();
+        let witness = |endpoint: &Arc<Endpoint>| {
+            let others = self.inner.endpoints.iter().filter(|other| other.place != endpoint.place);
+            let all = [endpoint].into_iter().chain(others).cloned().collect();
+            Arc::new(Witness {
+                lists: Self::of(vec![Arc::clone(endpoint)], 1),
+                content: Self::of(all, ATTEMPTS),
+                is_registry: Some(endpoint.place) == last,
+                host: endpoint.host.origin(),
+            })
+        };
+        asked.iter().map(witness).collect()
     }
 
     /// What a tag or digest stands for, without fetching it where the registry can say so.
@@ -501,34 +527,14 @@ impl Session {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let mut open = self.candidates(can);
         let mut failures = Vec::new();
-        let mut patience = Patience::default();
-        for tries in 0..ATTEMPTS {
-            let mut pause: Option<Duration> = None;
-            let mut again = Vec::new();
-            for endpoint in open {
-                let error = match attempt(Arc::clone(&endpoint)).await {
-                    Ok(value) => return Ok(value),
-                    Err(error) => error,
-                };
-                endpoint.failed.store(true, Ordering::Relaxed);
-                if error.is_transient() && !matches!(error, Error::Down(_)) {
-                    let wanted = error.pause(tries);
-                    pause = Some(pause.map_or(wanted, |pause| pause.min(wanted)));
-                    again.push(Arc::clone(&endpoint));
-                }
-                put(&mut failures, endpoint, error);
-            }
-            open = again;
-            match pause {
-                Some(pause) if tries + 1 < ATTEMPTS && patience.lasts(pause) => {
-                    tokio::time::sleep(pause).await;
-                }
-                _ => break,
-            }
-        }
-        Err(self.failed(failures))
+        let failed = |endpoint: Arc<Endpoint>, error| {
+            self.put_last(&endpoint);
+            put(&mut failures, endpoint, error);
+        };
+        let open = self.candidates(can);
+        let answer = in_rounds(open, self.inner.attempts, attempt, Error::again, failed).await;
+        answer.ok_or_else(|| self.failed(failures))
     }
 
     fn candidates(&self, can: impl Fn(&Capabilities) -> bool) -> Vec<Arc<Endpoint>> {
@@ -539,9 +545,15 @@ impl Session {
             .filter(|endpoint| can(&endpoint.host.can))
             .cloned()
             .collect();
-        // Stable: among equals the order of the configuration.
-        found.sort_by_key(|endpoint| endpoint.failed.load(Ordering::Relaxed));
+        // Stable: among equals the order of the session.
+        let experience = self.experience();
+        found.sort_by_key(|endpoint| experience.failed.contains(&endpoint.place));
         found
+    }
+
+    /// Asks others before this host from now on.
+    pub(super) fn put_last(&self, endpoint: &Endpoint) {
+        self.experience().failed.insert(endpoint.place);
     }
 
     /// One error of what all hosts said.
@@ -565,30 +577,40 @@ impl Session {
     /// Whom to ask for a blob.
     pub(super) fn sources(&self, digest: &str) -> Vec<Arc<Endpoint>> {
         let mut sources = self.candidates(|can| can.pull);
-        let blobs = self.inner.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(blob) = blobs.get(digest) {
+        if let Some(blob) = self.experience().blobs.get(digest) {
             sources.retain(|endpoint| !blob.distrusted.contains(&endpoint.place));
         }
         sources
     }
 
     pub(super) fn served(&self, digest: &str, endpoint: &Endpoint) {
-        let mut blobs = self.inner.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-        blobs.entry(digest.to_owned()).or_default().served.insert(endpoint.place);
+        let mut experience = self.experience();
+        experience.blobs.entry(digest.to_owned()).or_default().served.insert(endpoint.place);
     }
 
     /// After a blob turned out wrong: does not ask the first host that served a part of it again.
     /// Whether another is left to ask, from the first byte on.
     pub(super) fn distrust(&self, digest: &str) -> bool {
         {
-            let mut blobs = self.inner.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-            let blob = blobs.entry(digest.to_owned()).or_default();
+            let mut experience = self.experience();
+            let blob = experience.blobs.entry(digest.to_owned()).or_default();
             let Some(first) = blob.served.pop_first() else { return false };
             blob.served.clear();
             blob.distrusted.insert(first);
         }
         !self.sources(digest).is_empty()
     }
+}
+
+/// One host, asked about an image beside what it serves of it.
+pub(super) struct Witness {
+    /// What it says, and nobody else; once.
+    pub(super) lists: Session,
+    /// What its lists name by digest, wherever that is, from it first.
+    pub(super) content: Session,
+    /// Nobody knows better than it: the others are its mirrors.
+    pub(super) is_registry: bool,
+    pub(super) host: String,
 }
 
 /// The latest failure of each host.
@@ -629,10 +651,6 @@ mod tests {
         assert!(limited(45).is_transient());
         assert!(!limited(46).is_transient());
         assert!(limited(46).to_string().ends_with("try in 46 s"));
-        let mut patience = Patience::default();
-        let lasts: Vec<_> =
-            [20, 20, 20, 5, 1].map(|s| patience.lasts(Duration::from_secs(s))).to_vec();
-        assert_eq!(lasts, [true, true, false, true, false]);
         assert!(Error::RateLimit { after: None }.is_transient());
         let status = |code| Error::Status { code, message: String::new(), after: None };
         assert!(
@@ -649,6 +667,8 @@ mod tests {
         assert!(!all(vec![Error::Unknown("such blob"), limited(3600)]).is_transient());
         assert!(all(vec![status(503), Error::Unknown("such blob")]).is_unknown());
         assert!(!all(vec![status(503), status(403)]).is_unknown());
+        assert!(all(vec![status(503), Error::Unknown("such blob")]).is_refusal());
+        assert!(!all(vec![status(503), limited(1)]).is_refusal());
     }
 
     #[test]

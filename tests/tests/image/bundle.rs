@@ -15,13 +15,13 @@ use tests::registry::{Request, Response, Server};
 use super::signature::{Signer, policy, refused};
 use super::{Fixture, sample};
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const STATEMENT: &str = "application/vnd.in-toto+json";
-const SIGN: &str = "https://sigstore.dev/cosign/sign/v1";
+pub(super) const SIGN: &str = "https://sigstore.dev/cosign/sign/v1";
 
-fn bundle(signer: &Signer, of: &str, predicate: &str) -> Vec<u8> {
+pub(super) fn bundle(signer: &Signer, of: &str, predicate: &str) -> Vec<u8> {
     let statement = json!({
         "_type": "https://in-toto.io/Statement/v1", "predicateType": predicate, "predicate": {},
         "subject": [{"digest": {"sha256": of.trim_start_matches("sha256:")}}],
@@ -90,6 +90,42 @@ fn page(entries: &[Value], size: usize, path: &str) -> Response {
     response
 }
 
+/// What a registry has where bundles refer to an image.
+pub(super) struct Shelf {
+    pub(super) manifests: BTreeMap<String, Vec<u8>>,
+    pub(super) blobs: BTreeMap<String, Vec<u8>>,
+    /// Of the index that names the bundles' manifests.
+    pub(super) entries: Vec<Value>,
+}
+
+impl Shelf {
+    pub(super) fn new(image: &Made, bundles: &[Vec<u8>], kind: &Value) -> Self {
+        let of = digest(&image.manifest());
+        let mut blobs: BTreeMap<String, Vec<u8>> = image.blobs().into_iter().collect();
+        let (mut manifests, mut entries) = (BTreeMap::new(), Vec::new());
+        for bundle in bundles {
+            let manifest = json!({
+                "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": BUNDLE,
+                "config": {"mediaType": "application/vnd.oci.empty.v1+json",
+                           "digest": digest(b"{}"), "size": 2},
+                "layers": [{"mediaType": BUNDLE, "digest": digest(bundle), "size": bundle.len()}],
+                "subject": {"mediaType": MANIFEST, "digest": of, "size": image.manifest().len()},
+            });
+            let manifest = manifest.to_string().into_bytes();
+            let mut entry = json!({
+                "mediaType": MANIFEST, "digest": digest(&manifest), "size": manifest.len(),
+            });
+            if kind.is_string() {
+                entry["artifactType"] = kind.clone();
+            }
+            entries.push(entry);
+            blobs.insert(digest(bundle), bundle.clone());
+            manifests.insert(digest(&manifest), manifest);
+        }
+        Self { manifests, blobs, entries }
+    }
+}
+
 /// A registry that has an image and these bundles; and how many manifests that refer to it it gave.
 fn registry(
     image: &Made,
@@ -98,27 +134,7 @@ fn registry(
     kind: Value,
 ) -> (Server, Arc<AtomicUsize>) {
     let of = digest(&image.manifest());
-    let mut blobs: BTreeMap<String, Vec<u8>> = image.blobs().into_iter().collect();
-    let (mut manifests, mut entries) = (BTreeMap::new(), Vec::new());
-    for bundle in bundles {
-        let manifest = json!({
-            "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": BUNDLE,
-            "config": {"mediaType": "application/vnd.oci.empty.v1+json",
-                       "digest": digest(b"{}"), "size": 2},
-            "layers": [{"mediaType": BUNDLE, "digest": digest(bundle), "size": bundle.len()}],
-            "subject": {"mediaType": MANIFEST, "digest": of, "size": image.manifest().len()},
-        });
-        let manifest = manifest.to_string().into_bytes();
-        let mut entry = json!({
-            "mediaType": MANIFEST, "digest": digest(&manifest), "size": manifest.len(),
-        });
-        if kind.is_string() {
-            entry["artifactType"] = kind.clone();
-        }
-        entries.push(entry);
-        blobs.insert(digest(bundle), bundle.clone());
-        manifests.insert(digest(&manifest), manifest);
-    }
+    let Shelf { manifests, blobs, entries } = Shelf::new(image, bundles, &kind);
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string();
     let own = image.manifest();
     let asked = Arc::new(AtomicUsize::new(0));
@@ -159,7 +175,7 @@ fn registry(
     (server.unwrap(), asked)
 }
 
-fn requires(fixture: &Fixture, signer: &Signer, identity: &str) -> Registries {
+pub(super) fn requires(fixture: &Fixture, signer: &Signer, identity: &str) -> Registries {
     policy(fixture, &json!({"": signer.requirement(identity)}))
 }
 

@@ -28,8 +28,15 @@ fn commands_on_images_speak_as_docker_does() {
     for (name, made) in [("one:1", &one), ("two:1", &two)] {
         let path = host.path(name);
         tests::image::write(&path, &made.docker_archive(&[name])).unwrap();
-        let loaded = host.ok(&["image", "load", "-i", path.to_str().unwrap()]);
-        assert_eq!(loaded, format!("Loaded image: {name}"));
+        let loaded = host.run(&["image", "load", "-i", path.to_str().unwrap()]);
+        assert_eq!(stdout(&loaded), format!("Loaded image: {name}\n"));
+        for layer in &made.layers {
+            let short = &layer.diff_id["sha256:".len()..][..12];
+            for word in ["Loading layer", "Load complete"] {
+                let line = format!("{short}: {word}\n");
+                assert!(stderr(&loaded).contains(&line), "no {line:?} in {}", stderr(&loaded));
+            }
+        }
     }
     let ids = [one.id(), two.id()];
 
@@ -54,6 +61,8 @@ fn commands_on_images_speak_as_docker_does() {
     assert!(shown.starts_with("[\n    {\n        \"Id\": \"sha256:"), "{shown}");
     let format = "{{index .RepoTags 0}} {{json .Config.Cmd}} {{range .RootFS.Layers}}x{{end}}";
     assert_eq!(host.ok(&["image", "inspect", "-f", format, "one:1"]), "one:1 [\"serve\"] xx");
+    let shown = host.ok(&["image", "inspect", "--format", "json", "one:1", "two:1"]);
+    assert!(shown.starts_with("[{\"Id\":\"sha256:") && shown.lines().count() == 1, "{shown}");
     let output = host.run(&["image", "inspect", "none:1"]);
     assert_eq!((output.status.code(), stdout(&output).trim()), (Some(1), "[]"));
     assert!(stderr(&output).contains("no such image: none:1"), "{}", stderr(&output));
@@ -76,7 +85,25 @@ fn commands_on_images_speak_as_docker_does() {
     let left = host.sh(&format!("ls -A {} | grep -c '^.save-'", host.path("").display()));
     assert_eq!(left, "0");
 
+    // An archive's own names are told, all of them and no others; without one, the id.
+    for (names, told) in [
+        (&["more:1", "more:2"][..], "Loaded image: more:1\nLoaded image: more:2".to_owned()),
+        (&[], format!("Loaded image ID: {}", ids[0])),
+    ] {
+        let path = host.path("named");
+        tests::image::write(&path, &one.docker_archive(names)).unwrap();
+        assert_eq!(host.ok(&["load", "-qi", path.to_str().unwrap()]), told);
+    }
+    host.ok(&["rmi", "more:1", "more:2"]);
+
     // rm, prune
+    let output = host.run(&["rmi", "none:1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let output = host.run(&["rmi", "-f", "none:1", "none:2"]);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), String::new()));
+    for name in ["none:1", "none:2"] {
+        assert!(stderr(&output).contains(&format!("no such image: {name}")), "{output:?}");
+    }
     let removed = host.ok(&["rmi", "--no-prune", "two:1"]);
     assert!(removed.starts_with("Untagged: two:1\nDeleted: sha256:"), "{removed}");
     let asked = fed(&host, &["image", "prune", "-a"], b"n\n");
@@ -120,4 +147,27 @@ fn commands_on_images_speak_as_docker_does() {
     assert!(stderr(&output).contains("does not exist locally with the tag"), "{}", stderr(&output));
     host.ok(&["rmi", "-f", &ids[1]]);
     assert!(host.ok(&["pull", &name]).contains(&format!("Digest: {digest}")));
+    let again = host.ok(&["pull", &format!("{name}@{digest}")]);
+    assert!(again.contains(&format!("Status: Image is up to date for {name}@{digest}")), "{again}");
+    host.ok(&["tag", &name, &registry.image("team/two:4")]);
+    host.ok(&["push", "-a", repository]);
+    host.ok(&["image", "prune", "-af"]);
+    let all = host.ok(&["pull", "-a", repository]);
+    for tag in ["3", "4"] {
+        let status = format!("Status: Downloaded newer image for {repository}:{tag}\n");
+        assert!(all.contains(&status), "{all}");
+    }
+    assert!(!all.contains("Using default tag"), "{all}");
+    assert_eq!(host.ok(&["images", "--format", "{{.Tag}}", repository]), "3\n4");
+    let output = host.run(&["pull", "-a", &name]);
+    assert!(stderr(&output).contains("tag can't be used with --all-tags/-a"), "{output:?}");
+    let none = registry.image("team/none");
+    let output = host.run(&["pull", "-a", &none]);
+    assert!(stderr(&output).contains("the registry has no such repository"), "{output:?}");
+    let output = host.run(&["pull", &none]);
+    assert_eq!(
+        (output.status.code(), stdout(&output).as_str()),
+        (Some(1), "Using default tag: latest\n")
+    );
+    assert!(stderr(&output).contains(&format!("\nlighter: pull {none} from ")), "{output:?}");
 }

@@ -4,10 +4,12 @@ mod bundle;
 mod collect;
 mod commands;
 mod crash;
+mod formats;
 mod full;
 mod hostile;
 mod limits;
 mod load;
+mod mirror;
 mod progress;
 mod pull;
 mod race;
@@ -68,7 +70,10 @@ impl Fixture {
     fn load(&self, archive: &[u8]) -> Result<Vec<Image>, Error> {
         let path = self.dir.path().join("archive");
         std::fs::write(&path, archive).unwrap();
-        self.runtime.block_on(self.store.load(&path, &Registries::default(), self.progress()))
+        let registries = Registries::default();
+        let loaded = self.store.load(&path, &registries, self.progress());
+        let loaded = self.runtime.block_on(loaded)?;
+        Ok(loaded.into_iter().map(|loaded| loaded.image).collect())
     }
 
     /// Everything in the store but its lock and its fixed directories.

@@ -289,6 +289,52 @@ fn a_registry_without_ranges_is_served_too_and_its_lies_found() {
 }
 
 #[test]
+fn the_tags_of_a_repository_are_listed_page_by_page() {
+    let fixture = Fixture::new();
+    let ask = |answer: fn(&str) -> (&'static str, &'static str)| {
+        let server = Server::start(move |request| {
+            let query = request.path.strip_prefix("/v2/x/app/tags/list").unwrap_or("wrong");
+            let (body, link) = answer(query);
+            Response::new(200, body).header("link", link)
+        });
+        let server = server.unwrap();
+        let name = format!("{}/x/app", server.address());
+        let registries = Registries::default();
+        let asked = Store::tags_at_registry(&name, None, &registries);
+        let tags = fixture.runtime.block_on(asked).map_err(|error| chain(&error));
+        tags.map(|tags| tags.join(" ").replace(&name, ""))
+    };
+    let paged = ask(|query| match query {
+        "" => {
+            (r#"{"name":"x/app","tags":["b","a"]}"#, "</v2/x/app/tags/list?last=b>; rel=\"next\"")
+        }
+        "?last=b" => (r#"{"name":"x/app","tags":["c","a"]}"#, ""),
+        _ => ("", ""),
+    });
+    assert_eq!(paged.unwrap(), ":a :b :c");
+    assert_eq!(ask(|_| (r#"{"tags":null}"#, "")).unwrap(), "");
+    // Signatures and the like are no images.
+    let signed = ask(|_| {
+        let tags = concat!(
+            r#"{"tags":["a","sha256-1","#,
+            r#""sha256-0123456789012345678901234567890123456789012345678901234567890123.sig"]}"#
+        );
+        (tags, "")
+    });
+    assert_eq!(signed.unwrap(), ":a :sha256-1");
+    for (refused, part) in [
+        (ask(|_| (r#"{"tags":["../x"]}"#, "")), "is not a tag"),
+        (ask(|_| (r#"{"tags":["a@sha256:0"]}"#, "")), "is not a tag"),
+        (ask(|_| (r#"{"tags":"a"}"#, "")), "list of tags is malformed"),
+        (ask(|_| (r#"{"tags":[]}"#, "<?again>; rel=next")), "does not end"),
+        (ask(|_| ("{}", "<http://elsewhere.example/>; rel=next")), "another host"),
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(refused.contains(part), "{refused}");
+    }
+}
+
+#[test]
 fn schema_1_is_refused_with_the_reason() {
     let fixture = Fixture::new();
     let server = scripted(&sample(), |request| {

@@ -220,10 +220,13 @@ impl Filter {
             Some((key, value)) => image.labels.get(key).is_some_and(|have| have == value),
             None => image.labels.contains_key(wanted),
         };
-        let passes = self.dangling.is_none_or(|dangling| dangling == image.references.is_empty())
-            && self.labels.iter().all(label)
-            && self.before.is_none_or(|before| created < before)
-            && self.since.is_none_or(|since| created > since);
+        let (tagged, named) = (!image.references.is_empty(), !image.repo_digests.is_empty());
+        // One that has only digests is neither.
+        let passes =
+            self.dangling.is_none_or(|wanted| if wanted { !tagged } else { tagged || named })
+                && self.labels.iter().all(label)
+                && self.before.is_none_or(|before| created < before)
+                && self.since.is_none_or(|since| created > since);
         if !passes {
             return None;
         }

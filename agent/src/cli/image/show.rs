@@ -23,7 +23,10 @@ pub(in crate::cli) async fn inspect(
     arguments: Inspect,
     connection: &Connection,
 ) -> Result<u8, Failure> {
-    let format = arguments.format.filter(|format| !format.is_empty() && format != "json");
+    let format = arguments.format.filter(|format| !format.is_empty());
+    // On one line, as Docker has it.
+    let compact = format.as_deref() == Some("json");
+    let format = format.filter(|_| !compact);
     let template = format.map(|format| Template::parse(&format)).transpose()?;
     let mut images = Vec::new();
     let mut code = 0;
@@ -40,9 +43,13 @@ pub(in crate::cli) async fn inspect(
     let json = |source| Error::Json { source };
     let Some(template) = template else {
         let mut text = Vec::new();
-        let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-        let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-        images.serialize(&mut serializer).map_err(json)?;
+        if compact {
+            serde_json::to_writer(&mut text, &images).map_err(json)?;
+        } else {
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+            let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+            images.serialize(&mut serializer).map_err(json)?;
+        }
         text.push(b'\n');
         output::print_bytes(&text)?;
         return Ok(code);

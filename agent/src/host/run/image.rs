@@ -133,6 +133,8 @@ fn reason(failure: &Failure, policy: PullPolicy, reference: &str, advice: &str) 
     let name = match (&failure.error, login) {
         (_, Some(login)) => login.name(),
         (Error::Timeout { .. }, _) => "DockerTimeoutError",
+        // It has the digest by then, and fails at the pull itself.
+        (Error::Image(error), _) if error.is_of_manifest() => "CannotPullContainerError",
         // Where a pull's failure ends the task, Amazon's agent asks for the manifest first.
         _ if strict && !failure.resolved && !reference.contains('@') => {
             "CannotPullImageManifestError"
@@ -140,4 +142,34 @@ fn reason(failure: &Failure, policy: PullPolicy, reference: &str, advice: &str) 
         _ => "CannotPullContainerError",
     };
     format!("{name}: {advice}{}", chain(&failure.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_has_amazons_name() {
+        let of_manifest = || {
+            let (wanted, offered) = ("linux/amd64".to_owned(), "linux/arm64".to_owned());
+            Error::Image(image::Error::NoPlatform { reference: "a".to_owned(), wanted, offered })
+        };
+        let late =
+            || Error::Timeout { to: "MANIFEST_PULLED", after: std::time::Duration::from_secs(60) };
+        let manifest = "CannotPullImageManifestError";
+        let other = "CannotPullContainerError";
+        for (error, resolved, policy, reference, name) in [
+            (Error::Inactive, false, PullPolicy::Always, "a:1", manifest),
+            (Error::Inactive, false, PullPolicy::Once, "a:1", manifest),
+            (Error::Inactive, true, PullPolicy::Always, "a:1", other),
+            (Error::Inactive, false, PullPolicy::Always, "a@sha256:1", other),
+            (Error::Inactive, false, PullPolicy::Refresh, "a:1", other),
+            (Error::Inactive, false, PullPolicy::Missing, "a:1", other),
+            (of_manifest(), false, PullPolicy::Always, "a:1", other),
+            (late(), false, PullPolicy::Always, "a:1", "DockerTimeoutError"),
+        ] {
+            let text = reason(&Failure { error, resolved }, policy, reference, "Look. ");
+            assert!(text.starts_with(&format!("{name}: Look. ")), "{text}");
+        }
+    }
 }

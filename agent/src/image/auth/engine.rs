@@ -3,8 +3,12 @@
 //! Where the Amazon agent warns of what it cannot read and goes on without, this one refuses to start:
 //! which login was meant would show at the next pull only, as a refusal of the registry.
 
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
 use super::Error;
-use super::keys::Keyring;
+use super::keys::{Entry, Keyring};
 
 pub(super) fn read(kind: Option<&str>, data: Option<&str>) -> Result<Keyring, Error> {
     let data = data.filter(|data| !data.trim().is_empty());
@@ -16,6 +20,9 @@ pub(super) fn read(kind: Option<&str>, data: Option<&str>) -> Result<Keyring, Er
         Some(other) => return Err(Error::Kind(other.to_owned())),
     };
     let Some(data) = data else { return Ok(Keyring::default()) };
+    if let Ok(Wrapped { auths }) = serde_json::from_str(data) {
+        return Keyring::read(auths);
+    }
     // Both are secret, and serde's own messages quote the text: only the place is kept.
     let entries = serde_json::from_str(data).map_err(|error| Error::Data {
         kind,
@@ -23,6 +30,13 @@ pub(super) fn read(kind: Option<&str>, data: Option<&str>) -> Result<Keyring, Er
         column: error.column(),
     })?;
     Keyring::read(entries)
+}
+
+/// The whole of Docker's `config.json`, as people paste it; taken for a list of registries it would
+/// be that of one without a login.
+#[derive(Deserialize)]
+struct Wrapped {
+    auths: BTreeMap<String, Entry>,
 }
 
 #[cfg(test)]
@@ -45,6 +59,19 @@ mod tests {
         assert_eq!(keys.find("r.example:5000", "app"), Some(&login));
         assert_eq!(keys.find("r.example", "app"), None);
         assert!(read(Some("docker"), None).is_ok() && read(None, Some(" ")).is_ok());
+    }
+
+    #[test]
+    fn a_whole_file_of_docker() {
+        let data = r#"{"auths":{"r.example":{"auth":"YTpi"}},"detachKeys":"ctrl-x"}"#;
+        let login = Login::Password { user: "a".to_owned(), password: "b".to_owned() };
+        for kind in ["dockercfg", "docker"] {
+            let keys = read(Some(kind), Some(data)).unwrap();
+            assert_eq!(keys.find("r.example", "app"), Some(&login));
+        }
+        // A registry may have any name.
+        let data = r#"{"auths":{"username":"a","password":"b"}}"#;
+        assert_eq!(read(Some("docker"), Some(data)).unwrap().find("auths", "app"), Some(&login));
     }
 
     #[test]

@@ -135,7 +135,8 @@ fn marks_are_read() {
         ("101%", None),
         ("-1%", None),
         ("%", None),
-        ("1024", Some(Mark::Bytes(1024))),
+        ("1024b", Some(Mark::Bytes(1024))),
+        ("85", None),
         ("2k", Some(Mark::Bytes(2048))),
         ("2KB", Some(Mark::Bytes(2000))),
         ("3MiB", Some(Mark::Bytes(3 << 20))),
@@ -160,8 +161,11 @@ fn marks_are_compared_with_what_df_shows() {
     assert_eq!(marks(85, 75).excess(&usage), Excess::default());
     assert_eq!(marks(80, 75).excess(&usage), Excess::default());
     assert_eq!(marks(79, 75).excess(&usage), bytes(5));
-    // A low mark above the high one asks for nothing.
-    assert_eq!(marks(70, 90).excess(&usage), Excess::default());
+    // A low mark that turns out above the high one is the high one.
+    assert_eq!(marks(70, 90).excess(&usage), bytes(10));
+    let amount = Marks { high: Mark::Bytes(40), low: Mark::Percent(75) };
+    assert_eq!(amount.excess(&usage), bytes(40));
+    assert_eq!(amount.excess(&Usage { used: 40, ..usage }), Excess::default());
     let mixed = Marks { high: Mark::Bytes(70), low: Mark::Percent(50) };
     assert_eq!(mixed.excess(&usage), bytes(30));
     let inodes = Usage { inodes_used: 99, inodes_available: 1, ..usage };

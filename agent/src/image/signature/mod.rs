@@ -23,6 +23,9 @@
 //! here is to be used without its registry being asked: signatures that were accepted once are kept,
 //! and what they do not prove to the policy of today has to be pulled again.
 //!
+//! Of a registry with mirrors each is asked, the registry last, until there is enough: a mirror may have the
+//! image and not, or not yet, what was signed of it.
+//!
 //! A registry can hold back signatures, and so keep an image from being pulled; it cannot make one.
 //! What it says is bounded: the newest signatures of a manifest, each of a few kilobytes.
 
@@ -42,6 +45,7 @@ mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -60,8 +64,10 @@ use super::download::{Collected, check_digest};
 use super::error::told;
 use super::manifest::{Descriptor, MAX_DOCUMENT, OCI_MANIFEST};
 use super::reference::{Reference, is_digest};
-use super::registry::{self, Session};
+use super::registry::{self, Session, Witness};
+use super::rounds::{ATTEMPTS, in_rounds};
 use super::unpack;
+use crate::error::chain;
 
 const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -115,6 +121,23 @@ pub enum Error {
 }
 
 impl Error {
+    /// May the same pull work a moment later?
+    pub(super) fn is_transient(&self) -> bool {
+        self.transfer().is_some_and(registry::Error::is_transient)
+    }
+
+    /// What a registry has against it.
+    fn transfer(&self) -> Option<&registry::Error> {
+        match self {
+            Self::Fetch { source, .. } | Self::Referrers { source, .. } => Some(source),
+            Self::Payload { source, .. } => match &**source {
+                unpack::Error::Transfer(source) => Some(source),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Has the policy been asked, and said no?
     pub(super) fn is_verdict(&self) -> bool {
         matches!(
@@ -154,15 +177,10 @@ impl Policy {
         let rule = self.of(pulled);
         let digests: BTreeSet<&str> = digests.iter().copied().collect();
         let digests: Vec<&str> = digests.into_iter().collect();
-        let mut signatures = Vec::new();
-        if rule.needs_signatures() && !rule.rejects() {
-            for digest in &digests {
-                signatures.extend(signatures_of(session, digest).await?);
-                if rule.takes_bundles() {
-                    signatures.extend(bundles_of(session, digest).await?);
-                }
-            }
-        }
+        let signatures = match rule.needs_signatures() && !rule.rejects() {
+            true => gather(session, &rule, pulled, &digests).await?,
+            false => Vec::new(),
+        };
         let accepted = rule.decide(pulled, &digests, &signatures).map_err(|verdict| {
             let (policy, place) = self.named(&rule);
             match verdict {
@@ -272,9 +290,65 @@ fn listed(text: &[u8]) -> Result<Vec<(Descriptor, String)>, serde_json::Error> {
         .collect())
 }
 
-async fn signatures_of(session: &Session, digest: &str) -> Result<Vec<Attached>, Error> {
+/// What the hosts of the registry have, one after the other until it is enough: a mirror may have
+/// none, or old ones, of an image whose registry has others.
+async fn gather(
+    session: &Session,
+    rule: &Rule<'_>,
+    pulled: &Reference,
+    digests: &[&str],
+) -> Result<Vec<Attached>, Error> {
+    let found = Mutex::new(Vec::new());
+    let mut failure = None;
+    let ask = |witness: Arc<Witness>| {
+        let found = &found;
+        async move {
+            let told = told_by(&witness, rule, digests).await.map_err(Some)?;
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            for attached in told {
+                if !found.contains(&attached) {
+                    found.push(attached);
+                }
+            }
+            // `None`: it has not enough.
+            rule.decide(pulled, digests, &found).map(drop).map_err(|_verdict| None)
+        }
+    };
+    let pause = |error: &Option<Error>, tries| error.as_ref()?.transfer()?.again(tries);
+    let failed = |witness: Arc<Witness>, error: Option<Error>| match error {
+        // Others may have them, too, but that there are none only the registry can say.
+        error if witness.is_registry => failure = error,
+        Some(error) => tracing::warn!(
+            image = %pulled, host = witness.host, error = chain(&error),
+            "a mirror does not tell the signatures of an image"
+        ),
+        None => {}
+    };
+    let enough = in_rounds(session.witnesses(), ATTEMPTS, ask, pause, failed).await;
+    match failure {
+        Some(error) if enough.is_none() => Err(error),
+        _ => Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    }
+}
+
+async fn told_by(
+    witness: &Witness,
+    rule: &Rule<'_>,
+    digests: &[&str],
+) -> Result<Vec<Attached>, Error> {
+    let mut signatures = Vec::new();
+    for digest in digests {
+        signatures.extend(signatures_of(witness, digest).await?);
+        if rule.takes_bundles() {
+            signatures.extend(bundles_of(witness, digest).await?);
+        }
+    }
+    Ok(signatures)
+}
+
+async fn signatures_of(witness: &Witness, digest: &str) -> Result<Vec<Attached>, Error> {
     let tag = tag_of(digest);
-    let text = match session.manifest(&tag).await {
+    let text = match witness.lists.manifest(&tag).await {
         Ok((text, _)) => text,
         Err(error) if error.is_unknown() => return Ok(Vec::new()),
         Err(source) => return Err(Error::Fetch { tag, source: Box::new(source) }),
@@ -293,7 +367,7 @@ async fn signatures_of(session: &Session, digest: &str) -> Result<Vec<Attached>,
         let payload = match payloads.get(&descriptor.digest) {
             Some(payload) => payload.clone(),
             None => {
-                let payload = fetch(session, &descriptor).await?;
+                let payload = fetch(&witness.content, &descriptor).await?;
                 payloads.insert(descriptor.digest, payload.clone());
                 payload
             }
@@ -326,13 +400,13 @@ fn referring(pages: &[Bytes]) -> Result<Vec<Descriptor>, serde_json::Error> {
         .collect())
 }
 
-async fn bundles_of(session: &Session, digest: &str) -> Result<Vec<Attached>, Error> {
+async fn bundles_of(witness: &Witness, digest: &str) -> Result<Vec<Attached>, Error> {
     let failed = |source| Error::Referrers { digest: digest.to_owned(), source: Box::new(source) };
-    let pages = match session.referrers(digest, bundle::BUNDLE).await {
+    let pages = match witness.lists.referrers(digest, bundle::BUNDLE).await {
         Ok(pages) => pages,
         // As the specification has it for registries without that API.
         Err(error) if error.is_unknown() => {
-            match session.manifest(&digest.replace(':', "-")).await {
+            match witness.lists.manifest(&digest.replace(':', "-")).await {
                 Ok((text, _)) => vec![text],
                 Err(error) if error.is_unknown() => return Ok(Vec::new()),
                 Err(source) => return Err(failed(source)),
@@ -346,7 +420,7 @@ async fn bundles_of(session: &Session, digest: &str) -> Result<Vec<Attached>, Er
     };
     let mut signatures = Vec::new();
     for entry in referring(&pages).map_err(malformed)? {
-        let (text, _) = session.manifest(&entry.digest).await.map_err(failed)?;
+        let (text, _) = witness.content.manifest(&entry.digest).await.map_err(failed)?;
         let Object(Signatures { layers }) = serde_json::from_slice(&text).map_err(malformed)?;
         let bundle = layers.into_iter().find(|layer| {
             layer.media_type == bundle::BUNDLE
@@ -354,7 +428,7 @@ async fn bundles_of(session: &Session, digest: &str) -> Result<Vec<Attached>, Er
                 && is_digest(&layer.digest)
         });
         if let Some(bundle) = bundle {
-            signatures.extend(bundle::parse(&fetch(session, &bundle).await?));
+            signatures.extend(bundle::parse(&fetch(&witness.content, &bundle).await?));
         }
     }
     Ok(signatures)
