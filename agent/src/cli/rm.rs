@@ -16,7 +16,7 @@ pub(super) struct Args {
     tasks: Vec<String>,
 }
 
-pub(super) async fn run(arguments: Args, connection: &Connection) -> Result<u8, Failure> {
+pub(super) async fn run(arguments: &Args, connection: &Connection) -> Result<u8, Failure> {
     let mut code = 0;
     for task in &arguments.tasks {
         match remove(connection, task, arguments.force).await {

@@ -14,7 +14,7 @@ pub(super) struct Args {
     tasks: Vec<String>,
 }
 
-pub(super) async fn run(arguments: Args, connection: &Connection) -> Result<u8, Failure> {
+pub(super) async fn run(arguments: &Args, connection: &Connection) -> Result<u8, Failure> {
     let stop = StopTask {
         reason: Some("Task stopped by user".to_owned()),
         kill: false,

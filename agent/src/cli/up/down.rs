@@ -42,8 +42,7 @@ pub(super) async fn bring_down(layout: &Layout, _lock: &Lock) -> Result<u8, Fail
     // Also where the agent is gone and its tasks live: the connection then embeds one.
     let connection = Connection::open(layout.clone()).await?;
     let stopped = stop_tasks(&connection).await;
-    connection.close().await?;
-    let stopped = stopped?;
+    let stopped = connection.close_after(stopped).await?;
     if stopped > 0 {
         let what = if stopped == 1 { "task has" } else { "tasks have" };
         output::tell(&format!("lighter: {stopped} {what} stopped"));
