@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path as Captured, Query, State};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Path as Captured, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -213,6 +214,24 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// A body of JSON. One that is none is refused as everything else is.
+#[derive(Debug)]
+pub(super) struct Given<T>(pub(super) T);
+
+impl<T, S: Send + Sync> FromRequest<S> for Given<T>
+where
+    Json<T>: FromRequest<S, Rejection = JsonRejection>,
+{
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        match Json::from_request(request, state).await {
+            Ok(Json(given)) => Ok(Self(given)),
+            Err(rejection) => Err(Refusal(rejection.status(), rejection.body_text())),
+        }
+    }
+}
+
 pub(super) fn lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Response {
     let body = items.map(|item| {
         let mut line = serde_json::to_vec(&item).unwrap_or_default();
@@ -305,7 +324,7 @@ async fn list(State(api): State<Api>, Query(query): Query<ListQuery>) -> Json<Ve
 
 async fn run(
     State(api): State<Api>,
-    Json(request): Json<RunTask>,
+    Given(request): Given<RunTask>,
 ) -> Result<(StatusCode, Json<TaskView>), Refusal> {
     let RunTask { id, definition, pull, remove, logins } = request;
     let id = id.unwrap_or_else(|| TaskId::from_random(uuid::Uuid::new_v4().as_u128()));
@@ -351,7 +370,7 @@ async fn show(
 async fn stop(
     State(api): State<Api>,
     Captured(task): Captured<String>,
-    Json(StopTask { reason, kill, timeout }): Json<StopTask>,
+    Given(StopTask { reason, kill, timeout }): Given<StopTask>,
 ) -> Result<Json<TaskView>, Refusal> {
     let id = api.find(&task)?;
     api.ask(id, TaskEvent::Stop { reason, kill, timeout }).await.map(Json)
