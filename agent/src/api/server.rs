@@ -19,6 +19,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::{Stream, StreamExt, stream};
 use protocol::ids::TaskId;
+use protocol::taskdef::TaskDefinition;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -30,7 +31,7 @@ use crate::engine::{NewTask, TaskEvent};
 use crate::error::chain;
 use crate::host::hands::Hands;
 use crate::host::view::Snapshot;
-use crate::host::{Input, admit};
+use crate::host::{Input, NotRun, admit};
 use crate::logs;
 
 /// How long removing a task may take before the caller is told that it goes on.
@@ -328,8 +329,8 @@ async fn run(
 ) -> Result<(StatusCode, Json<TaskView>), Refusal> {
     let RunTask { id, definition, pull, remove, logins } = request;
     let id = id.unwrap_or_else(|| TaskId::from_random(uuid::Uuid::new_v4().as_u128()));
-    if let Some(known) = api.snapshots.borrow().tasks.get(&id) {
-        return Ok((StatusCode::OK, Json((**known).clone())));
+    if let Some(known) = known(&api.snapshots.borrow(), &id, &definition)? {
+        return Ok((StatusCode::OK, Json(known)));
     }
     for (index, container) in definition.containers.iter().enumerate() {
         if let Some(login) = logins.get(&container.name) {
@@ -355,7 +356,28 @@ async fn run(
     if admitted.is_err() {
         api.hands.logins().forget(&id);
     }
-    Ok((StatusCode::CREATED, Json(admitted.map_err(Refusal::internal)?)))
+    let refused = |error| match error {
+        NotRun::Spent(_) => Refusal::conflict(chain(&error)),
+        NotRun::Unstored(_) => Refusal::internal(chain(&error)),
+    };
+    Ok((StatusCode::CREATED, Json(admitted.map_err(refused)?)))
+}
+
+/// The task of an id that was asked for before, by one who lost the answer.
+fn known(
+    snapshot: &Snapshot,
+    id: &TaskId,
+    definition: &TaskDefinition,
+) -> Result<Option<TaskView>, Refusal> {
+    match (snapshot.tasks.get(id), snapshot.states.get(id)) {
+        (Some(view), Some(task)) if task.ecs.is_none() && task.definition == *definition => {
+            Ok(Some((**view).clone()))
+        }
+        (None, None) => Ok(None),
+        _ => Err(Refusal::conflict(format!(
+            "task {id} is there already and is another: draw a new id"
+        ))),
+    }
 }
 
 async fn show(

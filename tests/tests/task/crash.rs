@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -141,21 +142,78 @@ fn moments(count: usize, most: Duration) -> impl Iterator<Item = Duration> {
     (0..count).map(move |moment| most * moment / count)
 }
 
-/// The agent dies at the moments around the commit of a new task. Whether the task was stored or not, the
-/// command has the next one run it, once.
-#[test]
-fn a_task_whose_agent_dies_before_it_answers_runs_once() {
-    let host = TestHost::new();
+/// A task that exits with 6, and the file to which it adds a line.
+fn counted(host: &TestHost) -> (Value, PathBuf) {
     let count = host.path("count");
     fs::create_dir(&count).expect("a directory");
     let mut main = container("main", "echo ran >> /count/lines; exit 6");
     main["mountPoints"] = json!([{"sourceVolume": "count", "containerPath": "/count"}]);
     let mut definition = task("none", vec![main]);
     definition["volumes"] = json!([{"name": "count", "host": {"sourcePath": count}}]);
+    (definition, count.join("lines"))
+}
+
+/// Who asks for a task by its id gets this one, and none once its record is gone, whichever agent it is.
+#[test]
+fn a_task_is_run_once_by_its_id() {
+    let host = TestHost::new();
+    let (definition, count) = counted(&host);
+    let definition = protocol::taskdef::parse(&definition.to_string()).expect("a definition");
+    let mut task = json!({"definition": definition, "pull": "never", "remove": false});
+    host.start_agent();
+    let ask = |task: &Value| {
+        let answer = host.ask_agent("POST", "/v1/tasks", &task.to_string());
+        let (status, body) = answer.expect("an answer");
+        (status, serde_json::from_str::<Value>(&body).expect("JSON"))
+    };
+    for id in ["", "../0123456789abcdef0123456789abcd", "0123456789ABCDEF0123456789ABCDEF"] {
+        task["id"] = json!(id);
+        let (status, answer) = ask(&task);
+        let message = answer["message"].as_str().expect("why not");
+        assert_eq!(status, "422", "{message}");
+        assert!(message.contains("is not 32 lower-case hexadecimal digits"), "{message}");
+    }
+    let id = "0123456789abcdef0123456789abcdef";
+    task["id"] = json!(id);
+    let (status, answer) = ask(&task);
+    assert_eq!((status.as_str(), &answer["taskId"]), ("201", &json!(id)), "{answer}");
+    let (status, answer) = ask(&task);
+    assert_eq!((status.as_str(), &answer["taskId"]), ("200", &json!(id)), "{answer}");
+    let mut other = task.clone();
+    other["definition"]["family"] = json!("other");
+    let (status, answer) = ask(&other);
+    assert_eq!(status, "409", "{answer}");
+    assert_eq!(wait_stopped(&host, id)["exitCode"], 6);
+    assert_eq!(ask(&task).0, "200");
+    host.ok(&["rm", id]);
+    let gone = || {
+        let (status, answer) = ask(&task);
+        let message = answer["message"].as_str().expect("why not");
+        assert_eq!(status, "409", "{message}");
+        assert!(message.contains("has been run on this host before"), "{message}");
+    };
+    host.start_agent();
+    gone();
+    let agent = host.agent_pid().expect("an agent");
+    host.kill(agent, "KILL");
+    host.eventually("it is gone", || !host.is_alive(agent));
+    host.start_agent();
+    gone();
+    assert_eq!(host.ok(&["ps", "--all", "--quiet"]), "");
+    assert_eq!(fs::read_to_string(count).expect("it ran"), "ran\n");
+}
+
+/// The agent dies at the moments around the commit of a new task. Whether the task was stored or not, the
+/// command has the next one run it, once.
+#[test]
+fn a_task_whose_agent_dies_before_it_answers_runs_once() {
+    let host = TestHost::new();
+    let (definition, count) = counted(&host);
     let path = host.definition("task.json", &definition);
-    for name in ["commit.before", "commit.after", "turn.answered"] {
+    // An agent's first turn is that of its start.
+    for (name, first) in [("commit.before", 1), ("commit.after", 1), ("turn.answered", 2)] {
         let mut fired = 0;
-        for hit in 1..=u32::try_from(tests::rounds(3)).expect("few") {
+        for hit in (first..).take(tests::rounds(3)) {
             host.stop_agent();
             let point = FailPoint { name: name.to_owned(), hit };
             let mut agent = point.command("lighter");
@@ -165,16 +223,17 @@ fn a_task_whose_agent_dies_before_it_answers_runs_once() {
             host.eventually("an agent serves, or has died", || {
                 host.agent_pid().is_some() || agent.try_wait().is_ok_and(|ended| ended.is_some())
             });
+            let served = host.agent_pid().is_some();
             let run = host.run(&["run", "--rm", &path]);
             assert_eq!(run.status.code(), Some(6), "{name}:{hit}: {}", stderr(&run));
-            let lines = fs::read_to_string(count.join("lines")).expect("it ran");
+            let lines = fs::read_to_string(&count).expect("it ran");
             assert_eq!(lines, "ran\n", "{name}:{hit}");
-            fs::remove_file(count.join("lines")).expect("remove");
+            fs::remove_file(&count).expect("remove");
             if agent.try_wait().expect("an exit status").is_none() {
                 terminate(&agent);
             }
             let status = agent.wait().expect("an exit status");
-            fired += u32::from(status.signal() == Some(9));
+            fired += u32::from(served && status.signal() == Some(9));
         }
         assert!(fired > 0 || !FailPoint::are_there(), "{name}");
     }
