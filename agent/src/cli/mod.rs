@@ -269,11 +269,19 @@ impl Cli {
             Verb::Exec(arguments) => exec::run(arguments, layout).await,
             Verb::Ps(a) => with_agent(AGENTS, layout, async |c| ps::run(&a, c).await).await,
             Verb::Logs(a) => with_agent(1, layout, async |c| logs::run(&a, c).await).await,
-            Verb::Stop(a) => with_agent(1, layout, async |c| stop::run(&a, c).await).await,
+            Verb::Stop(a) => {
+                let mut stopping = stop::Stopping::default();
+                let run = async |c: &Connection| stop::run(&a, &mut stopping, c).await;
+                with_agent(AGENTS, layout, run).await
+            }
             Verb::Inspect(a) => {
                 with_agent(AGENTS, layout, async |c| inspect::run(&a, c).await).await
             }
-            Verb::Rm(a) => with_agent(1, layout, async |c| rm::run(&a, c).await).await,
+            Verb::Rm(a) => {
+                let mut removing = rm::Removing::default();
+                let run = async |c: &Connection| rm::run(&a, &mut removing, c).await;
+                with_agent(AGENTS, layout, run).await
+            }
             Verb::Deregister => with_agent(1, layout, deregister::run).await,
             Verb::Image(a) => {
                 let most = if a.can_be_repeated() { AGENTS } else { 1 };
@@ -328,7 +336,7 @@ fn unfold(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 async fn with_agent(
     most: u32,
     layout: Layout,
-    command: impl AsyncFn(&Connection) -> Result<u8, Failure>,
+    mut command: impl AsyncFnMut(&Connection) -> Result<u8, Failure>,
 ) -> Result<u8, Failure> {
     let mut signals = signals::Signals::open()?;
     let open = async || Connection::open(layout.clone()).await;

@@ -270,6 +270,10 @@ impl Attendance {
             }
             Err(error) => return Err(error.into()),
         };
+        // An agent that went away may not have heard of it.
+        if self.unread.is_some() || !self.signalled.is_empty() {
+            self.stop(client, self.signalled.len() > 1);
+        }
         let mut shown = self.seen.clone();
         let (mut changing, mut writing) = (true, true);
         // Lines are read to their end even after the task's end is known.
@@ -349,7 +353,10 @@ impl Attendance {
         let reason = Some("Task stopped by user".to_owned());
         tokio::spawn(async move {
             let stop = StopTask { reason, kill, timeout: None };
-            if let Err(error) = client.stop(&id, &stop).await {
+            // The next agent is asked again.
+            if let Err(error) = client.stop(&id, &stop).await
+                && !error.is_lost()
+            {
                 output::tell(&format!("lighter: {}", super::chain(&error)));
             }
         });

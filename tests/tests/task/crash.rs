@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -203,6 +203,27 @@ fn a_task_is_run_once_by_its_id() {
     assert_eq!(fs::read_to_string(count).expect("it ran"), "ran\n");
 }
 
+/// An agent that kills itself at a fail point, once it serves, or has died by then.
+fn doomed(host: &TestHost, point: &FailPoint) -> Child {
+    host.stop_agent();
+    let mut agent = point.command("lighter");
+    agent.args(["agent"]).env("LIGHTER_ROOT", host.root());
+    agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut agent = agent.spawn().expect("lighter starts");
+    host.eventually("an agent serves, or has died", || {
+        host.agent_pid().is_some() || agent.try_wait().is_ok_and(|ended| ended.is_some())
+    });
+    agent
+}
+
+/// Whether the agent killed itself; else it ends now.
+fn has_fired(mut agent: Child) -> bool {
+    if agent.try_wait().expect("an exit status").is_none() {
+        terminate(&agent);
+    }
+    agent.wait().expect("an exit status").signal() == Some(9)
+}
+
 /// The agent dies at the moments around the commit of a new task. Whether the task was stored or not, the
 /// command has the next one run it, once.
 #[test]
@@ -214,28 +235,31 @@ fn a_task_whose_agent_dies_before_it_answers_runs_once() {
     for (name, first) in [("commit.before", 1), ("commit.after", 1), ("turn.answered", 2)] {
         let mut fired = 0;
         for hit in (first..).take(tests::rounds(3)) {
-            host.stop_agent();
-            let point = FailPoint { name: name.to_owned(), hit };
-            let mut agent = point.command("lighter");
-            agent.args(["agent"]).env("LIGHTER_ROOT", host.root());
-            agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut agent = agent.spawn().expect("lighter starts");
-            host.eventually("an agent serves, or has died", || {
-                host.agent_pid().is_some() || agent.try_wait().is_ok_and(|ended| ended.is_some())
-            });
+            let agent = doomed(&host, &FailPoint { name: name.to_owned(), hit });
             let served = host.agent_pid().is_some();
             let run = host.run(&["run", "--rm", &path]);
             assert_eq!(run.status.code(), Some(6), "{name}:{hit}: {}", stderr(&run));
             let lines = fs::read_to_string(&count).expect("it ran");
             assert_eq!(lines, "ran\n", "{name}:{hit}");
             fs::remove_file(&count).expect("remove");
-            if agent.try_wait().expect("an exit status").is_none() {
-                terminate(&agent);
-            }
-            let status = agent.wait().expect("an exit status");
-            fired += u32::from(served && status.signal() == Some(9));
+            fired += u32::from(has_fired(agent) && served);
         }
         assert!(fired > 0 || !FailPoint::are_there(), "{name}");
+    }
+}
+
+/// The command has the next agent finish it.
+#[test]
+fn a_task_is_removed_whose_agent_dies_while_it_removes_it() {
+    let host = TestHost::new();
+    for name in ["remove.before", "remove.after"] {
+        let agent = doomed(&host, &FailPoint { name: name.to_owned(), hit: 1 });
+        let task = host.detach(&script("none", "exit 6"));
+        wait_stopped(&host, &task);
+        assert_eq!(host.ok(&["rm", &task]), task, "{name}");
+        assert_eq!(host.ok(&["ps", "--all", "--quiet"]), "", "{name}");
+        assert!(!host.task_directory(&task).exists(), "{name}");
+        assert!(has_fired(agent) || !FailPoint::are_there(), "{name}");
     }
 }
 
