@@ -5,18 +5,16 @@
 `umoci unpack`, all from one `docker-registry` on loopback, in namespaces of their own: an image of 40
 layers of small files, an image of one layer of 400 MB, each compressed with gzip and with zstd, and
 20 images at once that share layers. The files are a sample of this machine's /usr, the same at each
-run. Every pull is into an empty store (its daemon, if it has one, begins anew with it) on the same
-file system; what the registry serves is in the page cache, what the pull before wrote is on disk, and what
-was removed before costs nobody anything (but with --removed). All take turns, and whoever is first
-changes from round to round.
+run. Every pull is into an empty store (its daemon, if it has one, begins anew with it) on a new
+ext4 with a journal; what the registry serves is in the page cache, and what the pull before wrote is on
+disk. All take turns, and whoever is first changes from round to round.
 
 Processor time is that of the client, of what it starts, and of its daemon. Peak memory is the largest
 sum over these processes of what is their own and, once per program, of the files they have mapped,
 looked at every 20 ms; and at least the daemon's own peak as the kernel has it.
 
-usage: image.py DIST [--rounds N] [--quick] [--removed] [--case NAME]... [--peer NAME]... [--images DIRECTORY]
+usage: image.py DIST [--rounds N] [--quick] [--case NAME]... [--peer NAME]... [--images DIRECTORY]
        --quick      two rounds with images of a fifth of the size
-       --removed    each pull comes right after the removal of the one before, as on a host that makes room
        --case       of layers-gzip layers-zstd big-gzip big-zstd twenty-gzip twenty-zstd
        --peer       of lighter ctr podman umoci
        --images     keep the registry's content there and use it again: making it takes a minute
@@ -227,12 +225,32 @@ def warm(directory):
                 pass
 
 
-def spread(directory):
-    """Has ext4 place each directory that is made in this one in a part of the disk of its own. Without a
-    journal it looks for some minutes at each removed inode again whenever it makes a file nearby."""
-    done = subprocess.run(["chattr", "+T", directory], stderr=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        print(f"what is removed may make the next pull slower: {done.stderr.strip()}")
+class Disk:
+    """An ext4 with a journal, as hosts have it, in a file; new for each pull. On one file system for all,
+    what one pull costs would depend on what the others left: ext4 without a journal, for one, looks for
+    minutes at each removed inode again whenever it makes a file nearby."""
+
+    SIZE = 6 << 30
+
+    def __init__(self, directory):
+        self.file, self.directory = directory / "disk", directory / "mnt"
+        self.directory.mkdir()
+        with open(self.file, "wb") as file:
+            file.truncate(self.SIZE)
+
+    def mount(self):
+        # Blocks that the file has stay its own; nothing is initialised in the background.
+        peers.run("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", self.file)
+        device = peers.run("losetup", "--find", "--show", "--direct-io=on", self.file).strip()
+        try:
+            peers.run("mount", "-o", "noinit_itable", device, self.directory)
+        finally:
+            # Once it is unmounted.
+            peers.run("losetup", "--detach", device)
+        return self.directory
+
+    def unmount(self):
+        peers.run("umount", self.directory)
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -326,17 +344,19 @@ def measure(commands, daemon):
 
 
 class Contender:
-    """Pulls into `root`, which does not exist before `begin` nor after `end`, and has a new name each time."""
+    """Pulls into `root`, which is on `disk` from `begin` to `end`."""
 
     label = ""
     compressions = ["gzip", "zstd"]
     programs = []
 
-    def __init__(self, home):
-        self.home, self.root, self.daemon = home, None, None
+    def __init__(self, disk):
+        self.disk, self.daemon = disk, None
+        self.root = disk.directory / "root"
 
     def begin(self):
-        self.root = pathlib.Path(tempfile.mkdtemp(prefix=f"{type(self).__name__.lower()}-", dir=self.home))
+        self.disk.mount()
+        self.root.mkdir()
 
     def start(self, what, socket, *command, **options):
         with open(self.root / "log", "wb") as log:
@@ -353,14 +373,14 @@ class Contender:
         for mount in reversed(mounts):
             if mount.startswith(f"{self.root}/"):
                 peers.run("umount", "--lazy", mount)
-        shutil.rmtree(self.root)
+        self.disk.unmount()
 
 
 class Ours(Contender):
     label = "lighter image pull"
 
-    def __init__(self, home, dist):
-        super().__init__(home)
+    def __init__(self, disk, dist):
+        super().__init__(disk)
         self.program = dist / "lighter"
 
     def begin(self):
@@ -407,8 +427,8 @@ class Umoci(Contender):
     label = "skopeo copy, umoci unpack"
     programs = ["skopeo", "umoci"]
 
-    def __init__(self, home):
-        super().__init__(home)
+    def __init__(self, disk):
+        super().__init__(disk)
         version = peers.run("umoci", "--version").split()[-1]
         if tuple(int(part) for part in version.partition("+")[0].split(".")[:2]) < (0, 5):
             self.compressions = ["gzip"]
@@ -420,11 +440,11 @@ class Umoci(Contender):
         return ["sh", "-c", f'mkdir "$2" && {script}', "sh", reference, directory]
 
 
-def contenders(names, dist, scratch):
+def contenders(names, dist, disk):
     every = {"ctr": Containerd, "podman": Podman, "umoci": Umoci}
     here = {name: kind for name, kind in every.items() if all(map(shutil.which, kind.programs))}
-    make = {"lighter": lambda home: Ours(home, dist), **here}
-    return {name: new(scratch) for name, new in make.items() if not names or name in names}
+    make = {"lighter": lambda disk: Ours(disk, dist), **here}
+    return {name: new(disk) for name, new in make.items() if not names or name in names}
 
 
 # --- the bench ------------------------------------------------------------------------------------
@@ -480,7 +500,6 @@ def arguments():
     parser.add_argument("dist", type=pathlib.Path)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--removed", action="store_true")
     parser.add_argument("--case", action="append", default=[])
     parser.add_argument("--peer", action="append", default=[])
     parser.add_argument("--images", type=pathlib.Path)
@@ -493,11 +512,9 @@ def main():
     rounds = given.rounds or (2 if given.quick else 5)
     with tempfile.TemporaryDirectory(prefix="lighter-bench-") as scratch:
         scratch = pathlib.Path(scratch)
-        if not given.removed:
-            spread(scratch)
         directory = (given.images or scratch / "images").resolve() / ("quick" if given.quick else "full")
         directory.mkdir(parents=True, exist_ok=True)
-        those = contenders(given.peer, given.dist.resolve(), scratch)
+        those = contenders(given.peer, given.dist.resolve(), Disk(scratch))
         with registry(scratch, directory, QUICK if given.quick else FULL) as cases:
             unknown = set(given.case) - set(cases)
             if unknown:

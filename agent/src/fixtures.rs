@@ -1,8 +1,22 @@
-//! Definitions for tests.
+//! Definitions and settings for tests.
 
 use std::collections::BTreeMap;
 
 use protocol::taskdef::{ContainerDefinition, LinuxParameters, LogConfiguration, LogDriver};
+
+use crate::engine::Settings;
+
+/// Of a host with few addresses and dynamic ports.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        stop_timeout: 30,
+        cleanup_after: 3600,
+        awsvpc_subnet: ipnet::Ipv4Net::new_assert([10, 147, 0, 0].into(), 28),
+        bridge_subnet: ipnet::Ipv4Net::new_assert([10, 147, 16, 0].into(), 28),
+        dynamic_ports: (50_000, 50_003),
+        user_maps: None,
+    }
+}
 
 /// An essential container that asks for nothing.
 pub(crate) fn container(name: &str, image: &str) -> ContainerDefinition {

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<u8, Failure> {
+    agent::sys::return_large_blocks();
     log(cli.log_level()?);
     // Installed once, before anything speaks TLS; fails only if that was done.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -39,13 +39,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a server may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// A request of HTTP/1.0: the answer's status and body.
-fn get(
+/// A request of HTTP/1.0, with a body of JSON if there is one: the answer's status and body.
+fn ask(
     mut connection: impl Read + Write,
     authority: &str,
-    target: &str,
+    (method, target, body): (&str, &str, &str),
 ) -> std::io::Result<(String, String)> {
-    write!(connection, "GET {target} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
+    write!(
+        connection,
+        "{method} {target} HTTP/1.0\r\nHost: {authority}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
@@ -185,11 +190,20 @@ impl TestHost {
 
     /// Pid of the background agent, if one runs.
     pub fn agent_pid(&self) -> Option<i64> {
-        let socket = self.root().join("run/lighter/agent.sock");
-        let connection = UnixStream::connect(socket).ok()?;
-        connection.set_read_timeout(Some(crate::patience(ANSWER))).ok()?;
-        let (_, answer) = get(connection, "agent", "/v1/agent").ok()?;
+        let (_, answer) = self.ask_agent("GET", "/v1/agent", "").ok()?;
         serde_json::from_str::<Value>(&answer).ok()?["pid"].as_i64()
+    }
+
+    /// A request to the agent's API: the status and the body.
+    pub fn ask_agent(
+        &self,
+        method: &str,
+        target: &str,
+        body: &str,
+    ) -> std::io::Result<(String, String)> {
+        let connection = UnixStream::connect(self.root().join("run/lighter/agent.sock"))?;
+        connection.set_read_timeout(Some(crate::patience(ANSWER)))?;
+        ask(connection, "agent", (method, target, body))
     }
 
     /// A shell script in the namespaces; its output, trimmed.
@@ -213,7 +227,7 @@ impl TestHost {
         let wait = crate::patience(ANSWER);
         let answer = TcpStream::connect_timeout(&server, wait).and_then(|connection| {
             connection.set_read_timeout(Some(wait))?;
-            get(connection, &server.ip().to_string(), target)
+            ask(connection, &server.ip().to_string(), ("GET", target, ""))
         });
         setns(&self.network, CloneFlags::CLONE_NEWNET).expect("enter our network namespace");
         answer.unwrap_or_default()

@@ -220,7 +220,8 @@ async fn new_task(
     });
     let (reply, answer) = oneshot::channel();
     context.inbox.send(Input::Run { new, reply }).await.map_err(|_closed| Error::Ending)?;
-    answer.await.map_err(|_closed| Error::Ending)?.map(|_view| ()).map_err(Error::Refused)
+    let admitted = answer.await.map_err(|_closed| Error::Ending)?;
+    admitted.map(|_view| ()).map_err(|error| Error::Refused(chain(&error)))
 }
 
 /// Keeps the task's credentials; returns the ids of the task's and of the execution role's.

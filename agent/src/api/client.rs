@@ -52,6 +52,15 @@ impl ClientError {
         matches!(self, Self::Refused { status: 404, .. })
     }
 
+    /// The agent is not there, ended before it had answered, or said that it is about to end.
+    pub fn is_lost(&self) -> bool {
+        use ClientError::{NotRunning, Receive, Refused, Send};
+        matches!(
+            self,
+            NotRunning { .. } | Send { .. } | Receive { .. } | Refused { status: 503, .. }
+        )
+    }
+
     /// The agent was reached and said no.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. })

@@ -11,7 +11,7 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::server::{Api, Refusal, lines, off_reactor};
+use super::server::{Api, Given, Refusal, lines, off_reactor};
 use super::types::{
     GivenLogin, HistoryView, ImageDetail, KeepImage, PruneImages, PrunedImages, PullEvent,
     PullImage, PushEvent, PushImage, SaveImages, TagImage,
@@ -72,7 +72,7 @@ async fn history(
 
 async fn tag(
     State(api): State<Api>,
-    Json(TagImage { source, target }): Json<TagImage>,
+    Given(TagImage { source, target }): Given<TagImage>,
 ) -> Result<Json<()>, Refusal> {
     ask(&api, move |store| store.tag(&source, &target)).await
 }
@@ -80,7 +80,7 @@ async fn tag(
 /// The work ends with the connection.
 async fn save(
     State(api): State<Api>,
-    Json(SaveImages { references, path }): Json<SaveImages>,
+    Given(SaveImages { references, path }): Given<SaveImages>,
 ) -> Result<Json<()>, Refusal> {
     let cancel = tokio_util::sync::CancellationToken::new();
     let _guard = cancel.clone().drop_guard();
@@ -90,7 +90,7 @@ async fn save(
 
 async fn prune(
     State(api): State<Api>,
-    Json(request): Json<PruneImages>,
+    Given(request): Given<PruneImages>,
 ) -> Result<Json<PrunedImages>, Refusal> {
     let snapshots = api.snapshots.clone();
     ask(&api, move |store| store.prune(&request, &|id| snapshots.borrow().images.contains(id)))
@@ -103,7 +103,7 @@ async fn images(State(api): State<Api>) -> Result<Response, Refusal> {
     Ok(Json(images).into_response())
 }
 
-async fn pull(State(api): State<Api>, Json(request): Json<PullImage>) -> Response {
+async fn pull(State(api): State<Api>, Given(request): Given<PullImage>) -> Response {
     progress(move |report| async move {
         let PullImage { reference, platform, login, keep, all_tags } = request;
         let login = match login.map(GivenLogin::into_login).transpose() {
@@ -160,7 +160,7 @@ async fn pull_one(
 
 async fn keep(
     State(api): State<Api>,
-    Json(KeepImage { reference, keep }): Json<KeepImage>,
+    Given(KeepImage { reference, keep }): Given<KeepImage>,
 ) -> Result<Json<bool>, Refusal> {
     ask(&api, move |store| {
         // While it is leased nothing takes it before the mark stands.
@@ -171,7 +171,7 @@ async fn keep(
     .await
 }
 
-async fn push(State(api): State<Api>, Json(request): Json<PushImage>) -> Response {
+async fn push(State(api): State<Api>, Given(request): Given<PushImage>) -> Response {
     progress(move |report| async move {
         let PushImage { reference, all_tags, login } = request;
         let registries = api.hands.pulls().registries();

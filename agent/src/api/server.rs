@@ -11,13 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path as Captured, Query, State};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Path as Captured, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::{Stream, StreamExt, stream};
 use protocol::ids::TaskId;
+use protocol::taskdef::TaskDefinition;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -29,7 +31,7 @@ use crate::engine::{NewTask, TaskEvent};
 use crate::error::chain;
 use crate::host::hands::Hands;
 use crate::host::view::Snapshot;
-use crate::host::{Input, admit};
+use crate::host::{Input, NotRun, admit};
 use crate::logs;
 
 /// How long removing a task may take before the caller is told that it goes on.
@@ -213,6 +215,24 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// A body of JSON. One that is none is refused as everything else is.
+#[derive(Debug)]
+pub(super) struct Given<T>(pub(super) T);
+
+impl<T, S: Send + Sync> FromRequest<S> for Given<T>
+where
+    Json<T>: FromRequest<S, Rejection = JsonRejection>,
+{
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        match Json::from_request(request, state).await {
+            Ok(Json(given)) => Ok(Self(given)),
+            Err(rejection) => Err(Refusal(rejection.status(), rejection.body_text())),
+        }
+    }
+}
+
 pub(super) fn lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Response {
     let body = items.map(|item| {
         let mut line = serde_json::to_vec(&item).unwrap_or_default();
@@ -305,12 +325,12 @@ async fn list(State(api): State<Api>, Query(query): Query<ListQuery>) -> Json<Ve
 
 async fn run(
     State(api): State<Api>,
-    Json(request): Json<RunTask>,
+    Given(request): Given<RunTask>,
 ) -> Result<(StatusCode, Json<TaskView>), Refusal> {
     let RunTask { id, definition, pull, remove, logins } = request;
     let id = id.unwrap_or_else(|| TaskId::from_random(uuid::Uuid::new_v4().as_u128()));
-    if let Some(known) = api.snapshots.borrow().tasks.get(&id) {
-        return Ok((StatusCode::OK, Json((**known).clone())));
+    if let Some(known) = known(&api.snapshots.borrow(), &id, &definition)? {
+        return Ok((StatusCode::OK, Json(known)));
     }
     for (index, container) in definition.containers.iter().enumerate() {
         if let Some(login) = logins.get(&container.name) {
@@ -336,7 +356,28 @@ async fn run(
     if admitted.is_err() {
         api.hands.logins().forget(&id);
     }
-    Ok((StatusCode::CREATED, Json(admitted.map_err(Refusal::internal)?)))
+    let refused = |error| match error {
+        NotRun::Spent(_) => Refusal::conflict(chain(&error)),
+        NotRun::Unstored(_) => Refusal::internal(chain(&error)),
+    };
+    Ok((StatusCode::CREATED, Json(admitted.map_err(refused)?)))
+}
+
+/// The task of an id that was asked for before, by one who lost the answer.
+fn known(
+    snapshot: &Snapshot,
+    id: &TaskId,
+    definition: &TaskDefinition,
+) -> Result<Option<TaskView>, Refusal> {
+    match (snapshot.tasks.get(id), snapshot.states.get(id)) {
+        (Some(view), Some(task)) if task.ecs.is_none() && task.definition == *definition => {
+            Ok(Some((**view).clone()))
+        }
+        (None, None) => Ok(None),
+        _ => Err(Refusal::conflict(format!(
+            "task {id} is there already and is another: draw a new id"
+        ))),
+    }
 }
 
 async fn show(
@@ -351,7 +392,7 @@ async fn show(
 async fn stop(
     State(api): State<Api>,
     Captured(task): Captured<String>,
-    Json(StopTask { reason, kill, timeout }): Json<StopTask>,
+    Given(StopTask { reason, kill, timeout }): Given<StopTask>,
 ) -> Result<Json<TaskView>, Refusal> {
     let id = api.find(&task)?;
     api.ask(id, TaskEvent::Stop { reason, kill, timeout }).await.map(Json)

@@ -51,7 +51,8 @@ pub struct AgentInfo {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunTask {
     /// Drawn at random by the caller, who asks again with it where the answer was lost: a task of
-    /// this id runs once. The agent draws one otherwise.
+    /// this id runs once, and is the answer; of another's id, or one whose record is gone, there is
+    /// none (409). The agent draws one otherwise.
     #[serde(default)]
     pub id: Option<TaskId>,
     pub definition: TaskDefinition,

@@ -65,6 +65,13 @@ impl Connection {
         Self::open(layout).await
     }
 
+    /// [`Self::close`] after what was done with it, whose own failure is the one to tell of.
+    pub(super) async fn close_after<T>(self, result: Result<T, Failure>) -> Result<T, Failure> {
+        let closed = self.close().await;
+        let done = result?;
+        closed.map(|()| done)
+    }
+
     /// Ends the agent if it is within this process. If tasks live or others are connected, another
     /// one goes on in the background.
     pub(super) async fn close(self) -> Result<(), Failure> {

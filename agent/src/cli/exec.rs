@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::agents::{AGENTS, ask};
 use super::connect::Connection;
 use super::signals::Signals;
 use super::users::{self, UserError};
@@ -112,10 +113,12 @@ async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
     if arguments.tty && arguments.interactive && !io::stdin().is_terminal() {
         return Err(Failure::said("the input device is not a terminal: use -i without -t"));
     }
-    let connection = Connection::open(layout.clone()).await?;
-    let view = connection.client.task(&arguments.task).await;
+    let open = async || Connection::open(layout.clone()).await;
+    let known = async |connection: &Connection| {
+        connection.client.task(&arguments.task).await.map_err(Failure::from)
+    };
+    let (connection, view) = ask(AGENTS, open, known).await?;
     connection.close().await?;
-    let view = view?;
     let container = choose(&view, arguments.container.as_deref())?;
     let id: TaskId = view
         .task_id

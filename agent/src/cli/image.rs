@@ -332,9 +332,7 @@ async fn follow(
     progress.clear();
     match failed {
         Some(message) => Err(Failure::said(message)),
-        None if done.is_empty() => {
-            Err(Failure::said(format!("{shown}: the agent ended meanwhile")))
-        }
+        None if done.is_empty() => Err(Failure::ended(shown)),
         None => Ok(done.into_iter().collect()),
     }
 }

@@ -10,7 +10,7 @@ pub(super) struct Args {
     tasks: Vec<String>,
 }
 
-pub(super) async fn run(arguments: Args, connection: &Connection) -> Result<u8, Failure> {
+pub(super) async fn run(arguments: &Args, connection: &Connection) -> Result<u8, Failure> {
     let mut views = Vec::new();
     let mut code = 0;
     for task in &arguments.tasks {

@@ -52,7 +52,7 @@ fn since(text: &str) -> Result<Timestamp, String> {
     human::moment(text, Timestamp::now()).ok_or_else(|| rule.to_owned())
 }
 
-pub(super) async fn run(arguments: Args, connection: &Connection) -> Result<u8, Failure> {
+pub(super) async fn run(arguments: &Args, connection: &Connection) -> Result<u8, Failure> {
     let view = connection.client.task(&arguments.task).await?;
     let names = view.containers.iter().map(|container| container.name.as_str());
     if let Some(container) = &arguments.container
@@ -74,7 +74,7 @@ pub(super) async fn run(arguments: Args, connection: &Connection) -> Result<u8, 
     let mut printer = Printer::new(style, names);
     let query = LogQuery {
         follow: arguments.follow,
-        containers: arguments.container.into_iter().collect(),
+        containers: arguments.container.iter().cloned().collect(),
         since: arguments.since,
         tail: match arguments.tail {
             Tail::All => None,

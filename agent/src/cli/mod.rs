@@ -6,6 +6,7 @@
 //! output. A reader that goes away (`| head`) is no failure.
 
 mod agent;
+mod agents;
 mod connect;
 mod deregister;
 mod exec;
@@ -40,6 +41,7 @@ use crate::config::{Config, ConfigError, LogLevel};
 pub use crate::error::chain;
 use crate::layout::Layout;
 
+use agents::{AGENTS, ask};
 use connect::Connection;
 
 /// Exit code of errors of ours where a container's code is awaited, and of wrong usage.
@@ -137,6 +139,9 @@ pub enum Error {
     Template(#[from] template::TemplateError),
     #[error("print as JSON")]
     Json { source: serde_json::Error },
+    /// It closed its answer in order before all was said.
+    #[error("{what}: the agent ended meanwhile")]
+    Ended { what: String },
     /// A whole sentence of a verb.
     #[error("{0}")]
     Said(String),
@@ -176,10 +181,16 @@ impl Failure {
         Self { code, ..self }
     }
 
+    fn ended(what: impl Into<String>) -> Self {
+        Self::from(Error::Ended { what: what.into() })
+    }
+
     /// The agent ended before it had answered.
     fn is_lost_agent(&self) -> bool {
-        use ClientError::{NotRunning, Receive, Send};
-        matches!(&self.error, Error::Client(Send { .. } | Receive { .. } | NotRunning { .. }))
+        match &self.error {
+            Error::Client(error) => error.is_lost(),
+            error => matches!(error, Error::Ended { .. }),
+        }
     }
 
     /// Nobody reads our output any more.
@@ -256,19 +267,26 @@ impl Cli {
             Verb::Down => up::down(layout).await,
             Verb::Status => up::status(layout).await,
             Verb::Exec(arguments) => exec::run(arguments, layout).await,
-            Verb::Ps(a) => with_agent(layout, async |c| ps::run(a, c).await).await,
-            Verb::Logs(a) => with_agent(layout, async |c| logs::run(a, c).await).await,
-            Verb::Stop(a) => with_agent(layout, async |c| stop::run(a, c).await).await,
-            Verb::Inspect(a) => with_agent(layout, async |c| inspect::run(a, c).await).await,
-            Verb::Rm(a) => with_agent(layout, async |c| rm::run(a, c).await).await,
-            Verb::Deregister => with_agent(layout, deregister::run).await,
-            Verb::Image(a) if a.can_be_repeated() => {
-                let asked = image::Asked::default();
-                with_agents(layout, async |c| image::run(a.clone(), &asked, c).await).await
+            Verb::Ps(a) => with_agent(AGENTS, layout, async |c| ps::run(&a, c).await).await,
+            Verb::Logs(a) => with_agent(1, layout, async |c| logs::run(&a, c).await).await,
+            Verb::Stop(a) => {
+                let mut stopping = stop::Stopping::default();
+                let run = async |c: &Connection| stop::run(&a, &mut stopping, c).await;
+                with_agent(AGENTS, layout, run).await
             }
+            Verb::Inspect(a) => {
+                with_agent(AGENTS, layout, async |c| inspect::run(&a, c).await).await
+            }
+            Verb::Rm(a) => {
+                let mut removing = rm::Removing::default();
+                let run = async |c: &Connection| rm::run(&a, &mut removing, c).await;
+                with_agent(AGENTS, layout, run).await
+            }
+            Verb::Deregister => with_agent(1, layout, deregister::run).await,
             Verb::Image(a) => {
+                let most = if a.can_be_repeated() { AGENTS } else { 1 };
                 let asked = image::Asked::default();
-                with_agent(layout, async |c| image::run(a, &asked, c).await).await
+                with_agent(most, layout, async |c| image::run(a.clone(), &asked, c).await).await
             }
             Verb::Version | Verb::ConfigExample | Verb::Validate(_) => Ok(0),
         }
@@ -313,42 +331,23 @@ fn unfold(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     arguments
 }
 
-/// Runs a command that ends by itself or with the first signal.
+/// Runs a command that ends by itself or with the first signal; up to `most` times, each time with
+/// another agent.
 async fn with_agent(
+    most: u32,
     layout: Layout,
-    command: impl AsyncFnOnce(&Connection) -> Result<u8, Failure>,
+    mut command: impl AsyncFnMut(&Connection) -> Result<u8, Failure>,
 ) -> Result<u8, Failure> {
     let mut signals = signals::Signals::open()?;
-    let connection = Connection::open(layout).await?;
-    let result = tokio::select! {
-        result = command(&connection) => result,
-        signal = signals.next() => Ok(128 + signal),
-    };
-    // The command's own failure is the one to tell of.
-    let closed = connection.close().await;
-    let code = result?;
-    closed?;
-    Ok(code)
-}
-
-/// How often a command looks for another agent.
-const AGENTS: u32 = 4;
-
-/// [`with_agent`], begun anew where the agent went away in the middle: it may be another command,
-/// which ends when it has done its own work.
-async fn with_agents(
-    layout: Layout,
-    command: impl AsyncFn(&Connection) -> Result<u8, Failure>,
-) -> Result<u8, Failure> {
-    for _ in 1..AGENTS {
-        match with_agent(layout.clone(), async |connection| command(connection).await).await {
-            Err(failure) if failure.is_lost_agent() => {
-                tracing::debug!(error = chain(&failure.error), "look for another agent");
-            }
-            result => return result,
+    let open = async || Connection::open(layout.clone()).await;
+    let (connection, code) = ask(most, open, async |connection| {
+        tokio::select! {
+            result = command(connection) => result,
+            signal = signals.next() => Ok(128 + signal),
         }
-    }
-    with_agent(layout, async |connection| command(connection).await).await
+    })
+    .await?;
+    connection.close_after(Ok(code)).await
 }
 
 /// The configuration of an agent in this process. What has no effect is said in its log.

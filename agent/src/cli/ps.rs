@@ -43,7 +43,7 @@ struct Row {
     ports: String,
 }
 
-pub(super) async fn run(arguments: Args, connection: &Connection) -> Result<u8, Failure> {
+pub(super) async fn run(arguments: &Args, connection: &Connection) -> Result<u8, Failure> {
     let tasks = connection.client.tasks(arguments.all).await?;
     let shorten = |id: &str| {
         if arguments.no_trunc { id.to_owned() } else { human::short(id).to_owned() }

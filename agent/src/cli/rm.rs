@@ -16,26 +16,49 @@ pub(super) struct Args {
     tasks: Vec<String>,
 }
 
-pub(super) async fn run(arguments: Args, connection: &Connection) -> Result<u8, Failure> {
-    let mut code = 0;
-    for task in &arguments.tasks {
-        match remove(connection, task, arguments.force).await {
+/// How far the command has come, for when it goes on with another agent.
+#[derive(Debug, Default)]
+pub(super) struct Removing {
+    done: usize,
+    failed: bool,
+    /// Id of the task that is being removed.
+    found: Option<String>,
+}
+
+pub(super) async fn run(
+    arguments: &Args,
+    removing: &mut Removing,
+    connection: &Connection,
+) -> Result<u8, Failure> {
+    while let Some(task) = arguments.tasks.get(removing.done) {
+        match remove(connection, task, arguments.force, &mut removing.found).await {
             Ok(()) => output::print(&format!("{task}\n"))?,
+            Err(failure) if failure.is_lost_agent() => return Err(failure),
             Err(error) => {
                 let gone = matches!(&error.error,
                     super::Error::Client(error) if error.is_not_found());
                 output::tell(&format!("lighter: {}", super::chain(&error.error)));
-                if !(gone && arguments.force) {
-                    code = 1;
-                }
+                removing.failed |= !(gone && arguments.force);
             }
         }
+        removing.done += 1;
+        removing.found = None;
     }
-    Ok(code)
+    Ok(removing.failed.into())
 }
 
-async fn remove(connection: &Connection, task: &str, force: bool) -> Result<(), Failure> {
-    let view = connection.client.task(task).await?;
+async fn remove(
+    connection: &Connection,
+    task: &str,
+    force: bool,
+    found: &mut Option<String>,
+) -> Result<(), Failure> {
+    let view = match connection.client.task(found.as_deref().unwrap_or(task)).await {
+        // The agent that was asked before has done it.
+        Err(error) if error.is_not_found() && found.is_some() => return Ok(()),
+        view => view?,
+    };
+    *found = Some(view.task_id.clone());
     if view.last_status != "STOPPED" {
         if !force {
             let status = view.last_status.to_lowercase();

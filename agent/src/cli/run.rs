@@ -11,11 +11,12 @@ use jiff::Timestamp;
 use protocol::ids::TaskId;
 use protocol::taskdef::{ContainerDefinition, LogDriver, TaskDefinition};
 
+use super::agents::{AGENTS, EVERY, ask};
 use super::connect::Connection;
 use super::printer::{Printer, Style, wants_colour};
 use super::progress::Progress;
 use super::signals::Signals;
-use super::{AGENTS, Error, Failure, OURS, login, output, read_definition};
+use super::{Error, Failure, OURS, login, output, read_definition};
 use crate::api::client::{Client, LogQuery};
 use crate::api::types::{LogLine, PullPolicy, RunTask, StopTask, TaskView};
 use crate::layout::Layout;
@@ -79,10 +80,10 @@ async fn start(arguments: Args, layout: Layout) -> Result<u8, Failure> {
         return detach(&task, layout, arguments.quiet_pull).await;
     }
     let signals = Signals::open()?;
-    let connection = Connection::open(layout.clone()).await?;
+    let open = async || Connection::open(layout.clone()).await;
+    let run = async |connection: &Connection| Ok(connection.client.run(&task).await?);
+    let (connection, view) = ask(AGENTS, open, run).await?;
     tell_of_local_logs(&task.definition, &connection);
-    let (connection, view) =
-        hand_over(connection, &task, &async || Connection::open(layout.clone()).await).await?;
     let style = Style {
         prefix: true,
         colour: wants_colour(arguments.no_color),
@@ -143,74 +144,41 @@ fn tell_of_local_logs(definition: &TaskDefinition, connection: &Connection) {
     }
 }
 
-/// Has an agent run the task, the next one where one goes away before it has answered.
-async fn hand_over(
-    mut connection: Connection,
-    task: &RunTask,
-    next: &impl AsyncFn() -> Result<Connection, Failure>,
-) -> Result<(Connection, TaskView), Failure> {
-    let mut agents = 1;
-    loop {
-        let failure = match connection.client.run(task).await {
-            Ok(view) => return Ok((connection, view)),
-            Err(error) => Failure::from(error),
-        };
-        connection.close().await?;
-        if agents == AGENTS || !failure.is_lost_agent() {
-            return Err(failure);
-        }
-        tracing::debug!(error = super::chain(&failure.error), "look for another agent");
-        agents += 1;
-        connection = next().await?;
-    }
-}
-
 /// Hands the task to an agent that outlives this process, and returns once it runs, as `docker run
 /// --detach` does: what keeps it from starting is this command's failure.
 async fn detach(task: &RunTask, layout: Layout, quiet: bool) -> Result<u8, Failure> {
-    let lasting = async || Connection::open_lasting(layout.clone()).await;
-    let connection = lasting().await?;
-    tell_of_local_logs(&task.definition, &connection);
-    let (mut connection, mut view) = hand_over(connection, task, &lasting).await?;
     let mut progress = Progress::new(quiet);
-    let mut agents = 1;
-    loop {
-        let begun = await_begin(&connection.client, &mut view, &mut progress).await;
-        match begun {
-            Ok(true) => break,
-            Ok(false) if agents < AGENTS => {}
-            Err(failure) if agents < AGENTS && failure.is_lost_agent() => {}
-            Ok(false) => return Err(Failure::said("the agents ended before the task had begun")),
-            Err(failure) => return Err(failure),
-        }
-        connection.close().await?;
-        agents += 1;
-        connection = lasting().await?;
-    }
+    let open = async || Connection::open_lasting(layout.clone()).await;
+    let begun = ask(AGENTS, open, async |connection| begin(connection, task, &mut progress).await);
+    let begun = begun.await;
     progress.clear();
+    let (connection, view) = begun?;
+    tell_of_local_logs(&task.definition, &connection);
     let result = if view.started_at.is_some() {
         output::print(&format!("{}\n", view.task_id)).map(|()| 0).map_err(Failure::from)
     } else {
         forget_unstarted(&connection.client, &view).await;
         outcome(&view, &[])
     };
-    connection.close().await?;
-    result
+    connection.close_after(result).await
 }
 
-/// Waits until the task runs, or never will. False: the agent went away before.
-async fn await_begin(
-    client: &Client,
-    view: &mut TaskView,
+/// Has the agent run the task, if none has yet, and waits until it runs, or never will.
+async fn begin(
+    connection: &Connection,
+    task: &RunTask,
     progress: &mut Progress,
-) -> Result<bool, Failure> {
-    let mut changes = client.watch(&view.task_id).await?;
+) -> Result<TaskView, Failure> {
+    let mut view = connection.client.run(task).await?;
+    let mut changes = connection.client.watch(&view.task_id).await?;
     while view.started_at.is_none() && view.last_status != STOPPED {
-        let Some(next) = changes.next().await? else { return Ok(false) };
+        let Some(next) = changes.next().await? else {
+            return Err(Failure::ended(format!("start task {}", view.task_id)));
+        };
         next.progress.iter().for_each(|event| progress.show(event));
-        *view = next;
+        view = next;
     }
-    Ok(true)
+    Ok(view)
 }
 
 /// A task of which nothing ever ran leaves nothing, not even its record.
@@ -255,8 +223,6 @@ enum Watched {
     Stopped,
     /// The person does not want to wait.
     Left,
-    /// The agent went away.
-    Lost,
 }
 
 /// A foreground task and what was shown of it.
@@ -274,24 +240,19 @@ struct Attendance {
 }
 
 impl Attendance {
-    /// Shows the task until it has stopped.
+    /// Shows the task until it has stopped, whichever agent it has.
     async fn attend(&mut self, connection: Connection, layout: Layout) -> Result<(), Failure> {
-        let mut connection = connection;
-        loop {
-            let watched = self.follow(&connection.client).await;
-            if matches!(watched, Ok(Watched::Stopped)) {
-                forget_unstarted(&connection.client, &self.view).await;
-            }
-            connection.close().await?;
-            match watched {
-                Ok(Watched::Stopped | Watched::Left) => return Ok(()),
-                Ok(Watched::Lost) => {}
-                Err(failure) if failure.is_lost_agent() => {}
-                Err(error) => return Err(error),
-            }
-            tracing::debug!("the agent went away: look for another");
-            connection = Connection::open(layout.clone()).await?;
+        let mut first = Some(connection);
+        let open = async || match first.take() {
+            Some(connection) => Ok(connection),
+            None => Connection::open(layout.clone()).await,
+        };
+        let (connection, watched) =
+            ask(EVERY, open, async |connection| self.follow(&connection.client).await).await?;
+        if watched == Watched::Stopped {
+            forget_unstarted(&connection.client, &self.view).await;
         }
+        connection.close().await
     }
 
     async fn follow(&mut self, client: &Client) -> Result<Watched, Failure> {
@@ -309,6 +270,10 @@ impl Attendance {
             }
             Err(error) => return Err(error.into()),
         };
+        // An agent that went away may not have heard of it.
+        if self.unread.is_some() || !self.signalled.is_empty() {
+            self.stop(client, self.signalled.len() > 1);
+        }
         let mut shown = self.seen.clone();
         let (mut changing, mut writing) = (true, true);
         // Lines are read to their end even after the task's end is known.
@@ -341,8 +306,11 @@ impl Attendance {
                 }
             }
         }
+        if self.view.last_status == STOPPED {
+            return Ok(Watched::Stopped);
+        }
         // An agent that ends closes its streams in order.
-        Ok(if self.view.last_status == STOPPED { Watched::Stopped } else { Watched::Lost })
+        Err(Failure::ended(format!("watch task {id}")))
     }
 
     /// Prints a line, unless that was done before the connection was lost.
@@ -385,7 +353,10 @@ impl Attendance {
         let reason = Some("Task stopped by user".to_owned());
         tokio::spawn(async move {
             let stop = StopTask { reason, kill, timeout: None };
-            if let Err(error) = client.stop(&id, &stop).await {
+            // The next agent is asked again.
+            if let Err(error) = client.stop(&id, &stop).await
+                && !error.is_lost()
+            {
                 output::tell(&format!("lighter: {}", super::chain(&error)));
             }
         });

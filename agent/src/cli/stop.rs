@@ -1,5 +1,7 @@
 //! `lighter stop`: stops tasks and waits until they have.
 
+use std::collections::VecDeque;
+
 use super::connect::Connection;
 use super::{Failure, output};
 use crate::api::types::StopTask;
@@ -14,29 +16,43 @@ pub(super) struct Args {
     tasks: Vec<String>,
 }
 
-pub(super) async fn run(arguments: Args, connection: &Connection) -> Result<u8, Failure> {
+/// How far the command has come, for when it goes on with another agent.
+#[derive(Debug, Default)]
+pub(super) struct Stopping {
+    asked: usize,
+    refused: bool,
+    /// Those that were asked and have not been seen to end: as given, and the id.
+    left: VecDeque<(String, String)>,
+}
+
+pub(super) async fn run(
+    arguments: &Args,
+    stopping: &mut Stopping,
+    connection: &Connection,
+) -> Result<u8, Failure> {
     let stop = StopTask {
         reason: Some("Task stopped by user".to_owned()),
         kill: false,
         timeout: arguments.timeout,
     };
-    let mut code = 0;
-    let mut stopping = Vec::new();
     // All are asked before any is waited for: their stop timeouts run at the same time.
-    for task in &arguments.tasks {
+    while let Some(task) = arguments.tasks.get(stopping.asked) {
         match connection.client.stop(task, &stop).await {
-            Ok(view) => stopping.push((task, view.task_id)),
+            Ok(view) => stopping.left.push_back((task.clone(), view.task_id)),
+            Err(error) if error.is_lost() => return Err(error.into()),
             Err(error) => {
-                code = 1;
+                stopping.refused = true;
                 output::tell(&format!("lighter: {}", super::chain(&error)));
             }
         }
+        stopping.asked += 1;
     }
-    for (given, id) in stopping {
-        await_end(connection, &id).await?;
+    while let Some((given, id)) = stopping.left.front() {
+        await_end(connection, id).await?;
         output::print(&format!("{given}\n"))?;
+        stopping.left.pop_front();
     }
-    Ok(code)
+    Ok(stopping.refused.into())
 }
 
 /// Returns when the task has stopped, or is gone.
@@ -48,8 +64,14 @@ pub(super) async fn await_end(connection: &Connection, task: &str) -> Result<(),
     };
     while let Some(view) = changes.next().await? {
         if view.last_status == "STOPPED" {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
+    // Its record is gone, or the agent ends.
+    match connection.client.task(task).await {
+        Ok(view) if view.last_status == "STOPPED" => Ok(()),
+        Ok(_) => Err(Failure::ended(format!("stop task {task}"))),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }

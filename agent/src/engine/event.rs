@@ -12,7 +12,7 @@ use crate::api::types::PullPolicy;
 /// A fact or a wish. Results of effects carry the effect's generation.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// A task to run. An id that exists changes nothing.
+    /// A task to run. An id that exists, or that is spent, changes nothing.
     Run(Box<NewTask>),
     /// Something about one task.
     Task { task: TaskId, event: TaskEvent },

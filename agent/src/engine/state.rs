@@ -18,6 +18,9 @@ use crate::api::types::PullPolicy;
 pub struct Host {
     pub settings: Settings,
     pub tasks: BTreeMap<TaskId, Task>,
+    /// Ids that no new task may have though none has them, and since when: of tasks that this host's
+    /// commands ran and whose records are gone, so that who asks again does not run them twice.
+    pub spent: BTreeMap<TaskId, Timestamp>,
     /// Number of the next effect; results of older effects are stale.
     pub next_generation: u64,
 }
@@ -25,7 +28,7 @@ pub struct Host {
 impl Host {
     /// A host without tasks.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, tasks: BTreeMap::new(), next_generation: 1 }
+        Self { settings, tasks: BTreeMap::new(), spent: BTreeMap::new(), next_generation: 1 }
     }
 }
 

@@ -20,6 +20,10 @@ use crate::api::types::PullPolicy;
 /// still sees the end.
 const REMOVE_GRACE: u32 = 10;
 
+/// Seconds that the id of a removed task is known: a command that lost its agent has asked the next one
+/// long before.
+const SPENT: u32 = 600;
+
 /// Seconds that a stopped task of a control plane is kept at most while its end cannot be reported.
 const UNREPORTED_LIMIT: u32 = 72 * 3600;
 /// The reason of a task whose essential container ended, in ECS's words.
@@ -30,7 +34,8 @@ const STOP_REQUESTED: &str = "Task stopped by the control plane";
 /// What a step decided.
 #[derive(Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// Tasks whose state changed (to be stored) or that are gone from it (to be deleted there).
+    /// Tasks whose state changed (to be stored) or that are gone from it (to be deleted there), and
+    /// ids that are spent, or no longer.
     pub changed: BTreeSet<TaskId>,
     /// To be started once the state is stored.
     pub effects: Vec<Effect>,
@@ -41,7 +46,7 @@ pub fn step(host: &mut Host, event: Event, now: Timestamp) -> Outcome {
     let mut outcome = Outcome::default();
     match event {
         Event::Run(new) => {
-            if host.tasks.contains_key(&new.id) {
+            if host.tasks.contains_key(&new.id) || host.spent.contains_key(&new.id) {
                 return outcome;
             }
             let task = admit(host, *new, now);
@@ -52,7 +57,11 @@ pub fn step(host: &mut Host, event: Event, now: Timestamp) -> Outcome {
         }
         Event::Task { task, event: TaskEvent::Removed } => {
             if host.tasks.get(&task).is_some_and(|task| task.removing) {
-                host.tasks.remove(&task);
+                let removed = host.tasks.remove(&task);
+                forget_spent(host, now, &mut outcome);
+                if removed.is_some_and(|task| task.ecs.is_none()) {
+                    host.spent.insert(task.clone(), now);
+                }
                 outcome.changed.insert(task);
             }
         }
@@ -91,7 +100,7 @@ fn settle(
     outcome: &mut Outcome,
     apply: impl FnOnce(&mut Task, &mut Vec<Action>),
 ) {
-    let Host { settings, tasks, next_generation } = host;
+    let Host { settings, tasks, next_generation, .. } = host;
     let Some(task) = tasks.get_mut(id) else { return };
     let before = task.clone();
     let mut again = Vec::new();
@@ -104,6 +113,17 @@ fn settle(
     if *task != before {
         outcome.changed.insert(id.clone());
     }
+}
+
+/// Nobody asks any more for what was removed so long ago.
+fn forget_spent(host: &mut Host, now: Timestamp, outcome: &mut Outcome) {
+    host.spent.retain(|id, since| {
+        let is_old = later(*since, SPENT).is_some_and(|until| until <= now);
+        if is_old {
+            outcome.changed.insert(id.clone());
+        }
+        !is_old
+    });
 }
 
 /// Gives effects their generation.

@@ -19,17 +19,6 @@ use crate::fixtures;
 
 mod report;
 
-fn settings() -> Settings {
-    Settings {
-        stop_timeout: 30,
-        cleanup_after: 3600,
-        awsvpc_subnet: "10.147.0.0/28".parse().unwrap(),
-        bridge_subnet: "10.147.16.0/28".parse().unwrap(),
-        dynamic_ports: (50_000, 50_003),
-        user_maps: None,
-    }
-}
-
 fn container(name: &str, essential: bool, depends_on: &[(&str, Condition)]) -> ContainerDefinition {
     let depends_on = depends_on.iter().map(|(container, condition)| Dependency {
         container: (*container).to_owned(),
@@ -79,7 +68,12 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { host: Host::new(settings()), now: start_of_time(), pending: vec![], issued: vec![] }
+        Self {
+            host: Host::new(fixtures::settings()),
+            now: start_of_time(),
+            pending: vec![],
+            issued: vec![],
+        }
     }
 
     fn event(&mut self, event: Event) {
@@ -209,6 +203,36 @@ fn one_container_runs_and_its_end_ends_the_task() {
     world.pass(3601);
     world.settle(1);
     assert!(world.host.tasks.is_empty());
+}
+
+#[test]
+fn the_id_of_a_removed_task_is_spent_for_a_while() {
+    let web = || definition(NetworkMode::None, vec![container("web", true, &[])]);
+    let mut world = World::new();
+    let ran = |world: &mut World, number| {
+        world.settle(number);
+        world.exit(number, 0, 0);
+        world.settle(number);
+    };
+    world.run(1, web());
+    ran(&mut world, 1);
+    world.pass(3601);
+    world.settle(1);
+    assert!(world.host.tasks.is_empty());
+    // Who lost the answer asks again.
+    world.run(1, web());
+    assert!(world.host.tasks.is_empty() && world.pending.is_empty());
+    // A control plane says itself what is to run.
+    let ecs = Some(Box::default());
+    world.event(Event::Run(Box::new(NewTask { ecs, ..new_task(2, web()) })));
+    ran(&mut world, 2);
+    world.pass(72 * 3600 + 1);
+    let removed = Event::Task { task: id(2), event: TaskEvent::Removed };
+    let outcome = step(&mut world.host, removed, world.now);
+    assert_eq!(outcome.changed, [id(1), id(2)].into(), "the first is forgotten");
+    assert!(world.host.spent.is_empty());
+    world.run(1, web());
+    assert!(world.host.tasks.contains_key(&id(1)));
 }
 
 #[test]

@@ -146,14 +146,7 @@ mod tests {
             endpoints: Vec::new(),
             busy_ports: Default::default(),
         };
-        let mut host = Host::new(engine::Settings {
-            stop_timeout: 1,
-            cleanup_after: 1,
-            awsvpc_subnet: "10.147.0.0/28".parse().unwrap(),
-            bridge_subnet: "10.147.16.0/28".parse().unwrap(),
-            dynamic_ports: (50_000, 50_003),
-            user_maps: None,
-        });
+        let mut host = Host::new(fixtures::settings());
         engine::step(&mut host, Event::Run(Box::new(new)), jiff::Timestamp::UNIX_EPOCH);
         host.tasks.remove(&id).unwrap()
     }

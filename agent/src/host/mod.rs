@@ -48,14 +48,23 @@ pub enum Input {
     Resolved { event: Event, lease: Arc<Lease> },
     /// How far a pull is; shown, never stored.
     Progress { task: TaskId, container: usize, event: PullEvent },
-    /// Run a task; answered once it is stored.
-    Run { new: Box<NewTask>, reply: oneshot::Sender<Result<TaskView, String>> },
+    /// Run a task; answered once it is stored. One of its id that is there already is the answer.
+    Run { new: Box<NewTask>, reply: oneshot::Sender<Result<TaskView, NotRun>> },
     /// Stop or remove a task; answered once that is stored. `None`: there is no such task.
     Ask { task: TaskId, event: TaskEvent, reply: oneshot::Sender<Result<Option<TaskView>, String>> },
     /// Is the loop well? Answered once it has stored what it had to.
     Ping { reply: oneshot::Sender<Result<(), String>> },
     /// End the loop; tasks live on.
     Shutdown,
+}
+
+/// Why a task is not run.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRun {
+    #[error("store the task: {0}")]
+    Unstored(String),
+    #[error("task {0} has been run on this host before, and its record is gone or cannot be read")]
+    Spent(TaskId),
 }
 
 /// Inputs that wait for the owner. When full, hands and API requests wait: the owner never waits

@@ -14,9 +14,9 @@ use jiff::Timestamp;
 use protocol::ids::TaskId;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::Input;
 use super::hands::Hands;
 use super::view::{self, Snapshot};
+use super::{Input, NotRun};
 use crate::api::types::{PullEvent, TaskView};
 use crate::engine::{self, Effect, Event, Host, Image, Task};
 use crate::error::chain;
@@ -49,10 +49,34 @@ pub struct Owner {
     commit_failed: bool,
 }
 
+/// What is asked to be run.
+#[derive(Debug)]
+struct Asked {
+    id: TaskId,
+    /// Nothing of this id was there.
+    is_new: bool,
+}
+
+impl Asked {
+    fn of(host: &Host, id: &TaskId) -> Self {
+        let is_new = !host.tasks.contains_key(id) && !host.spent.contains_key(id);
+        Self { id: id.clone(), is_new }
+    }
+
+    /// It never was, unless something of its id was there before.
+    fn take_back(&self, host: &mut Host, dirty: &mut BTreeSet<TaskId>, effects: &mut Vec<Effect>) {
+        if self.is_new {
+            host.tasks.remove(&self.id);
+            dirty.remove(&self.id);
+            effects.retain(|effect| effect.task != self.id);
+        }
+    }
+}
+
 /// Who waits for a commit.
 #[derive(Debug)]
 enum Waiting {
-    Run(TaskId, oneshot::Sender<Result<TaskView, String>>),
+    Run(Asked, oneshot::Sender<Result<TaskView, NotRun>>),
     Ask(TaskId, oneshot::Sender<Result<Option<TaskView>, String>>),
     Ping(oneshot::Sender<Result<(), String>>),
 }
@@ -107,7 +131,7 @@ impl Owner {
                         touched.insert(task);
                     }
                     Input::Run { new, reply } => {
-                        waiting.push(Waiting::Run(new.id.clone(), reply));
+                        waiting.push(Waiting::Run(Asked::of(&self.host, &new.id), reply));
                         self.step(Event::Run(new));
                     }
                     Input::Ask { task, event, reply } => {
@@ -195,6 +219,12 @@ impl Owner {
                 }
                 None => batch.remove(Table::Tasks, id.as_str()),
             }
+            match self.host.spent.get(id) {
+                Some(since) => {
+                    batch.put(Table::Spent, id.as_str(), since).map_err(|error| chain(&error))?
+                }
+                None => batch.remove(Table::Spent, id.as_str()),
+            }
         }
         failpoint::hit("commit.before");
         let store = Arc::clone(&self.store);
@@ -217,11 +247,9 @@ impl Owner {
     fn refuse(&mut self, waiting: &mut Vec<Waiting>, error: &str) {
         for refused in std::mem::take(waiting) {
             match refused {
-                Waiting::Run(id, reply) => {
-                    self.host.tasks.remove(&id);
-                    self.dirty.remove(&id);
-                    self.effects.retain(|effect| effect.task != id);
-                    let _ = reply.send(Err(format!("store the task: {error}")));
+                Waiting::Run(asked, reply) => {
+                    asked.take_back(&mut self.host, &mut self.dirty, &mut self.effects);
+                    let _ = reply.send(Err(NotRun::Unstored(error.to_owned())));
                 }
                 Waiting::Ask(_, reply) => {
                     let _ = reply.send(Err(format!("store the request: {error}")));
@@ -273,9 +301,8 @@ impl Owner {
     fn answer(&self, waiting: Vec<Waiting>) {
         for waiting in waiting {
             match waiting {
-                Waiting::Run(id, reply) => {
-                    let view = self.view(&id).ok_or_else(|| "the task is gone".to_owned());
-                    let _ = reply.send(view);
+                Waiting::Run(Asked { id, .. }, reply) => {
+                    let _ = reply.send(self.view(&id).ok_or(NotRun::Spent(id)));
                 }
                 Waiting::Ask(id, reply) => {
                     let _ = reply.send(Ok(self.view(&id)));
@@ -326,4 +353,57 @@ fn images<'a>(tasks: impl Iterator<Item = &'a Task>) -> BTreeSet<String> {
             _ => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use protocol::taskdef::{NetworkMode, TaskDefinition};
+
+    use super::*;
+    use crate::api::types::PullPolicy;
+    use crate::engine::{Event, NewTask};
+    use crate::fixtures;
+
+    fn run(id: &TaskId) -> Event {
+        let containers = vec![fixtures::container("c", "busybox")];
+        Event::Run(Box::new(NewTask {
+            id: id.clone(),
+            definition: TaskDefinition::of("f".to_owned(), NetworkMode::None, containers),
+            pull: PullPolicy::Missing,
+            remove: false,
+            ecs: None,
+            ended: None,
+            endpoints: Vec::new(),
+            busy_ports: BTreeSet::new(),
+        }))
+    }
+
+    #[test]
+    fn a_commit_that_fails_takes_back_what_was_new_alone() {
+        let [stored, removed, new] = [1, 2, 3].map(TaskId::from_random);
+        let mut host = Host::new(fixtures::settings());
+        engine::step(&mut host, run(&stored), Timestamp::UNIX_EPOCH);
+        host.spent.insert(removed.clone(), Timestamp::UNIX_EPOCH);
+        // The removal is not stored yet either.
+        let (mut dirty, mut effects) = (BTreeSet::from([removed.clone()]), Vec::new());
+        let asked: Vec<Asked> = [&stored, &removed, &new, &new]
+            .into_iter()
+            .map(|id| {
+                let asked = Asked::of(&host, id);
+                let outcome = engine::step(&mut host, run(id), Timestamp::UNIX_EPOCH);
+                dirty.extend(outcome.changed);
+                effects.extend(outcome.effects);
+                asked
+            })
+            .collect();
+        assert!(host.tasks.contains_key(&new) && !effects.is_empty());
+        for asked in asked {
+            asked.take_back(&mut host, &mut dirty, &mut effects);
+        }
+        assert_eq!(host.tasks.keys().collect::<Vec<_>>(), [&stored]);
+        assert_eq!(dirty, BTreeSet::from([removed.clone()]));
+        assert_eq!(effects, []);
+        assert!(host.spent.contains_key(&removed));
+    }
 }

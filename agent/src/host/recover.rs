@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use protocol::ids::TaskId;
 use protocol::monitor::{Call, ContainerFacts, ExitRecord, Fact, Status};
 
@@ -55,9 +56,16 @@ pub fn load(store: &Store, settings: Settings) -> Result<Loaded, Error> {
                     error = chain(&error),
                     "cannot read a task; it is left as it is"
                 );
+                // A task of this id would have all that is left alone.
+                host.spent.extend(key.parse().map(|id: TaskId| (id, Timestamp::MAX)));
                 unreadable.insert(key);
             }
         }
+    }
+    for (key, since) in store.load::<Timestamp>(Table::Spent)? {
+        // Whether it was removed long ago cannot be told: it is not asked for for ever.
+        let since = since.unwrap_or_else(|_damaged| Timestamp::now());
+        host.spent.extend(key.parse().map(|id: TaskId| (id, since)));
     }
     Ok(Loaded { host, unreadable })
 }
@@ -186,7 +194,7 @@ pub async fn observe(hands: &Arc<Hands>, task: &Task) -> Vec<Event> {
                     code: None,
                     signal: None,
                     oom_killed: false,
-                    at: u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0),
+                    at: u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0),
                 }),
             };
             events.extend(observed(task, facts));
@@ -261,4 +269,27 @@ fn observed(task: &Task, facts: ContainerFacts) -> Option<Event> {
 fn lost(task: &Task, why: &str) -> Event {
     let reason = format!("the task's processes are gone: {why}");
     Event::Task { task: task.id.clone(), event: TaskEvent::Lost { reason } }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::fixtures;
+    use crate::store::Batch;
+
+    #[test]
+    fn ids_of_what_is_gone_or_cannot_be_read_are_spent() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("state.redb")).unwrap();
+        let [unreadable, removed] = [1, 2].map(TaskId::from_random);
+        let mut batch = Batch::default();
+        batch.put(Table::Tasks, unreadable.as_str(), &"no task").unwrap();
+        batch.put(Table::Spent, removed.as_str(), &Timestamp::UNIX_EPOCH).unwrap();
+        store.commit(batch).unwrap();
+        let loaded = load(&store, fixtures::settings()).unwrap();
+        let spent = [(unreadable.clone(), Timestamp::MAX), (removed, Timestamp::UNIX_EPOCH)];
+        assert_eq!(loaded.host.spent, spent.into());
+        assert_eq!(loaded.unreadable, BTreeSet::from([unreadable.to_string()]));
+    }
 }

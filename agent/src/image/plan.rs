@@ -95,8 +95,8 @@ pub enum Mark {
 
 impl Mark {
     /// Reads `85%` or a number of bytes: `40GB` and `40GiB` by the names of the units, `40g` as
-    /// Docker's options mean it (of 1024). A number alone is neither: who writes 85 means percent, and
-    /// every image would go.
+    /// Docker's options mean it (of 1024). A number alone is bytes, too, unless it may be meant as a
+    /// percentage: with 85 bytes every image would go.
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(percent) = text.strip_suffix('%') {
             return percent.parse().ok().filter(|percent| *percent <= 100).map(Self::Percent);
@@ -106,7 +106,8 @@ impl Mark {
         let number: u64 = number.parse().ok()?;
         let unit = unit.trim_start().to_ascii_lowercase();
         let (base, exponent) = match unit.as_str() {
-            "b" => (1, 0),
+            "" if number <= 100 => return None,
+            "" | "b" => (1, 0),
             "k" | "kib" => (1024, 1),
             "m" | "mib" => (1024, 2),
             "g" | "gib" => (1024, 3),

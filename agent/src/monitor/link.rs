@@ -84,14 +84,16 @@ impl Link {
     pub async fn launch(target: Target, reports: mpsc::Sender<Report>) -> Result<Self, Error> {
         // An agent that was killed right after it had started a monitor leaves one that has not yet
         // told who it is, but whose socket answers. A second one would leave it without a socket.
-        let connection = match connect(&target.run).await {
-            Ok(connection) => connection,
-            Err(_) => {
-                start(&target, false)?;
-                connect(&target.run).await.map_err(|error| with_log(error, &target.run))?
-            }
-        };
-        Ok(Self::own(target, Some(connection), reports))
+        if let Ok(connection) = connect(&target.run).await {
+            return Ok(Self::own(target, Some(connection), reports));
+        }
+        start(&target, false)?;
+        match connect(&target.run).await {
+            Ok(connection) => Ok(Self::own(target, Some(connection), reports)),
+            // Its worker died, and the guardian has the next one.
+            Err(Error::Gone { .. }) if is_served(&target.run) => Ok(Self::attach(target, reports)),
+            Err(error) => Err(with_log(error, &target.run)),
+        }
     }
 
     /// Connects to a monitor that an earlier agent started, or starts one that adopts what is left.
@@ -192,6 +194,11 @@ fn start(target: &Target, adopt: bool) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a process of the task's monitor lives.
+fn is_served(run: &Path) -> bool {
+    record(run).ok().flatten().is_some_and(|found| alive(&found))
+}
+
 async fn connect(run: &Path) -> Result<Connection, Error> {
     let (client, events) = Client::connect(run)?;
     let hello = client.hello(GREETING).await?;
@@ -228,8 +235,7 @@ async fn run(
             Err(_) if closing.load(Ordering::Acquire) => return,
             Err(error) => {
                 tracing::debug!(task = %target.task.display(), %error, "connect to a monitor");
-                let served = record(&target.run).ok().flatten().is_some_and(|found| alive(&found));
-                if !served {
+                if !is_served(&target.run) {
                     if restarts == RESTARTS {
                         let words = last_words(&target.run);
                         let lost = if words.is_empty() { chain(&error) } else { words };

@@ -4,6 +4,7 @@
 //! state.redb
 //! ├── meta    "schema"        → SCHEMA, decimal
 //! ├── tasks   <task id>       → {"v":1,"value":<engine task>}      what was decided and observed
+//! ├── spent   <task id>       → {"v":1,"value":<time>}             since when there is no such task
 //! └── host    <name>          → {"v":1,"value":…}                  host-wide decided state
 //! ```
 //!
@@ -28,6 +29,7 @@ const CACHE: usize = 1 << 20;
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 const TASKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tasks");
+const SPENT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("spent");
 const HOST: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("host");
 
 /// Why the state cannot be read or written.
@@ -63,6 +65,7 @@ pub struct Batch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
     Tasks,
+    Spent,
     Host,
 }
 
@@ -70,6 +73,7 @@ impl Table {
     fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
         match self {
             Self::Tasks => TASKS,
+            Self::Spent => SPENT,
             Self::Host => HOST,
         }
     }
@@ -151,6 +155,7 @@ impl Store {
                 Some(found) => return Err(Error::Schema { path: path.to_owned(), found }),
             }
             write.open_table(TASKS).map_err(access("open a table of"))?;
+            write.open_table(SPENT).map_err(access("open a table of"))?;
             write.open_table(HOST).map_err(access("open a table of"))?;
         }
         write.commit().map_err(access("commit to"))?;

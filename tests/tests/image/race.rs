@@ -73,6 +73,8 @@ impl Raced {
             vec!["run", "--rm", task(0)],
             vec!["image", "prune", "--force"],
             vec!["image", "pull", of(1)],
+            vec!["ps", "--all"],
+            vec!["image", "ls"],
         ]
     }
 

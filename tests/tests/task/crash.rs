@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -141,42 +142,124 @@ fn moments(count: usize, most: Duration) -> impl Iterator<Item = Duration> {
     (0..count).map(move |moment| most * moment / count)
 }
 
-/// The agent dies at the moments around the commit of a new task. Whether the task was stored or not, the
-/// command has the next one run it, once.
-#[test]
-fn a_task_whose_agent_dies_before_it_answers_runs_once() {
-    let host = TestHost::new();
+/// A task that exits with 6, and the file to which it adds a line.
+fn counted(host: &TestHost) -> (Value, PathBuf) {
     let count = host.path("count");
     fs::create_dir(&count).expect("a directory");
     let mut main = container("main", "echo ran >> /count/lines; exit 6");
     main["mountPoints"] = json!([{"sourceVolume": "count", "containerPath": "/count"}]);
     let mut definition = task("none", vec![main]);
     definition["volumes"] = json!([{"name": "count", "host": {"sourcePath": count}}]);
+    (definition, count.join("lines"))
+}
+
+/// Who asks for a task by its id gets this one, and none once its record is gone, whichever agent it is.
+#[test]
+fn a_task_is_run_once_by_its_id() {
+    let host = TestHost::new();
+    let (definition, count) = counted(&host);
+    let definition = protocol::taskdef::parse(&definition.to_string()).expect("a definition");
+    let mut task = json!({"definition": definition, "pull": "never", "remove": false});
+    host.start_agent();
+    let ask = |task: &Value| {
+        let answer = host.ask_agent("POST", "/v1/tasks", &task.to_string());
+        let (status, body) = answer.expect("an answer");
+        (status, serde_json::from_str::<Value>(&body).expect("JSON"))
+    };
+    for id in ["", "../0123456789abcdef0123456789abcd", "0123456789ABCDEF0123456789ABCDEF"] {
+        task["id"] = json!(id);
+        let (status, answer) = ask(&task);
+        let message = answer["message"].as_str().expect("why not");
+        assert_eq!(status, "422", "{message}");
+        assert!(message.contains("is not 32 lower-case hexadecimal digits"), "{message}");
+    }
+    let id = "0123456789abcdef0123456789abcdef";
+    task["id"] = json!(id);
+    let (status, answer) = ask(&task);
+    assert_eq!((status.as_str(), &answer["taskId"]), ("201", &json!(id)), "{answer}");
+    let (status, answer) = ask(&task);
+    assert_eq!((status.as_str(), &answer["taskId"]), ("200", &json!(id)), "{answer}");
+    let mut other = task.clone();
+    other["definition"]["family"] = json!("other");
+    let (status, answer) = ask(&other);
+    assert_eq!(status, "409", "{answer}");
+    assert_eq!(wait_stopped(&host, id)["exitCode"], 6);
+    assert_eq!(ask(&task).0, "200");
+    host.ok(&["rm", id]);
+    let gone = || {
+        let (status, answer) = ask(&task);
+        let message = answer["message"].as_str().expect("why not");
+        assert_eq!(status, "409", "{message}");
+        assert!(message.contains("has been run on this host before"), "{message}");
+    };
+    host.start_agent();
+    gone();
+    let agent = host.agent_pid().expect("an agent");
+    host.kill(agent, "KILL");
+    host.eventually("it is gone", || !host.is_alive(agent));
+    host.start_agent();
+    gone();
+    assert_eq!(host.ok(&["ps", "--all", "--quiet"]), "");
+    assert_eq!(fs::read_to_string(count).expect("it ran"), "ran\n");
+}
+
+/// An agent that kills itself at a fail point, once it serves, or has died by then.
+fn doomed(host: &TestHost, point: &FailPoint) -> Child {
+    host.stop_agent();
+    let mut agent = point.command("lighter");
+    agent.args(["agent"]).env("LIGHTER_ROOT", host.root());
+    agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut agent = agent.spawn().expect("lighter starts");
+    host.eventually("an agent serves, or has died", || {
+        host.agent_pid().is_some() || agent.try_wait().is_ok_and(|ended| ended.is_some())
+    });
+    agent
+}
+
+/// Whether the agent killed itself; else it ends now.
+fn has_fired(mut agent: Child) -> bool {
+    if agent.try_wait().expect("an exit status").is_none() {
+        terminate(&agent);
+    }
+    agent.wait().expect("an exit status").signal() == Some(9)
+}
+
+/// The agent dies at the moments around the commit of a new task. Whether the task was stored or not, the
+/// command has the next one run it, once.
+#[test]
+fn a_task_whose_agent_dies_before_it_answers_runs_once() {
+    let host = TestHost::new();
+    let (definition, count) = counted(&host);
     let path = host.definition("task.json", &definition);
-    for name in ["commit.before", "commit.after", "turn.answered"] {
+    // An agent's first turn is that of its start.
+    for (name, first) in [("commit.before", 1), ("commit.after", 1), ("turn.answered", 2)] {
         let mut fired = 0;
-        for hit in 1..=u32::try_from(tests::rounds(3)).expect("few") {
-            host.stop_agent();
-            let point = FailPoint { name: name.to_owned(), hit };
-            let mut agent = point.command("lighter");
-            agent.args(["agent"]).env("LIGHTER_ROOT", host.root());
-            agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut agent = agent.spawn().expect("lighter starts");
-            host.eventually("an agent serves, or has died", || {
-                host.agent_pid().is_some() || agent.try_wait().is_ok_and(|ended| ended.is_some())
-            });
+        for hit in (first..).take(tests::rounds(3)) {
+            let agent = doomed(&host, &FailPoint { name: name.to_owned(), hit });
+            let served = host.agent_pid().is_some();
             let run = host.run(&["run", "--rm", &path]);
             assert_eq!(run.status.code(), Some(6), "{name}:{hit}: {}", stderr(&run));
-            let lines = fs::read_to_string(count.join("lines")).expect("it ran");
+            let lines = fs::read_to_string(&count).expect("it ran");
             assert_eq!(lines, "ran\n", "{name}:{hit}");
-            fs::remove_file(count.join("lines")).expect("remove");
-            if agent.try_wait().expect("an exit status").is_none() {
-                terminate(&agent);
-            }
-            let status = agent.wait().expect("an exit status");
-            fired += u32::from(status.signal() == Some(9));
+            fs::remove_file(&count).expect("remove");
+            fired += u32::from(has_fired(agent) && served);
         }
         assert!(fired > 0 || !FailPoint::are_there(), "{name}");
+    }
+}
+
+/// The command has the next agent finish it.
+#[test]
+fn a_task_is_removed_whose_agent_dies_while_it_removes_it() {
+    let host = TestHost::new();
+    for name in ["remove.before", "remove.after"] {
+        let agent = doomed(&host, &FailPoint { name: name.to_owned(), hit: 1 });
+        let task = host.detach(&script("none", "exit 6"));
+        wait_stopped(&host, &task);
+        assert_eq!(host.ok(&["rm", &task]), task, "{name}");
+        assert_eq!(host.ok(&["ps", "--all", "--quiet"]), "", "{name}");
+        assert!(!host.task_directory(&task).exists(), "{name}");
+        assert!(has_fired(agent) || !FailPoint::are_there(), "{name}");
     }
 }
 
@@ -224,7 +307,9 @@ fn a_monitor_process_dies_while_a_task_starts(which: &str, mapped: bool) {
     let before = host.state();
     host.start_agent();
     let path = host.definition("task.json", &script("awsvpc", "echo ran; sleep 0.2; exit 6"));
-    for moment in moments(tests::rounds(16), Duration::from_millis(32)) {
+    // Most happens right after it has told who it is, before it has answered its first greeting.
+    let at_once = std::iter::repeat_n(Duration::ZERO, tests::rounds(16));
+    for moment in at_once.chain(moments(tests::rounds(16), Duration::from_millis(32))) {
         let run = host
             .command(&["run", "--detach", &path])
             .stdout(Stdio::piped())

@@ -59,5 +59,5 @@ pub(in crate::cli) async fn run(arguments: Args, connection: &Connection) -> Res
     if ended {
         return Ok(0);
     }
-    Err(Failure::said(format!("push {reference}: the agent ended meanwhile")))
+    Err(Failure::ended(format!("push {reference}")))
 }

@@ -1,11 +1,13 @@
 //! `lighter down`
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::control_plane;
 use super::settings::{Lock, Settings};
 use super::start::{agent, end_agent};
 use crate::api::types::StopTask;
+use crate::cli::agents::{AGENTS, ask};
 use crate::cli::connect::Connection;
 use crate::cli::{Failure, output};
 use crate::layout::Layout;
@@ -40,10 +42,12 @@ pub(super) async fn bring_down(layout: &Layout, _lock: &Lock) -> Result<u8, Fail
         return Ok(0);
     }
     // Also where the agent is gone and its tasks live: the connection then embeds one.
-    let connection = Connection::open(layout.clone()).await?;
-    let stopped = stop_tasks(&connection).await;
+    let mut stopping = BTreeSet::new();
+    let open = async || Connection::open(layout.clone()).await;
+    let stop = async |connection: &Connection| stop_tasks(connection, &mut stopping).await;
+    let (connection, ()) = ask(AGENTS, open, stop).await?;
     connection.close().await?;
-    let stopped = stopped?;
+    let stopped = stopping.len();
     if stopped > 0 {
         let what = if stopped == 1 { "task has" } else { "tasks have" };
         output::tell(&format!("lighter: {stopped} {what} stopped"));
@@ -52,18 +56,20 @@ pub(super) async fn bring_down(layout: &Layout, _lock: &Lock) -> Result<u8, Fail
     Ok(0)
 }
 
-async fn stop_tasks(connection: &Connection) -> Result<usize, Failure> {
+async fn stop_tasks(
+    connection: &Connection,
+    stopping: &mut BTreeSet<String>,
+) -> Result<(), Failure> {
     let stop = StopTask { reason: Some("Host taken down".to_owned()), kill: false, timeout: None };
-    let mut stopping = Vec::new();
     for task in connection.client.tasks(false).await? {
         match connection.client.stop(&task.task_id, &stop).await {
-            Ok(view) => stopping.push(view.task_id),
+            Ok(view) => drop(stopping.insert(view.task_id)),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
         }
     }
-    for task in &stopping {
+    for task in stopping.iter() {
         crate::cli::stop::await_end(connection, task).await?;
     }
-    Ok(stopping.len())
+    Ok(())
 }

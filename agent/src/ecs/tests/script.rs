@@ -19,8 +19,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
 use crate::engine::{self, Action, ContainerEvent, Effect, Event, Host, TaskEvent};
-use crate::host::Input;
 use crate::host::view::{self, Snapshot};
+use crate::host::{Input, NotRun};
 use crate::layout::Layout;
 
 pub(super) const KEY: &str = "AKIATEST";
@@ -298,7 +298,7 @@ pub(super) fn host() -> (mpsc::Sender<Input>, watch::Receiver<Arc<Snapshot>>) {
             let task = host.tasks.get(&id).map(|task| view::task(task, &layout, Vec::new()));
             match reply {
                 Ok(reply) => drop(reply.send(Ok(task))),
-                Err(reply) => drop(reply.send(task.ok_or_else(String::new))),
+                Err(reply) => drop(reply.send(task.ok_or(NotRun::Spent(id)))),
             }
         }
     });
