@@ -279,7 +279,7 @@ fn container(
     let ran = state.created_at.is_some();
     let stopped = status == Reported::Stopped;
     let digest = match &state.image {
-        Image::Ready { digest, .. } => Some(digest.clone()),
+        Image::Ready { digest, .. } => digest.clone(),
         Image::Unresolved | Image::Resolving { .. } | Image::Failed => None,
     };
     let bindings: Vec<NetworkBinding> = state

@@ -86,7 +86,7 @@ pub enum ContainerEvent {
     ImageReady {
         generation: u64,
         id: String,
-        digest: String,
+        digest: Option<String>,
     },
     ImageFailed {
         generation: u64,

@@ -225,10 +225,12 @@ pub enum Image {
     Resolving {
         generation: u64,
     },
-    /// `id`: digest of the image configuration; `digest`: of the manifest.
+    /// `id`: digest of the image configuration; `digest`: by which its registry knows it, if it came
+    /// from there.
     Ready {
         id: String,
-        digest: String,
+        #[serde(default)]
+        digest: Option<String>,
     },
     Failed,
 }

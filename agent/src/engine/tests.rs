@@ -143,7 +143,7 @@ impl World {
                 let event = ContainerEvent::ImageReady {
                     generation,
                     id: "sha256:1".to_owned(),
-                    digest: "sha256:2".to_owned(),
+                    digest: Some("sha256:2".to_owned()),
                 };
                 self.event(Event::Container { task, container, event });
             }

@@ -52,8 +52,8 @@ pub struct Failure {
 #[derive(Debug)]
 pub struct Leased {
     pub image: Image,
-    /// What the registry calls it: digest of its manifest or index.
-    pub digest: String,
+    /// What its registry calls it, if it came from there: digest of its manifest or index.
+    pub digest: Option<String>,
     pub lease: Arc<Lease>,
 }
 
@@ -200,7 +200,7 @@ impl Pulls {
             }
             Err(panicked) => return Err(failed(Error::Internal(panicked.to_string()))),
         }
-        let digest = resolved.unwrap_or_else(|| reported_digest(&image, &reference));
+        let digest = resolved.or_else(|| reported_digest(&image, &reference));
         Ok(Leased { image, digest, lease })
     }
 
@@ -303,18 +303,18 @@ impl Course {
 }
 
 /// What ECS is told: the digest by which the reference's repository knows the image, if it came from
-/// there; else that of its own manifest.
-fn reported_digest(image: &Image, reference: &str) -> String {
-    let Ok(reference) = image::Reference::parse(reference) else { return image.digest.clone() };
+/// there. Of one that was loaded no registry knows the manifest.
+fn reported_digest(image: &Image, reference: &str) -> Option<String> {
+    let reference = image::Reference::parse(reference).ok()?;
     if let Some(digest) = reference.digest() {
-        return digest.to_owned();
+        return Some(digest.to_owned());
     }
     let name = reference.familiar_name();
     let of_repository = image
         .repo_digests
         .iter()
         .find_map(|known| known.split_once('@').filter(|(repository, _)| *repository == name));
-    of_repository.map_or_else(|| image.digest.clone(), |(_, digest)| digest.to_owned())
+    of_repository.map(|(_, digest)| digest.to_owned())
 }
 
 #[cfg(test)]
@@ -327,6 +327,28 @@ mod tests {
         inactivity: Duration::from_secs(90),
         parallel: 1,
     };
+
+    #[test]
+    fn a_digest_is_one_that_the_repository_knows() {
+        let [one, two] = ["1", "2"].map(|digit| format!("sha256:{}", digit.repeat(64)));
+        let image = Image {
+            id: "sha256:0".to_owned(),
+            digest: two.clone(),
+            references: vec!["app:1".to_owned(), "other:1".to_owned()],
+            repo_digests: vec![format!("app@{one}")],
+            layers: Vec::new(),
+            config: image::Config::default(),
+            created: None,
+            size: 0,
+        };
+        assert_eq!(reported_digest(&image, "app:1"), Some(one.clone()));
+        assert_eq!(reported_digest(&image, "docker.io/library/app"), Some(one));
+        assert_eq!(reported_digest(&image, &format!("x@{two}")), Some(two));
+        // Given another name here, or loaded.
+        assert_eq!(reported_digest(&image, "other:1"), None);
+        let loaded = Image { repo_digests: Vec::new(), ..image };
+        assert_eq!(reported_digest(&loaded, "app:1"), None);
+    }
 
     fn layer(done: u64) -> PullEvent {
         PullEvent::Layer { reference: String::new(), layer: "l".to_owned(), done, total: 10 }

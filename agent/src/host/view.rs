@@ -58,7 +58,7 @@ fn container(task: &Task, index: usize, layout: &Layout) -> Option<ContainerView
     let definition = task.container_definition(index)?;
     let state: &Container = task.containers.get(index)?;
     let digest = match &state.image {
-        crate::engine::Image::Ready { digest, .. } => Some(digest.clone()),
+        crate::engine::Image::Ready { digest, .. } => digest.clone(),
         _ => None,
     };
     let time = |at: Option<jiff::Timestamp>| at.map(|at| at.to_string());

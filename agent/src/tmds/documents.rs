@@ -366,7 +366,7 @@ pub(crate) mod tests {
             resources: Resources::Ready,
             containers: vec![State {
                 name: "main".to_owned(),
-                image: Image::Ready { id: "sha256:1".to_owned(), digest: "sha256:2".to_owned() },
+                image: Image::Ready { id: "sha256:1".to_owned(), digest: None },
                 life: Life::Running,
                 address: None,
                 ports: vec![],
@@ -510,7 +510,7 @@ pub(crate) mod tests {
         ] {
             task.containers[0].life = life;
             task.containers[0].image = if ready {
-                Image::Ready { id: String::new(), digest: String::new() }
+                Image::Ready { id: String::new(), digest: None }
             } else {
                 Image::Unresolved
             };

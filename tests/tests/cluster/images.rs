@@ -176,7 +176,10 @@ fn prefer_cached_asks_no_registry_for_what_is_here() {
     world.cluster.host.ok(&["image", "load", "-i", archive.to_str().unwrap()]);
     let other = world.registry.take().unwrap().image("other:1");
     assert_eq!(world.code(&app), 11);
-    assert_eq!(world.code("localhost/loaded:1"), 13);
+    let task = world.run("localhost/loaded:1");
+    let container = &task["containers"][0];
+    assert_eq!(container["exitCode"], 13, "{task}");
+    assert!(container.get("imageDigest").is_none(), "no registry knows it: {task}");
     world.fails(&other, "CannotPullContainerError: ");
 }
 

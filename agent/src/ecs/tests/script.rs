@@ -328,7 +328,7 @@ fn succeed(host: &Host, effect: &Effect) -> Option<Event> {
             ContainerEvent::ImageReady {
                 generation,
                 id: "sha256:1".to_owned(),
-                digest: "sha256:2".to_owned(),
+                digest: Some("sha256:2".to_owned()),
             },
         ),
         Action::CreateResources => {
