@@ -41,7 +41,8 @@ def test_life_of_a_task():
     assert task["connectivity"] == "CONNECTED" and task["version"] >= 2, task
     main = task["containers"][0]
     assert main["lastStatus"] == "RUNNING" and main["runtimeId"] and main["image"] == IMAGE, main
-    assert main["imageDigest"].startswith("sha256:"), main
+    # It was loaded here: no registry knows it by one.
+    assert "imageDigest" not in main, main
     held = {r["name"]: r.get("integerValue") for r in instance()["remainingResources"]}
     assert free["MEMORY"] - held["MEMORY"] == 32, (free, held)
     for filters in [{}, {"family": "life"}, {"startedBy": "tests"}, {"containerInstance": task["containerInstanceArn"]}, {"launchType": "EC2"}]:
