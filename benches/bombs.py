@@ -74,11 +74,10 @@ def used(directory):
     return sum(stat.st_blocks for stat in paths) * 512, len(paths)
 
 
-def attack(case, content, compression, dist, scratch):
+def attack(case, content, compression, ours, scratch):
     layout = image.Layout(scratch / "layout")
     packed, unpacked = layout.image(case, [layer(layout, content, compression)], compression)
     peers.run("rm", "-r", layout.directory)
-    ours = image.Ours(scratch / "root", dist)
     ours.begin()
     before = used(ours.root)
     begun = time.monotonic()
@@ -105,10 +104,12 @@ def main():
         directory = scratch / "images"
         directory.mkdir()
         (directory / "images.json").write_text("{}")
+        # More inodes than a layer may take.
+        ours = image.Ours(image.Disk(scratch, "-N", "3000000"), dist)
         with image.registry(scratch, directory, None):
             for case in chosen:
                 content, compression = cases[case]
-                held &= attack(case, content(), compression, dist, scratch)
+                held &= attack(case, content(), compression, ours, scratch)
     if not held:
         raise SystemExit("a bomb was not refused, left something, or took too much memory")
 

@@ -232,15 +232,17 @@ class Disk:
 
     SIZE = 6 << 30
 
-    def __init__(self, directory):
-        self.file, self.directory = directory / "disk", directory / "mnt"
+    def __init__(self, directory, *options):
+        """Options: further ones of mkfs.ext4."""
+        self.file, self.directory, self.options = directory / "disk", directory / "mnt", options
         self.directory.mkdir()
         with open(self.file, "wb") as file:
             file.truncate(self.SIZE)
 
     def mount(self):
         # Blocks that the file has stay its own; nothing is initialised in the background.
-        peers.run("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", self.file)
+        peers.run("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1",
+                  *self.options, self.file)
         device = peers.run("losetup", "--find", "--show", "--direct-io=on", self.file).strip()
         try:
             peers.run("mount", "-o", "noinit_itable", device, self.directory)
