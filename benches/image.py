@@ -249,10 +249,11 @@ class Disk:
         finally:
             # Once it is unmounted.
             peers.run("losetup", "--detach", device)
-        return self.directory
 
     def unmount(self):
-        peers.run("umount", self.directory)
+        # Not if it could not be mounted: that is the error to tell.
+        if os.path.ismount(self.directory):
+            peers.run("umount", self.directory)
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -350,7 +351,6 @@ class Contender:
 
     label = ""
     compressions = ["gzip", "zstd"]
-    programs = []
 
     def __init__(self, disk):
         self.disk, self.daemon = disk, None

@@ -61,9 +61,9 @@ impl ClientError {
         )
     }
 
-    /// The agent was reached and said no.
+    /// The agent was reached and said no, and not because it ends.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused { .. })
+        matches!(self, Self::Refused { .. }) && !self.is_lost()
     }
 }
 

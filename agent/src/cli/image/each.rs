@@ -68,6 +68,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_agent_that_ends_refuses_nothing() {
+        let ending = || ClientError::Refused { status: 503, message: "it is ending".to_owned() };
+        let asked = Asked::default();
+        let names = ["a".to_owned()];
+        assert!(asked.each(&names, async |_| Err(ending())).await.is_err());
+        assert_eq!(asked.each(&names, async |_| Ok(String::new())).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
     async fn the_exit_code_tells_of_a_refusal() {
         let ask = async |name: &str| if name == "b" { Err(refusal()) } else { Ok(String::new()) };
         for (names, code) in [(vec!["a", "c"], 0), (vec!["a", "b", "c"], 1)] {
